@@ -1,0 +1,3 @@
+//! The store.
+/// The store.
+pub struct Store {}

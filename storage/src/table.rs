@@ -1,0 +1,3 @@
+//! State tables.
+/// A state table.
+pub struct StateTable {}

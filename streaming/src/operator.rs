@@ -1,0 +1,178 @@
+//! The contract between the engine and an operator: two traits, three verbs.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use arrow_schema::SchemaRef;
+use storage::{Batch, Epoch, StateTable};
+
+use crate::error::Result;
+use crate::expr::Functions;
+
+/// A plan node: plain data. The planner builds it, the catalog stores it, EXPLAIN prints it, the engine opens it.
+pub trait Operator: Debug + Send + Sync {
+    /// The columns that come out.
+    fn schema(&self) -> SchemaRef;
+
+    /// How rows of each input must be placed on the workers. Its length is the number of inputs.
+    fn inputs(&self) -> Vec<Exchange>;
+
+    /// Opens the operator's state on one worker.
+    fn start(&self, ctx: &mut TaskContext) -> Result<Box<dyn Task>>;
+
+    /// One line for EXPLAIN without the operator's name: keys, conditions, columns.
+    fn describe(&self) -> String;
+
+    /// What state the operator keeps and what bounds it, for EXPLAIN; `None` if it keeps none.
+    fn state(&self) -> Option<String> {
+        None
+    }
+}
+
+/// One operator on one worker. The driver delivers epochs in order: `apply` for each batch of the oldest open epoch,
+/// then `seal` once the epoch is complete on every input.
+pub trait Task {
+    /// Takes a batch of changes from `input`. `More` asks the driver to call [`Task::resume`] before anything else.
+    fn apply(&mut self, input: usize, delta: &Batch, out: &mut Output) -> Result<Progress>;
+
+    /// Goes on with what `apply` left: called in later activations until it says `Done`.
+    fn resume(&mut self, _out: &mut Output) -> Result<Progress> {
+        Ok(Progress::Done)
+    }
+
+    /// The epoch (and the watermark in `at`) is complete on every input. Called again while it says `More`.
+    ///
+    /// When `at.checkpoint` is set and `Done` is returned, every change up to this epoch must have been put into the
+    /// task's state tables: the driver takes their dirty entries next.
+    fn seal(&mut self, _at: &Seal, _out: &mut Output) -> Result<Progress> {
+        Ok(Progress::Done)
+    }
+
+    /// Rows and bytes of state in memory, for `headwater_catalog` and metrics.
+    fn state_size(&self) -> StateSize {
+        StateSize::default()
+    }
+}
+
+/// Whether a call is finished or has to be continued in a later activation, so that one step stays short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Everything that the call had to emit is in the output.
+    Done,
+    /// The output is full: go on in the next activation.
+    More,
+}
+
+/// The end of an epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Seal {
+    /// The epoch that is complete.
+    pub epoch: Epoch,
+    /// No row with an event time below this will come (microseconds); `i64::MIN` while unknown.
+    pub watermark: i64,
+    /// Whether this epoch is the job's cut for a checkpoint.
+    pub checkpoint: bool,
+}
+
+/// Rows and bytes of an operator's state on one worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct StateSize {
+    /// Entries.
+    pub rows: u64,
+    /// Bytes in memory.
+    pub bytes: u64,
+}
+
+/// How the rows of an input are placed on the workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// Rows stay on the worker they are on.
+    Same,
+    /// Rows go to the worker of the vnode of these columns.
+    Hash(Vec<usize>),
+    /// All rows go to every worker.
+    Broadcast,
+    /// All rows go to one worker.
+    Single,
+}
+
+/// What a task may ask of the engine when it starts.
+pub struct TaskContext<'a> {
+    /// This worker's number.
+    pub worker: usize,
+    /// The number of workers.
+    pub workers: usize,
+    /// The SQL functions that expressions name.
+    pub functions: &'a Arc<dyn Functions>,
+    /// Opens a state table; provided by the driver.
+    pub open_table: &'a mut dyn FnMut(&str) -> Result<StateTable>,
+}
+
+impl TaskContext<'_> {
+    /// Opens the operator's state table `name`. The same name finds the same rows after a restart.
+    pub fn table(&mut self, name: &str) -> Result<StateTable> {
+        (self.open_table)(name)
+    }
+}
+
+/// Rows of one emitted batch, at most: an operator with more to say emits several.
+pub const OUTPUT_ROWS_MAX: usize = 8192;
+
+/// Rows that a task may emit in one activation before it should return [`Progress::More`].
+pub const ACTIVATION_ROWS_MAX: usize = 65_536;
+
+/// Where a task puts what it has to say. The driver takes it after each call.
+#[derive(Default)]
+pub struct Output {
+    batches: Vec<Batch>,
+    errors: Vec<RowError>,
+    rows: usize,
+}
+
+impl Output {
+    /// Emits `batch`; an empty one is dropped.
+    pub fn emit(&mut self, batch: Batch) {
+        if batch.num_rows() > 0 {
+            self.rows += batch.num_rows();
+            self.batches.push(batch);
+        }
+    }
+
+    /// A row that could not be processed: it goes to `<job>$errors` and stops nothing.
+    pub fn error(&mut self, error: RowError) {
+        self.errors.push(error);
+    }
+
+    /// Whether enough was emitted in this activation.
+    pub fn is_full(&self) -> bool {
+        self.rows >= ACTIVATION_ROWS_MAX
+    }
+
+    /// Takes the emitted batches and makes room for the next activation.
+    pub fn take_batches(&mut self) -> Vec<Batch> {
+        self.rows = 0;
+        std::mem::take(&mut self.batches)
+    }
+
+    /// Takes the errors.
+    pub fn take_errors(&mut self) -> Vec<RowError> {
+        std::mem::take(&mut self.errors)
+    }
+}
+
+/// A row or a record that failed, as data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowError {
+    /// +1 when the row came, -1 when the same row was retracted.
+    pub diff: i64,
+    /// What failed, in the user's words.
+    pub reason: String,
+    /// Five characters, as Postgres would say (`22012` for a division by zero).
+    pub sqlstate: String,
+    /// The source's split, if the row is a record of a source.
+    pub split: Option<String>,
+    /// The record's offset in its split.
+    pub offset: Option<i64>,
+    /// The record as it came, or the row as text.
+    pub raw: Option<Vec<u8>>,
+}
