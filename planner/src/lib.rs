@@ -1,1 +1,3 @@
-//! Headwater.
+//! SQL text to a bound statement to a logical plan to operators: the only crate that plans with DataFusion.
+
+pub mod batch;
