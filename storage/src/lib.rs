@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod epoch;
 pub mod error;
+pub mod numeric;
 pub mod relation;
 pub mod store;
 pub mod table;
