@@ -102,6 +102,8 @@ pub struct TaskContext<'a> {
     pub worker: usize,
     /// The number of workers.
     pub workers: usize,
+    /// The columns of each input, as the operators that feed it declare them.
+    pub inputs: Vec<SchemaRef>,
     /// The SQL functions that expressions name.
     pub functions: &'a Arc<dyn Functions>,
     /// Opens a state table; provided by the driver.
