@@ -1,0 +1,64 @@
+# Every task of this repository. `make demo` and `make test` need nothing prepared: they install what is missing,
+# say what they do, and are quick the second time. The other targets expect that one of the two ran before.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Built things live outside the checkout, so that a fresh clone builds warm.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/headwater/target
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+# RocksDB is the largest single build. The dev profile compiles it optimised, so release builds link that archive.
+ROCKSDB_ARCHIVE = $(firstword $(wildcard $(CARGO_TARGET_DIR)/debug/build/librocksdb-sys-*/out/librocksdb.a))
+RELEASE_ENV = $(if $(ROCKSDB_ARCHIVE),ROCKSDB_LIB_DIR=$(dir $(ROCKSDB_ARCHIVE)) ROCKSDB_STATIC=1)
+
+.PHONY: help demo test check slt complete compat bench docs release up down ci clean
+
+help: ## This list.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
+
+demo: ## A server with live data and views; shows one of them changing and how to join in with psql.
+	@.ci/setup demo
+	@echo '==> building headwater'
+	cargo build --workspace --bin headwater
+	@$(CARGO_TARGET_DIR)/debug/headwater demo
+
+test: ## All tests, with real Kafka, Postgres, psql, psycopg and JDBC. What CI runs.
+	@.ci/setup test
+	@echo '==> building and running all tests'
+	cargo test --workspace --no-fail-fast
+
+check: ## Formatting and lints.
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+slt: ## One suite: make slt FILE=stream/join/inner.slt
+	cargo test -p slt --test suites -- $(FILE:.slt=)
+
+complete: ## Rewrite the expected output of one suite: make complete FILE=stream/join/inner.slt
+	cargo run -q -p slt -- --complete sqllogictest/suites/$(FILE)
+
+compat: ## The compat suites on a real Postgres.
+	cargo run -q -p slt -- --against postgres sqllogictest/suites/compat
+
+release: ## The optimised binary.
+	$(RELEASE_ENV) cargo build --release --workspace --bin headwater
+
+bench: release ## The numbers of bench/results: make bench, or one of them: make bench Q=point_lookup
+	python3 bench/run.py $(Q)
+
+docs: ## The documentation of all crates, and the SQL of README and docs/ run as tests.
+	cargo doc --workspace --no-deps
+	cargo test -p slt --test docs
+
+up: ## Start an outside system for experiments: make up S=kafka
+	bench/services/$(S).sh start
+
+down: ## Stop it again: make down S=kafka
+	bench/services/$(S).sh stop
+
+ci: ## What CI runs.
+	.ci/run
+
+clean: ## Forget everything that was built.
+	cargo clean
