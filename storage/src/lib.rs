@@ -4,6 +4,7 @@ pub mod batch;
 pub mod epoch;
 pub mod error;
 pub mod numeric;
+pub mod log;
 pub mod relation;
 pub mod store;
 pub mod table;
