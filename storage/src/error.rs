@@ -18,6 +18,9 @@ pub enum Error {
     /// The disk is full.
     #[error("{0}")]
     DiskFull(String),
+    /// Not there yet.
+    #[error("{0}")]
+    Unsupported(String),
     /// Any other failure of the file system.
     #[error("{0}")]
     Io(String),

@@ -3,9 +3,11 @@
 pub mod batch;
 pub mod epoch;
 pub mod error;
+pub mod keys;
 pub mod numeric;
 pub mod log;
 pub mod relation;
+pub mod row;
 pub mod store;
 pub mod table;
 pub mod types;
