@@ -235,7 +235,9 @@ fn is_torn(file: &mut File, path: &Path, good: u64) -> Result<bool> {
     file.seek(SeekFrom::Start(good)).map_err(|error| io(path, &error))?;
     let mut rest = Vec::new();
     file.read_to_end(&mut rest).map_err(|error| io(path, &error))?;
-    let Some(length) = rest.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize) else { return Ok(true) };
+    let Some(length) = rest.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize) else {
+        return Ok(true);
+    };
     // A group is written at once: pages of it may be missing anywhere, so zeros at the end are torn as well.
     let zeros_behind = rest.len() >= 512 && rest[rest.len() - 512..].iter().all(|byte| *byte == 0);
     Ok(rest.len() < HEADER_BYTES + length || zeros_behind)
