@@ -34,8 +34,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, DBRecoveryMode, IngestExternalFileOptions,
-    LogLevel, Options, ReadOptions, SstFileWriter, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, DBRecoveryMode,
+    IngestExternalFileOptions, LogLevel, Options, ReadOptions, SstFileWriter, WriteBatch, WriteOptions,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -560,7 +560,9 @@ impl Db {
         // No thread wakes up while the server is idle.
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
-        let db = DB::open(&options, dir).map_err(|e| rocksdb_error(dir, e))?;
+        // Named, so that its handle can be asked for.
+        let column_family = ColumnFamilyDescriptor::new("default", options.clone());
+        let db = DB::open_cf_descriptors(&options, dir, [column_family]).map_err(|e| rocksdb_error(dir, e))?;
         Ok(Db { db, dir: dir.to_path_buf(), options })
     }
 
@@ -596,7 +598,7 @@ impl Db {
         }
         let table = table.0.to_be_bytes();
         let keys: Vec<Vec<u8>> = keys.iter().map(|(vnode, key)| [&table, [*vnode].as_slice(), key].concat()).collect();
-        let cf = self.db.cf_handle("default").expect("there always is a default column family");
+        let cf = self.db.cf_handle("default").expect("the default column family was opened by name");
         let values = self.db.batched_multi_get_cf_opt(&cf, &keys, keys.is_sorted(), options);
         values.into_iter().map(|v| v.map(|v| v.map(|v| v.to_vec())).map_err(|e| self.error(e))).collect()
     }
