@@ -2,16 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use storage::{Batch, Column, Epoch, RelationId, RelationSnapshot, Store};
 
-use crate::error::Result;
+use crate::checkpoint::{self, SourceMeta, Writer};
+use crate::clock::Clock;
+use crate::coordinator::{Coordinator, Job, Stage, State};
+use crate::error::{Error, Result};
 use crate::expr::Functions;
+use crate::job::{JobControl, SourceControl, SplitState, TableControl};
 use crate::operator::StateSize;
+use crate::operators::AnyOperator;
 use crate::plan::Plan;
+use crate::runtime::Runtime;
 use crate::source::Sources;
+use crate::table_log::TableLog;
+use crate::visible::VisibleLog;
 
 /// How to run an engine.
 pub struct EngineConfig {
@@ -169,13 +179,35 @@ pub struct EngineStatus {
 
 /// A running engine. All methods may be called from any thread; futures need no particular runtime.
 pub struct Engine {
-    _private: (),
+    coordinator: Arc<Coordinator>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    sources: Arc<dyn Sources>,
+    log: Arc<TableLog>,
+    next_relation: AtomicU32,
+    next_row_id: AtomicI64,
+    locks: Mutex<BTreeMap<RelationId, Arc<tokio::sync::Mutex<()>>>>,
+    stop_discovery: Arc<AtomicBool>,
 }
 
-#[allow(unused_variables, clippy::unused_async)]
+/// Relation ids are Postgres' OIDs of the relations: the user's begin where Postgres' do.
+const FIRST_RELATION: u32 = 16384;
+/// Row ids set aside at each start: more than one server run will ever hand out.
+const ROW_IDS_RESERVED: i64 = 1 << 36;
+/// The key of the next relation id.
+const NEXT_RELATION_KEY: &[u8] = b"engine/next_relation";
+/// The key of the first row id that was never set aside.
+const NEXT_ROW_ID_KEY: &[u8] = b"engine/next_row_id";
+/// How often a recovering source is asked whether it has caught up with what was visible.
+const RECOVERY_POLL: Duration = Duration::from_millis(2);
+/// How long a restart waits for sources that do not answer before it serves what it has.
+const RECOVERY_MAX: Duration = Duration::from_secs(15);
+
 impl Engine {
     /// Starts workers over `store` and takes up every job in `jobs` (those the catalog holds, upstream before
-    /// downstream) at the last checkpoint. Returns when recovery has caught up with what was visible before.
+    /// downstream) at the last checkpoint. Returns when what was visible before is visible again.
+    ///
+    /// # Errors
+    /// `Corrupt` if the table log or a state table cannot be read.
     pub fn start(
         config: EngineConfig,
         store: Arc<Store>,
@@ -183,78 +215,500 @@ impl Engine {
         sources: Arc<dyn Sources>,
         jobs: Vec<JobSpec>,
     ) -> Result<Engine> {
-        Err(crate::error::Error::Unsupported("engine".into()))
+        let durable = store.last_checkpoint().0;
+        // What was being created or dropped when the server ended.
+        let kept: Vec<RelationId> = jobs.iter().flat_map(|spec| [spec.relation, spec.errors]).collect();
+        store.purge_except(&kept)?;
+        let clock = Arc::new(Clock::new(durable.max(1) + 1));
+        let workers = config.workers;
+        let notify = clock.notify.clone();
+        let log = Arc::new(TableLog::open(&store)?);
+        let visible = VisibleLog::read(store.dir());
+        let coordinator = Arc::new(Coordinator {
+            visible: VisibleLog::open(store.dir(), durable.max(1)),
+            log: log.clone(),
+            runtime: Runtime::start(workers)?,
+            writer: Writer::start(store.clone(), move || notify.notify()),
+            state: Mutex::new(State::new(durable.max(1) + 1, durable)),
+            clock,
+            store: store.clone(),
+            functions,
+            config,
+        });
+        let mut last = FIRST_RELATION - 1;
+        let mut ordered = jobs;
+        ordered.sort_by_key(|spec| spec.relation);
+        for spec in ordered {
+            last = last.max(spec.relation.0).max(spec.errors.0);
+            let failed = store.meta_get(&checkpoint::failed_key(spec.relation))?;
+            let failed = failed.map(|message| String::from_utf8_lossy(&message).into_owned());
+            let mut control = JobControl::new(spec.relation, spec.name.clone(), coordinator.clock.clone());
+            match spec.plan.nodes.first().map(|node| &node.operator) {
+                Some(AnyOperator::Source(source)) => {
+                    let meta = store.meta_get(&checkpoint::source_key(spec.relation))?.unwrap_or_default();
+                    let meta = serde_json::from_slice::<SourceMeta>(&meta).map_err(|error| {
+                        storage::Error::Corrupt(format!("the offsets of source \"{}\": {error}", spec.name))
+                    })?;
+                    let source = sources.open(&source.spec)?;
+                    control.source = Some(source_control(source, meta.splits, workers));
+                }
+                Some(AnyOperator::TableSource(_)) if spec.plan.nodes.len() == 2 => {
+                    let applied = store.meta_get(&checkpoint::table_key(spec.relation))?;
+                    let applied = applied.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
+                    let table = TableControl::default();
+                    table.applied.store(applied, Ordering::Release);
+                    table.noted.store(applied, Ordering::Release);
+                    control.table = Some(table);
+                }
+                _ => {}
+            }
+            coordinator.resume(spec, control, durable.max(1), failed)?;
+        }
+        {
+            // Readers of a source need their columns again.
+            let state = coordinator.state.lock();
+            for job in state.jobs.values() {
+                coordinator.take_up_projection(&state, job);
+            }
+        }
+        let next = store.meta_get(NEXT_RELATION_KEY)?.and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
+        let row_id = store.meta_get(NEXT_ROW_ID_KEY)?.and_then(|b| b.try_into().ok()).map_or(1, i64::from_be_bytes);
+        let thread = std::thread::Builder::new()
+            .name("coordinator".into())
+            .spawn({
+                let coordinator = coordinator.clone();
+                move || coordinator.run()
+            })
+            .expect("the system has a thread to spare");
+        let engine = Engine {
+            thread: Mutex::new(Some(thread)),
+            sources,
+            log,
+            next_relation: AtomicU32::new(next.max(last + 1)),
+            next_row_id: AtomicI64::new(row_id),
+            locks: Mutex::default(),
+            stop_discovery: Arc::default(),
+            coordinator,
+        };
+        let replayed = engine.replay()?;
+        engine.catch_up(&visible, replayed);
+        let reserve = vec![(NEXT_ROW_ID_KEY.to_vec(), Some((row_id + ROW_IDS_RESERVED).to_be_bytes().to_vec()))];
+        drop(engine.coordinator.drop_jobs(&[], reserve));
+        engine.discover();
+        Ok(engine)
+    }
+
+    /// Brings back the acknowledged changes of tables that the checkpoint does not hold.
+    fn replay(&self) -> Result<u64> {
+        let mut last = 0;
+        self.log.replay(&mut |sequence, changes| {
+            let state = self.coordinator.state.lock();
+            let changes: Vec<_> = changes
+                .into_iter()
+                .filter_map(|(relation, batch)| {
+                    let job = state.jobs.get(&relation)?;
+                    let table = job.control.table.as_ref()?;
+                    (sequence > table.applied.load(Ordering::Acquire)).then(|| (job.control.clone(), batch))
+                })
+                .collect();
+            drop(state);
+            last = enqueue(&self.coordinator.clock, &changes, sequence);
+            Ok(())
+        })?;
+        Ok(last)
+    }
+
+    /// Waits until everything that was visible before the server ended is visible again.
+    fn catch_up(&self, visible: &BTreeMap<(RelationId, u16), i64>, replayed: u64) {
+        let begun = std::time::Instant::now();
+        let behind = || {
+            let state = self.coordinator.state.lock();
+            let is_behind = |((relation, number), offset): (&(RelationId, u16), &i64)| {
+                let source = state.jobs.get(relation).and_then(|job| job.control.source.as_ref());
+                source.is_some_and(|source| {
+                    source.active.load(Ordering::Acquire)
+                        && source.splits.lock().iter().any(|s| s.number == *number && s.offset.0 < *offset)
+                })
+            };
+            visible.iter().any(is_behind)
+        };
+        while behind() {
+            if begun.elapsed() > RECOVERY_MAX {
+                tracing::warn!("a source does not answer: views may be behind what was visible before the restart");
+                break;
+            }
+            std::thread::sleep(RECOVERY_POLL);
+        }
+        let (views, sealed) = {
+            let state = self.coordinator.state.lock();
+            let runs = |job: &&Job| job.relation.is_some() && job.stage == Stage::Running;
+            let views: Vec<RelationId> = state.jobs.values().filter(runs).map(|job| job.spec.relation).collect();
+            (views, state.sealed.max(replayed))
+        };
+        for view in views {
+            if let Ok(Err(waits)) = self.coordinator.read(&[view], sealed) {
+                let _ = wait(waits);
+            }
+        }
+    }
+
+    /// Looks for new splits of the sources, and for the ends of the old ones, on a thread of its own.
+    fn discover(&self) {
+        let coordinator = Arc::downgrade(&self.coordinator);
+        let stop = self.stop_discovery.clone();
+        let look = move || {
+            while !stop.load(Ordering::Acquire) {
+                std::thread::sleep(DISCOVERY_TICK);
+                let Some(coordinator) = coordinator.upgrade() else { return };
+                let controls: Vec<Arc<JobControl>> = coordinator
+                    .state
+                    .lock()
+                    .jobs
+                    .values()
+                    .filter(|job| job.control.source.is_some() && job.stage == Stage::Running)
+                    .map(|job| job.control.clone())
+                    .collect();
+                // Asking outside systems may take long: the store must not wait for it to be closed.
+                drop(coordinator);
+                for control in controls {
+                    look_for_splits(&control);
+                }
+            }
+        };
+        std::thread::Builder::new().name("discovery".into()).spawn(look).expect("the system has a thread to spare");
     }
 
     /// A relation id that was never used.
     pub fn allocate_relation(&self) -> RelationId {
-        RelationId(0)
+        RelationId(self.next_relation.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Creates a job and makes it and `catalog` durable in one step. Resolves when the job's relation can be read.
     /// Dropping the future cancels the job and undoes everything.
+    ///
+    /// # Errors
+    /// `Unavailable` if a source's outside system does not answer; `Failed` with the job's message if it fails.
     pub async fn create(&self, job: JobSpec, catalog: CatalogChanges) -> Result<()> {
-        Ok(())
+        self.refuse_when_full()?;
+        let mut control = JobControl::new(job.relation, job.name.clone(), self.coordinator.clock.clone());
+        match job.plan.nodes.first().map(|node| &node.operator) {
+            Some(AnyOperator::Source(source)) => {
+                let sources = self.sources.clone();
+                let spec = source.spec.clone();
+                let (source, splits) = off_thread(move || {
+                    let source = sources.open(&spec)?;
+                    let splits = source.splits()?;
+                    Ok((source, splits))
+                })
+                .await?;
+                let splits = splits.into_iter().enumerate().map(|(i, split)| new_split(split, i as u16)).collect();
+                control.source = Some(source_control(source, splits, self.coordinator.config.workers));
+            }
+            Some(AnyOperator::TableSource(_)) if job.plan.nodes.len() == 2 => {
+                control.table = Some(TableControl::default());
+            }
+            _ => {}
+        }
+        let relation = job.relation;
+        let mut catalog = catalog;
+        let undo: CatalogChanges = catalog.iter().map(|(key, _)| (key.clone(), None)).collect();
+        let next = self.next_relation.load(Ordering::Relaxed);
+        catalog.push((NEXT_RELATION_KEY.to_vec(), Some(next.to_be_bytes().to_vec())));
+        let created = self.coordinator.create(job, control, catalog)?;
+        let mut undo = Undo { coordinator: &self.coordinator, relation, catalog: Some(undo) };
+        let result = created.await.map_err(|_| Error::Cancelled)?;
+        if result.is_ok() {
+            undo.catalog = None;
+        }
+        result
+    }
+
+    fn refuse_when_full(&self) -> Result<()> {
+        match &self.coordinator.state.lock().checkpoint_error {
+            Some(error) => Err(storage::Error::DiskFull(error.clone()).into()),
+            None => Ok(()),
+        }
     }
 
     /// Drops jobs (downstream before upstream) and makes that and `catalog` durable in one step.
+    ///
+    /// # Errors
+    /// `DiskFull` while checkpoints do not succeed.
     pub async fn drop(&self, jobs: Vec<RelationId>, catalog: CatalogChanges) -> Result<()> {
-        Ok(())
+        self.refuse_when_full()?;
+        self.coordinator.drop_jobs(&jobs, catalog).await.map_err(|_| Error::Cancelled)?
     }
 
     /// Makes changes of the catalog durable that concern no job.
+    ///
+    /// # Errors
+    /// `DiskFull` while checkpoints do not succeed.
     pub async fn change_catalog(&self, catalog: CatalogChanges) -> Result<()> {
-        Ok(())
+        let mut catalog = catalog;
+        let next = self.next_relation.load(Ordering::Relaxed);
+        catalog.push((NEXT_RELATION_KEY.to_vec(), Some(next.to_be_bytes().to_vec())));
+        self.drop(Vec::new(), catalog).await
     }
 
     /// Writes to tables, atomically: all changes in one epoch. The batches have the table's columns (hidden ones
     /// included) and diffs; the caller holds the tables' [`Engine::lock_tables`] since it read what they depend on.
     /// Resolves, with the epoch, once the changes are in the synced log; a read `at_least` that epoch sees them.
+    ///
+    /// # Errors
+    /// `DiskFull` if the log cannot grow: nothing is written then.
     pub async fn write(&self, changes: Vec<(RelationId, Batch)>) -> Result<Epoch> {
-        Ok(Epoch(0))
+        self.refuse_when_full()?;
+        let controls: Vec<_> = {
+            let state = self.coordinator.state.lock();
+            let control = |(id, batch): &(RelationId, Batch)| {
+                let job = state.jobs.get(id).filter(|job| job.control.table.is_some());
+                let job = job.ok_or_else(|| Error::NotFound("the table does not exist any more".into()))?;
+                Ok((job.control.clone(), batch.clone()))
+            };
+            changes.iter().map(control).collect::<Result<_>>()?
+        };
+        let (send, receive) = tokio::sync::oneshot::channel();
+        let clock = self.coordinator.clock.clone();
+        self.log.append(
+            &changes,
+            Box::new(move |result| {
+                let epoch = result.map(|sequence| Epoch(enqueue(&clock, &controls, sequence)));
+                let _ = send.send(epoch);
+            }),
+        )?;
+        receive.await.map_err(|_| Error::Cancelled)?.map_err(Error::from)
     }
 
     /// Waits until nobody else writes to `tables` (sorted), and keeps it so until the guard is dropped.
     pub async fn lock_tables(&self, tables: &[RelationId]) -> TableLocks {
-        TableLocks { _guards: Vec::new() }
+        let mut guards = Vec::new();
+        for table in tables {
+            let lock = self.locks.lock().entry(*table).or_default().clone();
+            guards.push(lock.lock_owned().await);
+        }
+        TableLocks { _guards: guards }
     }
 
     /// A number that was never used for a row before, the first of `n` (hidden row ids of tables without a key).
     pub fn allocate_row_ids(&self, n: u64) -> i64 {
-        0
+        self.next_row_id.fetch_add(n as i64, Ordering::Relaxed)
     }
 
     /// Reads several relations as of one epoch that all can serve, at least `at_least`.
+    ///
+    /// # Errors
+    /// `Failed` if one of them, or something that it reads, has failed.
     pub async fn read(&self, relations: &[RelationId], at_least: Epoch) -> Result<ReadView> {
-        Err(crate::error::Error::Unsupported("read".into()))
+        match self.coordinator.read(relations, at_least.0)? {
+            Ok(view) => Ok(view),
+            Err(waits) => waits.await.map_err(|_| Error::Cancelled)?,
+        }
     }
 
     /// Subscribes to a relation's changes.
+    ///
+    /// # Errors
+    /// As [`Engine::read`].
     pub async fn subscribe(&self, relation: RelationId, at_least: Epoch) -> Result<Subscription> {
-        Err(crate::error::Error::Unsupported("subscribe".into()))
+        let (send, changes) = tokio::sync::mpsc::channel(SUBSCRIPTION_MESSAGES_MAX);
+        let subscriber = self.coordinator.subscribe(relation, send)?;
+        let begun = self.coordinator.in_flight(relation).max(at_least.0);
+        let mut view = self.read(&[relation], Epoch(begun)).await?;
+        let snapshot = view.relations.remove(&relation).expect("asked for");
+        subscriber.delivered.store(view.epoch.0, Ordering::Release);
+        self.coordinator.clock.notify.notify();
+        Ok(Subscription { snapshot, epoch: view.epoch, changes })
     }
 
     /// Waits until everything that was written or read from sources before the call is visible and durable.
+    ///
+    /// # Errors
+    /// `DiskFull` while checkpoints do not succeed.
     pub async fn flush(&self) -> Result<Epoch> {
-        Ok(Epoch(0))
+        self.coordinator.flush().await.map_err(|_| Error::Cancelled)?
     }
 
     /// What is going on.
     pub fn status(&self) -> EngineStatus {
+        let state = self.coordinator.state.lock();
+        let jobs = state.jobs.values().map(job_status).collect();
         EngineStatus {
-            epoch: Epoch(0),
-            checkpoint: Epoch(0),
-            checkpoint_duration: Duration::ZERO,
-            checkpoint_rows: 0,
-            checkpoints: 0,
-            checkpoint_error: None,
-            jobs: Vec::new(),
+            epoch: Epoch(state.sealed),
+            checkpoint: Epoch(state.durable),
+            checkpoint_duration: state.last_checkpoint.duration,
+            checkpoint_rows: state.last_checkpoint.rows,
+            checkpoints: state.last_checkpoint.count,
+            checkpoint_error: state.checkpoint_error.clone(),
+            jobs,
         }
     }
 
     /// Takes a last checkpoint and stops the workers.
+    ///
+    /// # Errors
+    /// As the checkpoint.
     pub fn shutdown(self) -> Result<()> {
-        Ok(())
+        let waits = self.coordinator.flush();
+        let result = wait(waits).and_then(|result| result.map(drop));
+        self.stop();
+        result
+    }
+
+    /// Stops the workers without a checkpoint, as a crash would.
+    pub fn crash(self) {
+        self.stop();
+    }
+
+    fn stop(&self) {
+        self.stop_discovery.store(true, Ordering::Release);
+        self.coordinator.state.lock().stopping = true;
+        self.coordinator.clock.notify.notify();
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+        self.coordinator.runtime.stop();
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Removes a job whose creation was given up.
+struct Undo<'a> {
+    coordinator: &'a Coordinator,
+    relation: RelationId,
+    catalog: Option<CatalogChanges>,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if let Some(catalog) = self.catalog.take() {
+            drop(self.coordinator.drop_jobs(&[self.relation], catalog));
+        }
+    }
+}
+
+/// Messages that may wait for a subscription's reader; what comes meanwhile is merged.
+const SUBSCRIPTION_MESSAGES_MAX: usize = 16;
+/// How often the sources are looked after.
+const DISCOVERY_TICK: Duration = Duration::from_millis(500);
+
+/// Queues changes of tables under one epoch, and returns it.
+fn enqueue(clock: &Clock, changes: &[(Arc<JobControl>, Batch)], sequence: u64) -> u64 {
+    let jobs = changes.iter().map(|(control, _)| &**control);
+    let epoch = clock.enter_all(jobs, |epoch| {
+        for (control, batch) in changes {
+            let table = control.table.as_ref().expect("a table job");
+            table.queue.lock().push_back((epoch, sequence, batch.clone()));
+        }
+    });
+    changes.iter().for_each(|(control, _)| control.wake());
+    epoch
+}
+
+/// Waits on this thread, whatever kind of thread it is.
+fn wait<R>(mut receiver: tokio::sync::oneshot::Receiver<R>) -> Result<R> {
+    use tokio::sync::oneshot::error::TryRecvError;
+    loop {
+        match receiver.try_recv() {
+            Ok(result) => return Ok(result),
+            Err(TryRecvError::Closed) => return Err(Error::Cancelled),
+            Err(TryRecvError::Empty) => std::thread::sleep(RECOVERY_POLL),
+        }
+    }
+}
+
+/// Runs blocking work on a thread of its own.
+async fn off_thread<R: Send + 'static>(act: impl FnOnce() -> Result<R> + Send + 'static) -> Result<R> {
+    let (send, receive) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("open source".into())
+        .spawn(move || drop(send.send(act())))
+        .expect("the system has a thread to spare");
+    receive.await.map_err(|_| Error::Failed("opening the source panicked".into()))?
+}
+
+fn new_split(split: crate::source::Split, number: u16) -> SplitState {
+    SplitState { id: split.id, number, start: split.start, offset: split.start, end: None, error: None }
+}
+
+fn source_control(source: Arc<dyn crate::source::Source>, splits: Vec<SplitState>, workers: usize) -> SourceControl {
+    SourceControl {
+        source,
+        splits: Mutex::new(splits),
+        version: AtomicU64::new(0),
+        acknowledged: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+        projection: Mutex::new(Arc::new(Vec::new())),
+        active: AtomicBool::new(false),
+        noted: Mutex::new(None),
+    }
+}
+
+/// Adds splits that are new, and asks for the ends of all.
+fn look_for_splits(control: &JobControl) {
+    let source = control.source.as_ref().expect("a source job");
+    let known: Vec<String> = source.splits.lock().iter().map(|split| split.id.clone()).collect();
+    for id in &known {
+        match source.source.end(id) {
+            Ok(end) => {
+                if let Some(split) = source.splits.lock().iter_mut().find(|split| split.id == *id) {
+                    split.end = end;
+                }
+            }
+            Err(error) => {
+                if let Some(split) = source.splits.lock().iter_mut().find(|split| split.id == *id) {
+                    split.error = Some(error.to_string());
+                }
+            }
+        }
+    }
+    if source.source.discovery_interval().is_none() {
+        return;
+    }
+    let Ok(found) = source.source.splits() else { return };
+    let mut splits = source.splits.lock();
+    let before = splits.len();
+    for split in found {
+        if !splits.iter().any(|known| known.id == split.id) {
+            let number = splits.iter().map(|split| split.number + 1).max().unwrap_or(0);
+            splits.push(new_split(split, number));
+        }
+    }
+    if splits.len() > before {
+        drop(splits);
+        source.version.fetch_add(1, Ordering::AcqRel);
+        control.wake();
+    }
+}
+
+fn job_status(job: &Job) -> JobStatus {
+    let control = &job.control;
+    let mut operators: BTreeMap<usize, StateSize> = BTreeMap::new();
+    for ((node, _), size) in control.sizes.lock().iter() {
+        let sum = operators.entry(*node).or_default();
+        sum.rows += size.rows;
+        sum.bytes += size.bytes;
+    }
+    let splits = control.source.as_ref().map(|source| source.splits.lock().clone()).unwrap_or_default();
+    JobStatus {
+        relation: job.spec.relation,
+        name: job.spec.name.clone(),
+        state: job.state(),
+        error: control.error.lock().clone(),
+        epoch: Epoch(job.frontier),
+        rows_read: control.rows_read.load(Ordering::Relaxed),
+        rows_total: *control.rows_total.lock(),
+        rows_waiting: control.rows_waiting.load(Ordering::Relaxed).max(0) as u64,
+        operators: operators.into_iter().map(|(n, size)| (n, job.spec.plan.nodes[n].operator.name(), size)).collect(),
+        splits: splits
+            .into_iter()
+            .map(|s| SplitStatus { id: s.id, offset: s.offset.0, end: s.end.map(|end| end.0), error: s.error })
+            .collect(),
+        rows_in: control.rows_in.load(Ordering::Relaxed),
+        bytes_in: control.bytes_in.load(Ordering::Relaxed),
     }
 }
 

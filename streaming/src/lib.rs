@@ -3,12 +3,23 @@
 //! It knows nothing of SQL text, of Kafka or of Postgres.
 
 pub mod aggregates;
+pub mod checkpoint;
+pub mod clock;
+pub mod coordinator;
+mod dataflow;
+mod driver;
 pub mod engine;
 pub mod error;
 pub mod expr;
+pub mod job;
 pub mod operator;
 pub mod operators;
 pub mod plan;
+pub mod reader;
+mod runtime;
 pub mod source;
+mod table_log;
+pub mod tap;
+mod visible;
 
 pub use error::{Error, Result};

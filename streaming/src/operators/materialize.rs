@@ -1,10 +1,25 @@
-//! Keeps the job's result as a relation that can be read and tapped. The root of every job.
+//! Keeps the job's result as a relation that can be read and tapped. The root of every job but a source's.
+//!
+//! Rule    At the seal, what changed in the epoch is published once: to the relation, to the taps, to subscriptions.
+//! State   The relation itself: its rows as of the checkpoint in the store, the changes since in memory.
+//! Epochs  Collects while the epoch is open, consolidates and publishes at the seal.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{ArrayRef, BinaryViewArray, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
+use storage::keys::SortOption;
+use storage::{Batch, Epoch, Relation, RelationId};
 
+use crate::driver::JobContext;
 use crate::error::{Error, Result};
-use crate::operator::{Exchange, Operator, Task, TaskContext};
+use crate::operator::{Exchange, Operator, Output, Progress, RowError, Seal, StateSize, Task, TaskContext};
+use crate::tap::Taps;
+
+/// Rows of one published batch.
+const PUBLISHED_ROWS_MAX: usize = 8192;
 
 /// Keeps the job's result as a relation that can be read and tapped. The root of every job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -13,6 +28,9 @@ pub struct Materialize {
     pub relation: storage::RelationId,
     /// The columns that identify a row; the rows live on the worker of their hash. Empty: one partition.
     pub key: Vec<usize>,
+    /// The order of the key columns in the store; empty: all ascending, NULLs last.
+    #[serde(default)]
+    pub key_order: Vec<SortOption>,
     /// Whether `key` is unique; otherwise rows are counted.
     pub unique: bool,
     /// The output columns.
@@ -27,9 +45,123 @@ impl Operator for Materialize {
         vec![if self.key.is_empty() { Exchange::Single } else { Exchange::Hash(self.key.clone()) }]
     }
     fn start(&self, _ctx: &mut TaskContext) -> Result<Box<dyn Task>> {
-        Err(Error::Unsupported("materialize".into()))
+        Err(Error::Unsupported("a relation is kept by the driver".into()))
     }
     fn describe(&self) -> String {
-        String::new()
+        let name = |c: &usize| self.schema.field(*c).name().clone();
+        let key: Vec<String> = self.key.iter().map(name).collect();
+        match (key.is_empty(), self.unique) {
+            (true, _) => "no key".into(),
+            (false, true) => format!("key ({})", key.join(", ")),
+            (false, false) => "key (whole row, counted)".into(),
+        }
     }
+    fn state(&self) -> Option<String> {
+        Some("the view's rows".into())
+    }
+}
+
+/// The root of a job on one worker.
+pub struct Root {
+    ctx: JobContext,
+    taps: Taps,
+    id: RelationId,
+    /// `None` for a source, which keeps no rows.
+    relation: Option<Arc<Relation>>,
+    errors: (RelationId, Arc<Relation>),
+    schema: SchemaRef,
+    pending: Vec<Batch>,
+}
+
+impl Root {
+    /// The root of one worker.
+    pub fn new(
+        ctx: JobContext,
+        taps: Taps,
+        id: RelationId,
+        relation: Option<Arc<Relation>>,
+        errors: (RelationId, Arc<Relation>),
+        schema: SchemaRef,
+    ) -> Root {
+        Root { ctx, taps, id, relation, errors, schema, pending: Vec::new() }
+    }
+
+    fn publish(&self, id: RelationId, epoch: u64, batch: &Batch) {
+        let projection = self.ctx.job.source.as_ref().filter(|_| id == self.id).map(|s| s.projection.lock().clone());
+        let mut offset = 0;
+        while offset < batch.num_rows() {
+            let length = PUBLISHED_ROWS_MAX.min(batch.num_rows() - offset);
+            let part = if length == batch.num_rows() { batch.clone() } else { batch.slice(offset, length) };
+            self.taps.publish(id, epoch, &part, projection.as_ref());
+            self.ctx.job.publish(id, epoch, &part);
+            offset += length;
+        }
+        self.ctx.job.changed.fetch_max(epoch, Ordering::Release);
+    }
+}
+
+impl Task for Root {
+    fn apply(&mut self, _input: usize, delta: &Batch, _out: &mut Output) -> Result<Progress> {
+        self.pending.push(delta.clone());
+        Ok(Progress::Done)
+    }
+
+    fn seal(&mut self, at: &Seal, _out: &mut Output) -> Result<Progress> {
+        let epoch = at.epoch.0;
+        let pending = std::mem::take(&mut self.pending);
+        match &self.relation {
+            None => {
+                for batch in &pending {
+                    self.publish(self.id, epoch, batch);
+                }
+            }
+            Some(relation) if !pending.is_empty() => {
+                let all = match &pending[..] {
+                    [one] => one.clone(),
+                    many => Batch::concat(&self.schema, many)?,
+                };
+                let batch = if all.is_append_only() { all } else { all.consolidate()? };
+                if batch.num_rows() > 0 {
+                    relation.publish(self.ctx.worker, Epoch(epoch), &batch)?;
+                    self.publish(self.id, epoch, &batch);
+                }
+            }
+            Some(_) => {}
+        }
+        let errors = std::mem::take(&mut *self.ctx.errors.borrow_mut());
+        let errors = error_batch(epoch, self.ctx.worker, errors)?;
+        if errors.num_rows() > 0 {
+            self.errors.1.publish(self.ctx.worker, Epoch(epoch), &errors)?;
+            self.publish(self.errors.0, epoch, &errors);
+        }
+        Ok(Progress::Done)
+    }
+
+    fn state_size(&self) -> StateSize {
+        let rows = |r: &Arc<Relation>| r.snapshot(r.newest()).map_or(0, |snapshot| snapshot.rows_estimate());
+        let rows = self.relation.as_ref().map_or(0, rows);
+        StateSize { rows: if self.ctx.worker == 0 { rows } else { 0 }, bytes: 0 }
+    }
+}
+
+/// Errors kept of one epoch and worker: more are dropped, since a broken stream must not fill the disk in a second.
+const ERRORS_PER_EPOCH_MAX: usize = 10_000;
+
+/// The rows of `$errors` for what failed in an epoch. A retraction of a failed row is no new error.
+fn error_batch(epoch: u64, worker: usize, errors: Vec<RowError>) -> Result<Batch> {
+    let errors: Vec<RowError> = errors.into_iter().filter(|e| e.diff > 0).take(ERRORS_PER_EPOCH_MAX).collect();
+    let n = errors.len();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+    let id = |i: usize| (epoch << 22 | (worker as u64 & 0xff) << 14 | i as u64) as i64;
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values((0..n).map(id))),
+        Arc::new(errors.iter().map(|e| e.split.as_deref()).collect::<StringViewArray>()),
+        Arc::new(errors.iter().map(|e| e.offset).collect::<Int64Array>()),
+        Arc::new(errors.iter().map(|e| e.raw.as_deref()).collect::<BinaryViewArray>()),
+        Arc::new(errors.iter().map(|e| Some(e.reason.as_str())).collect::<StringViewArray>()),
+        Arc::new(errors.iter().map(|e| Some(e.sqlstate.as_str())).collect::<StringViewArray>()),
+        Arc::new(TimestampMicrosecondArray::from_value(now, n).with_timezone("UTC")),
+    ];
+    let schema = storage::types::arrow_schema(&crate::engine::error_columns());
+    Ok(Batch::new(RecordBatch::try_new(schema, columns)?, None))
 }

@@ -1,10 +1,31 @@
-//! Reads another job's relation: its snapshot first, then its changes, epoch by epoch. The driver runs it.
+//! Reads another job's relation: its rows as of one epoch first, then its changes, epoch by epoch.
+//!
+//! Rule    snapshot as of S, then every change after S: together the relation, at every epoch.
+//! State   What waits in the inbox; nothing once the target is reached.
+//! Epochs  Everything up to the target is handed out in the target's epoch: a reader that is behind gets it merged.
+//! Limits  Small batches are joined up to BATCH_ROWS.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::Int64Type;
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
+use storage::Batch;
 
+use crate::driver::{JobContext, Leaf, Next};
 use crate::error::{Error, Result};
+use crate::job::Start;
 use crate::operator::{Exchange, Operator, Task, TaskContext};
+use crate::reader::{self, Message, Reader};
+use crate::source::Offset;
+use crate::tap::Inbox;
+
+/// Rows up to which small batches are joined.
+const BATCH_ROWS: usize = 4096;
 
 /// Reads another job's relation: its snapshot first, then its changes, epoch by epoch. The driver runs it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,9 +50,202 @@ impl Operator for TapReader {
         vec![]
     }
     fn start(&self, _ctx: &mut TaskContext) -> Result<Box<dyn Task>> {
-        Err(Error::Unsupported("tap_reader".into()))
+        Err(Error::Unsupported("a tap is read by the driver".into()))
     }
     fn describe(&self) -> String {
-        String::new()
+        let names: Vec<&str> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        let kind = if self.append_only { ", append-only" } else { "" };
+        format!("{} ({}){kind}", self.name, names.join(", "))
+    }
+}
+
+/// Reads a tap on one worker.
+pub struct TapLeaf {
+    ctx: JobContext,
+    node: usize,
+    columns: Vec<usize>,
+    schema: SchemaRef,
+    inbox: Rc<RefCell<Inbox>>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    /// Changes up to here are in what was read first; `None` before the start.
+    start: Option<u64>,
+    first: First,
+}
+
+/// What is read before the changes.
+enum First {
+    Done,
+    Rows(Box<dyn Iterator<Item = storage::Result<RecordBatch>> + Send>),
+    Records(Vec<CatchUp>),
+}
+
+struct CatchUp {
+    reader: Reader,
+    until: Offset,
+    /// Position of `_row_id` in what the reader returns.
+    row_id: usize,
+    /// Output column -> column of what the reader returns.
+    columns: Vec<usize>,
+}
+
+impl TapLeaf {
+    /// The leaf of one worker.
+    pub fn new(
+        ctx: JobContext,
+        node: usize,
+        tap: &TapReader,
+        inbox: Rc<RefCell<Inbox>>,
+        wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> TapLeaf {
+        TapLeaf {
+            ctx,
+            node,
+            columns: tap.columns.clone(),
+            schema: tap.schema.clone(),
+            inbox,
+            wake,
+            start: None,
+            first: First::Done,
+        }
+    }
+
+    fn begin(&mut self) -> Result<bool> {
+        let Some(start) = self.ctx.job.starts.lock().get(&self.node).cloned() else { return Ok(false) };
+        let (worker, workers) = (self.ctx.worker, self.ctx.workers);
+        match start {
+            Start::Resume { epoch } => self.start = Some(epoch),
+            Start::Snapshot { snapshot, epoch } => {
+                let vnodes = storage::batch::vnodes_of_worker(worker, workers);
+                self.first = First::Rows(snapshot.scan(Some(&self.columns), vnodes));
+                self.start = Some(epoch);
+            }
+            Start::Records { source, splits, epoch } => {
+                let hidden = source.columns().len();
+                let mut projection = self.columns.clone();
+                projection.push(hidden);
+                projection.sort_unstable();
+                projection.dedup();
+                let projection = Arc::new(projection);
+                let place = |column: usize| projection.binary_search(&column).expect("projected");
+                let catch_ups = splits
+                    .into_iter()
+                    .filter(|(_, number, from, until)| *number as usize % workers == worker && from < until)
+                    .map(|(id, number, from, until)| {
+                        let wake = self.wake.clone();
+                        let wake = Box::new(move || wake());
+                        let reader = reader::start(source.clone(), id, number, from, projection.clone(), wake);
+                        let columns = self.columns.iter().map(|c| place(*c)).collect();
+                        CatchUp { reader, until, row_id: place(hidden), columns }
+                    })
+                    .collect();
+                self.first = First::Records(catch_ups);
+                self.start = Some(epoch);
+            }
+        }
+        Ok(true)
+    }
+
+    fn rename(&self, data: &RecordBatch, columns: impl Iterator<Item = usize>) -> Result<RecordBatch> {
+        let columns = columns.map(|c| data.column(c).clone()).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(data.num_rows()));
+        Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?)
+    }
+
+    fn next_batch(&mut self, target: u64) -> Result<Next> {
+        if self.start.is_none() && !self.begin()? {
+            return Ok(Next::Later);
+        }
+        let start = self.start.expect("begun");
+        match &mut self.first {
+            First::Done => {}
+            First::Rows(rows) => match rows.next() {
+                Some(data) => {
+                    let data = data?;
+                    self.ctx.job.rows_read.fetch_add(data.num_rows() as u64, Ordering::Relaxed);
+                    let data = self.rename(&data, 0..data.num_columns())?;
+                    return Ok(Next::Batch(target, Batch::new(data, None)));
+                }
+                None => self.first = First::Done,
+            },
+            First::Records(catch_ups) => {
+                for i in 0..catch_ups.len() {
+                    let catch_up = &catch_ups[i];
+                    let end: Option<()> = match catch_up.reader.messages.try_recv() {
+                        Err(_) => continue,
+                        Ok(Message::Failed(error)) => return Ok(Next::Failed(error)),
+                        Ok(Message::Unavailable(_)) => continue,
+                        Ok(Message::Position(next)) => (next >= catch_up.until).then_some(()),
+                        Ok(Message::Records(records)) => {
+                            let done = records.next >= catch_up.until;
+                            let batch = before(&records.batch, catch_up.row_id, catch_up.until)?;
+                            let columns = catch_up.columns.clone();
+                            let data = self.rename(batch.data(), columns.into_iter())?;
+                            let batch = Batch::new(data, batch.diffs().cloned());
+                            let First::Records(catch_ups) = &mut self.first else { unreachable!() };
+                            if done {
+                                catch_ups.swap_remove(i);
+                            }
+                            self.ctx.job.rows_read.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+                            if batch.num_rows() > 0 {
+                                return Ok(Next::Batch(target, batch));
+                            }
+                            return Ok(Next::Later);
+                        }
+                    };
+                    if end.is_some() {
+                        catch_ups.swap_remove(i);
+                        return Ok(Next::Later);
+                    }
+                }
+                if !catch_ups.is_empty() {
+                    return Ok(Next::Later);
+                }
+                self.first = First::Done;
+            }
+        }
+        let mut parts: Vec<Batch> = Vec::new();
+        let mut rows = 0;
+        while rows < BATCH_ROWS {
+            let Some(delivery) = self.inbox.borrow_mut().pop(target) else { break };
+            if delivery.epoch <= start {
+                continue;
+            }
+            let columns: Vec<usize> = match &delivery.projection {
+                None => self.columns.clone(),
+                Some(projection) => {
+                    let place = |c: &usize| projection.binary_search(c);
+                    let places: std::result::Result<Vec<usize>, usize> = self.columns.iter().map(place).collect();
+                    places.map_err(|_| Error::Failed("the source's reader does not read a column that is needed".into()))?
+                }
+            };
+            let data = self.rename(delivery.batch.data(), columns.into_iter())?;
+            rows += data.num_rows();
+            parts.push(Batch::new(data, delivery.batch.diffs().cloned()));
+        }
+        Ok(match parts.len() {
+            0 => Next::Nothing,
+            1 => Next::Batch(target, parts.pop().expect("one")),
+            _ => Next::Batch(target, Batch::concat(&self.schema, &parts)?),
+        })
+    }
+}
+
+/// The rows whose record lies before `until`.
+fn before(batch: &Batch, row_id: usize, until: Offset) -> Result<Batch> {
+    const OFFSET_MASK: i64 = (1 << 48) - 1;
+    let ids = batch.data().column(row_id).as_primitive::<Int64Type>();
+    if ids.values().last().is_none_or(|id| id & OFFSET_MASK < until.0) {
+        return Ok(batch.clone());
+    }
+    let keep: BooleanArray = ids.values().iter().map(|id| Some(id & OFFSET_MASK < until.0)).collect();
+    Ok(batch.filter(&keep)?)
+}
+
+impl Leaf for TapLeaf {
+    fn next(&mut self, target: u64, sealed: u64) -> Next {
+        if target <= sealed {
+            return Next::Nothing;
+        }
+        self.next_batch(target).unwrap_or_else(|error| Next::Failed(error.to_string()))
     }
 }

@@ -1,0 +1,218 @@
+//! Makes an epoch durable: what is in it, and the thread that writes it.
+//!
+//! ```text
+//!  Taken = dirty rows of relations and operators up to C + source offsets + table log position + catalog changes
+//! ```
+//!
+//! The writer puts all of it into the store in one atomic step while the workers go on. If that fails (a full disk) it
+//! tries again with the same changes until it succeeds: nothing may be left out, since nobody else has them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use storage::table::DirtyRun;
+use storage::{Epoch, Relation, RelationId, RelationSpec, Result, Store};
+
+use crate::coordinator::{Job, Stage};
+use crate::engine::{CatalogChanges, JobSpec, error_columns};
+use crate::job::SplitState;
+use crate::operators::AnyOperator;
+
+/// How long the writer waits before it tries a failed checkpoint again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Everything that one checkpoint makes durable.
+#[derive(Default)]
+pub struct Taken {
+    /// The epoch.
+    pub epoch: u64,
+    /// Dirty entries of the operators' state tables.
+    pub runs: Vec<DirtyRun>,
+    /// Relations whose rows become durable.
+    pub relations: Vec<Arc<Relation>>,
+    /// Keys of the catalog and of the engine itself.
+    pub meta: CatalogChanges,
+    /// Relations whose rows and state go.
+    pub dropped: Vec<RelationId>,
+}
+
+/// What a checkpoint cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Statistics {
+    /// How long it took.
+    pub duration: Duration,
+    /// Rows written.
+    pub rows: u64,
+    /// Checkpoints so far.
+    pub count: u64,
+}
+
+/// What is kept of a source between its readers' runs.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct SourceMeta {
+    /// The splits and their offsets.
+    pub splits: Vec<SplitState>,
+}
+
+/// The key of a source's splits.
+pub fn source_key(relation: RelationId) -> Vec<u8> {
+    format!("engine/source/{}", relation.0).into_bytes()
+}
+
+/// The key of the last change of a table that a checkpoint holds.
+pub fn table_key(relation: RelationId) -> Vec<u8> {
+    format!("engine/table/{}", relation.0).into_bytes()
+}
+
+/// The key of why a job is stopped.
+pub fn failed_key(relation: RelationId) -> Vec<u8> {
+    format!("engine/failed/{}", relation.0).into_bytes()
+}
+
+/// Remembers where a source or table is as of the epoch that it has just completed.
+pub fn note_inputs(job: &Job) {
+    if let Some(source) = &job.control.source {
+        *source.noted.lock() = Some(source.splits.lock().clone());
+    }
+    if let Some(table) = &job.control.table {
+        table.noted.store(table.applied.load(Ordering::Acquire), Ordering::Release);
+    }
+}
+
+/// Moves what changed in `job` up to `epoch` into `taken`.
+pub fn take(job: &mut Job, epoch: u64, taken: &mut Taken) {
+    let id = job.spec.relation;
+    if job.stage == Stage::Failed {
+        let message = job.control.error.lock().clone().unwrap_or_default();
+        taken.meta.push((failed_key(id), Some(message.into_bytes())));
+        return;
+    }
+    if !matches!(job.stage, Stage::Running | Stage::Committing) || job.frontier < epoch {
+        return;
+    }
+    taken.runs.append(&mut job.control.cut_runs.lock());
+    taken.relations.extend(job.relation.iter().chain([&job.errors]).cloned());
+    if let Some(source) = &job.control.source
+        && let Some(splits) = source.noted.lock().clone()
+    {
+        let meta = serde_json::to_vec(&SourceMeta { splits }).expect("plain data");
+        taken.meta.push((source_key(id), Some(meta)));
+    }
+    if let Some(table) = &job.control.table {
+        let applied = table.noted.load(Ordering::Acquire);
+        taken.meta.push((table_key(id), Some(applied.to_be_bytes().to_vec())));
+    }
+}
+
+/// Tells the outside system how far its records are durably read.
+pub fn tell_committed(job: &Job) {
+    if let Some(source) = &job.control.source
+        && let Some(splits) = source.noted.lock().take()
+    {
+        let offsets: Vec<_> = splits.into_iter().map(|s| (s.id, s.offset)).collect();
+        source.source.committed(&offsets);
+    }
+}
+
+/// The relation that a job keeps; `None` for a source.
+pub fn open_relation(store: &Arc<Store>, spec: &JobSpec) -> Result<Option<Arc<Relation>>> {
+    let Some(AnyOperator::Materialize(root)) = spec.plan.nodes.last().map(|node| &node.operator) else {
+        return Ok(None);
+    };
+    let relation = store.relation(RelationSpec {
+        id: root.relation,
+        schema: root.schema.clone(),
+        key: root.key.clone(),
+        key_options: root.key_order.clone(),
+        vnode_columns: root.key.clone(),
+        unique: root.unique,
+    })?;
+    Ok(Some(relation))
+}
+
+/// The relation of a job's errors.
+pub fn open_errors(store: &Arc<Store>, spec: &JobSpec) -> Result<Arc<Relation>> {
+    store.relation(RelationSpec {
+        id: spec.errors,
+        schema: storage::types::arrow_schema(&error_columns()),
+        key: vec![0],
+        key_options: Vec::new(),
+        vnode_columns: vec![0],
+        unique: true,
+    })
+}
+
+/// The thread that writes checkpoints.
+pub struct Writer {
+    requests: Option<Sender<Taken>>,
+    results: Receiver<Result<Statistics>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread; `wake` is called with each result.
+    pub fn start(store: Arc<Store>, wake: impl Fn() + Send + 'static) -> Writer {
+        let (requests, receive) = bounded::<Taken>(1);
+        let (send, results) = bounded(4);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new()
+            .name("checkpoint".into())
+            .spawn(move || {
+                let mut count = 0;
+                for taken in receive {
+                    let begun = Instant::now();
+                    let epoch = Epoch(taken.epoch);
+                    // The store keeps the entries of a step that failed; the rest is said again.
+                    let mut dirty = taken.runs;
+                    loop {
+                        let result = store.checkpoint(storage::Checkpoint {
+                            epoch,
+                            dirty: std::mem::take(&mut dirty),
+                            relations: taken.relations.iter().map(|r| (r.clone(), epoch)).collect(),
+                            meta: taken.meta.clone(),
+                            drop: taken.dropped.clone(),
+                        });
+                        let failed = result.is_err();
+                        let result = result.map(|done| {
+                            count += 1;
+                            Statistics { duration: begun.elapsed(), rows: done.rows, count }
+                        });
+                        // Full only when nobody looks at the results of failures: the last one is enough.
+                        let _ = send.try_send(result);
+                        wake();
+                        if !failed || stopped.load(Ordering::Acquire) {
+                            break;
+                        }
+                        std::thread::sleep(RETRY_PAUSE);
+                    }
+                }
+            })
+            .expect("the system has a thread to spare");
+        Writer { requests: Some(requests), results, stop, thread: Some(thread) }
+    }
+
+    /// Asks for a checkpoint to be written. The one before must have succeeded.
+    pub fn write(&self, taken: Taken) {
+        let requests = self.requests.as_ref().expect("running");
+        requests.send(taken).expect("the writer lives as long as its handle");
+    }
+
+    /// A result, if there is a new one.
+    pub fn result(&self) -> Option<Result<Statistics>> {
+        self.results.try_recv().ok()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

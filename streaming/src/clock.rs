@@ -1,0 +1,105 @@
+//! The one clock: it numbers the epochs of the whole server.
+//!
+//! ```text
+//!  source or table ──enter()──▶ open epoch E ──seal()──▶ E is complete, E+1 is open
+//! ```
+//!
+//! A source labels what it emits with the open epoch, and tells so under the same lock under which an epoch is sealed:
+//! so it is never in doubt whether a sealed epoch has changes that are still on their way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::job::JobControl;
+
+/// Wakes the coordinator.
+#[derive(Default)]
+pub struct Notify {
+    raised: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Notify {
+    /// Something happened.
+    pub fn notify(&self) {
+        let mut raised = self.raised.lock();
+        if !*raised {
+            *raised = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits until something happened, at most `timeout`.
+    pub fn wait(&self, timeout: Duration) {
+        let mut raised = self.raised.lock();
+        if !*raised {
+            self.changed.wait_for(&mut raised, timeout);
+        }
+        *raised = false;
+    }
+}
+
+/// The number of the open epoch, and what all jobs share.
+pub struct Clock {
+    open: Mutex<u64>,
+    /// Wakes the coordinator.
+    pub notify: Arc<Notify>,
+    /// Rows that wait in the inboxes of all jobs: sources pause above [`ROWS_WAITING_MAX`].
+    pub rows_waiting: AtomicI64,
+    /// Set when the workers shall stop.
+    pub stopping: AtomicBool,
+}
+
+/// Rows that may wait in all inboxes together before sources pause.
+pub const ROWS_WAITING_MAX: i64 = 4_000_000;
+
+impl Clock {
+    /// A clock whose open epoch is `open`.
+    pub fn new(open: u64) -> Clock {
+        Clock {
+            open: Mutex::new(open),
+            notify: Arc::default(),
+            rows_waiting: AtomicI64::new(0),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// The open epoch, in which `job` is going to emit something.
+    pub fn enter(&self, job: &JobControl) -> u64 {
+        self.enter_all([job].into_iter(), |_| ())
+    }
+
+    /// The open epoch, in which `jobs` are going to emit something; `act` runs before the epoch can be sealed.
+    pub fn enter_all<'a>(&self, jobs: impl Iterator<Item = &'a JobControl>, act: impl FnOnce(u64)) -> u64 {
+        let open = self.open.lock();
+        for job in jobs {
+            job.dirty.store(true, Ordering::Release);
+        }
+        act(*open);
+        let epoch = *open;
+        drop(open);
+        self.notify.notify();
+        epoch
+    }
+
+    /// Seals the open epoch: `act` runs with its number before the next one opens.
+    pub fn seal(&self, act: impl FnOnce(u64)) -> u64 {
+        let mut open = self.open.lock();
+        act(*open);
+        *open += 1;
+        *open - 1
+    }
+
+    /// The open epoch.
+    pub fn open(&self) -> u64 {
+        *self.open.lock()
+    }
+
+    /// Whether sources should pause because too many rows wait.
+    pub fn is_full(&self) -> bool {
+        self.rows_waiting.load(Ordering::Relaxed) > ROWS_WAITING_MAX
+    }
+}

@@ -1,0 +1,206 @@
+//! What a job's dataflow (on the workers) and its coordinator tell each other. Plain shared memory: no timely in here.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use storage::table::DirtyRun;
+use storage::{Batch, RelationId, RelationSnapshot};
+
+use crate::clock::Clock;
+use crate::operator::StateSize;
+use crate::source::{Offset, Source};
+
+/// The part of a job that all threads see.
+///
+/// The coordinator sets a *target*: the epoch up to which the job's leaves hand out what they have. When every operator
+/// on every worker has sealed it, the workers raise `done`. One target is in flight at a time.
+pub struct JobControl {
+    /// The relation that the job maintains.
+    pub relation: RelationId,
+    /// The object's name.
+    pub name: String,
+    /// The clock.
+    pub clock: Arc<Clock>,
+    /// The epoch in flight, or the last one. 0 before the first.
+    pub target: AtomicU64,
+    /// The target that is a cut for a checkpoint.
+    pub cut: AtomicU64,
+    /// The last target that is sealed everywhere.
+    pub done: AtomicU64,
+    /// A source or table has emitted in the open epoch.
+    pub dirty: AtomicBool,
+    /// The newest epoch in which the job's relation changed.
+    pub changed: AtomicU64,
+    /// Workers that have built the dataflow.
+    pub installed: AtomicUsize,
+    /// The job is stopped.
+    pub failed: AtomicBool,
+    /// Why.
+    pub error: Mutex<Option<String>>,
+    /// Wakes the leaves of every worker.
+    pub leaves: Mutex<Vec<Box<dyn Fn() + Send>>>,
+    /// Where each tap reader (by node index) begins; set before the first target.
+    pub starts: Mutex<HashMap<usize, Start>>,
+    /// Dirty state of the operators, as of the cut.
+    pub cut_runs: Mutex<Vec<DirtyRun>>,
+    /// State sizes by (node, worker).
+    pub sizes: Mutex<BTreeMap<(usize, usize), StateSize>>,
+    /// Rows that came in.
+    pub rows_in: AtomicU64,
+    /// Bytes that came in from outside.
+    pub bytes_in: AtomicU64,
+    /// Rows read of snapshots.
+    pub rows_read: AtomicU64,
+    /// Rows that the snapshots have, if known.
+    pub rows_total: Mutex<Option<u64>>,
+    /// Rows waiting in the job's inboxes.
+    pub rows_waiting: std::sync::atomic::AtomicI64,
+    /// For a source job.
+    pub source: Option<SourceControl>,
+    /// For a table job.
+    pub table: Option<TableControl>,
+    /// Readers outside the workers.
+    pub subscribers: Mutex<Vec<Arc<Subscriber>>>,
+}
+
+/// Where a tap reader begins.
+#[derive(Clone)]
+pub enum Start {
+    /// With the rows of a relation as of `epoch`; changes up to it are skipped.
+    Snapshot {
+        /// The rows.
+        snapshot: RelationSnapshot,
+        /// The epoch.
+        epoch: u64,
+    },
+    /// With the records of a source up to where its shared reader was at `epoch`.
+    Records {
+        /// The source.
+        source: Arc<dyn Source>,
+        /// Split id, number, first offset, offset to stop before.
+        splits: Vec<(String, u16, Offset, Offset)>,
+        /// The epoch.
+        epoch: u64,
+    },
+    /// The state is restored: changes up to `epoch` are in it.
+    Resume {
+        /// The epoch.
+        epoch: u64,
+    },
+}
+
+/// The part of a source job that all threads see.
+pub struct SourceControl {
+    /// The source.
+    pub source: Arc<dyn Source>,
+    /// Its splits; offsets are as of the last sealed epoch.
+    pub splits: Mutex<Vec<SplitState>>,
+    /// Raised when the splits or the projection change, or the source is paused.
+    pub version: AtomicU64,
+    /// The version that each worker has taken up.
+    pub acknowledged: Vec<AtomicU64>,
+    /// The columns that somebody reads, sorted.
+    pub projection: Mutex<Arc<Vec<usize>>>,
+    /// Whether somebody reads.
+    pub active: AtomicBool,
+    /// The splits as of the checkpoint under way.
+    pub noted: Mutex<Option<Vec<SplitState>>>,
+}
+
+/// One split of a source.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct SplitState {
+    /// Its id.
+    pub id: String,
+    /// Its number: never reused in the source.
+    pub number: u16,
+    /// Where a reader without a checkpoint begins.
+    pub start: Offset,
+    /// The next record to read, as of the last sealed epoch.
+    pub offset: Offset,
+    /// The end when it was last asked.
+    #[serde(skip)]
+    pub end: Option<Offset>,
+    /// The last error.
+    #[serde(skip)]
+    pub error: Option<String>,
+}
+
+/// The part of a table job that all threads see.
+#[derive(Default)]
+pub struct TableControl {
+    /// Acknowledged changes that wait for their epoch: (epoch, log sequence number, changes).
+    pub queue: Mutex<VecDeque<(u64, u64, Batch)>>,
+    /// The last log sequence number in a sealed epoch.
+    pub applied: AtomicU64,
+    /// The same as of the checkpoint under way.
+    pub noted: AtomicU64,
+}
+
+/// A reader outside the workers.
+pub struct Subscriber {
+    /// Changes by epoch, as the workers publish them.
+    pub inbox: Mutex<VecDeque<(u64, Batch)>>,
+    /// Which of the job's relations is read.
+    pub relation: RelationId,
+    /// The epoch up to which changes were handed over; `u64::MAX` until the snapshot is taken.
+    pub delivered: AtomicU64,
+    /// Where they go.
+    pub changes: tokio::sync::mpsc::Sender<crate::engine::Changes>,
+}
+
+impl JobControl {
+    /// A job that was never run.
+    pub fn new(relation: RelationId, name: String, clock: Arc<Clock>) -> JobControl {
+        JobControl {
+            relation,
+            name,
+            clock,
+            target: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            dirty: AtomicBool::new(false),
+            changed: AtomicU64::new(0),
+            installed: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+            error: Mutex::new(None),
+            leaves: Mutex::default(),
+            starts: Mutex::default(),
+            cut_runs: Mutex::default(),
+            sizes: Mutex::default(),
+            rows_in: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            rows_read: AtomicU64::new(0),
+            rows_total: Mutex::new(None),
+            rows_waiting: std::sync::atomic::AtomicI64::new(0),
+            source: None,
+            table: None,
+            subscribers: Mutex::default(),
+        }
+    }
+
+    /// Stops the job with a message; the first one counts.
+    pub fn fail(&self, message: String) {
+        self.error.lock().get_or_insert(message);
+        self.failed.store(true, Ordering::Release);
+        self.clock.notify.notify();
+    }
+
+    /// Wakes the leaves on every worker.
+    pub fn wake(&self) {
+        for wake in self.leaves.lock().iter() {
+            wake();
+        }
+    }
+
+    /// Hands `batch`, published at `epoch`, to the readers outside the workers.
+    pub fn publish(&self, relation: RelationId, epoch: u64, batch: &Batch) {
+        for subscriber in self.subscribers.lock().iter() {
+            if subscriber.relation == relation {
+                subscriber.inbox.lock().push_back((epoch, batch.clone()));
+            }
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The worker threads, and the commands that all of them follow in the same order.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use storage::table::TableId;
+use storage::{Relation, RelationId, Store};
+use timely::dataflow::operators::probe::{Handle as ProbeHandle, Probe};
+use timely::worker::Worker;
+
+use crate::driver::{self, JobContext, Leaf, Next};
+use crate::engine::JobSpec;
+use crate::error::{Error, Result};
+use crate::expr::Functions;
+use crate::job::{JobControl, Start};
+use crate::operator::{Operator, Output, Seal, Task, TaskContext};
+use crate::operators::AnyOperator;
+use crate::operators::materialize::Root;
+use crate::operators::source::SourceLeaf;
+use crate::operators::table_source::TableLeaf;
+use crate::operators::tap_reader::TapLeaf;
+use crate::tap::{Inbox, Taps};
+
+/// Commands that may wait for a worker.
+const COMMANDS_MAX: usize = 4096;
+
+/// What every worker is told, in the same order.
+#[derive(Clone)]
+pub enum Command {
+    /// Build the job's dataflow.
+    Install(Arc<Installation>),
+    /// Forget the job's dataflow and its state in memory.
+    Remove(RelationId),
+    /// Leave.
+    Stop,
+}
+
+/// What a worker needs to build a job's dataflow.
+pub struct Installation {
+    /// The job.
+    pub spec: JobSpec,
+    /// Its shared part.
+    pub control: Arc<JobControl>,
+    /// The relation that it keeps; `None` for a source.
+    pub relation: Option<Arc<Relation>>,
+    /// The relation of its errors.
+    pub errors: Arc<Relation>,
+    /// The store that its state tables are in.
+    pub store: Arc<Store>,
+    /// The SQL functions.
+    pub functions: Arc<dyn Functions>,
+}
+
+/// The worker threads.
+pub struct Runtime {
+    commands: Mutex<Vec<Sender<Command>>>,
+    threads: Vec<std::thread::Thread>,
+    guards: Mutex<Option<timely::communication::WorkerGuards<()>>>,
+}
+
+impl Runtime {
+    /// Starts `workers` threads.
+    pub fn start(workers: usize) -> Result<Runtime> {
+        let mut senders = Vec::new();
+        let mut receivers = Vec::new();
+        for _ in 0..workers {
+            let (send, receive) = bounded::<Command>(COMMANDS_MAX);
+            senders.push(send);
+            receivers.push(Mutex::new(Some(receive)));
+        }
+        let (ready, threads) = bounded(workers);
+        let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
+        let guards = timely::execute(config, move |worker| {
+            let commands = receivers[worker.index()].lock().take().expect("one start a worker");
+            let _ = ready.send((worker.index(), std::thread::current()));
+            run(worker, &commands);
+        })
+        .map_err(Error::Failed)?;
+        let mut threads: Vec<_> = (0..workers).map(|_| threads.recv().expect("every worker starts")).collect();
+        threads.sort_by_key(|(index, _)| *index);
+        let threads = threads.into_iter().map(|(_, thread)| thread).collect();
+        Ok(Runtime { commands: Mutex::new(senders), threads, guards: Mutex::new(Some(guards)) })
+    }
+
+    /// Tells every worker, after everything that was told before.
+    pub fn send(&self, command: Command) {
+        for sender in self.commands.lock().iter() {
+            // A worker that has left needs no commands.
+            let _ = sender.send(command.clone());
+        }
+        self.threads.iter().for_each(std::thread::Thread::unpark);
+    }
+
+    /// Stops the workers and waits for them.
+    pub fn stop(&self) {
+        self.send(Command::Stop);
+        if let Some(guards) = self.guards.lock().take() {
+            for result in guards.join() {
+                if let Err(error) = result {
+                    tracing::error!("a worker ended with an error: {error}");
+                }
+            }
+        }
+    }
+}
+
+struct Installed {
+    dataflow: usize,
+    control: Arc<JobControl>,
+    probe: ProbeHandle<u64>,
+    reported: u64,
+}
+
+fn run(worker: &mut Worker, commands: &Receiver<Command>) {
+    let taps = Taps::default();
+    let mut jobs: HashMap<RelationId, Installed> = HashMap::new();
+    loop {
+        while let Ok(command) = commands.try_recv() {
+            match command {
+                Command::Install(installation) => {
+                    let control = installation.control.clone();
+                    match install(worker, &taps, &installation) {
+                        Ok(installed) => drop(jobs.insert(control.relation, installed)),
+                        Err(error) => control.fail(error.to_string()),
+                    }
+                    control.installed.fetch_add(1, Ordering::AcqRel);
+                    control.clock.notify.notify();
+                }
+                Command::Remove(relation) => {
+                    if let Some(job) = jobs.remove(&relation) {
+                        worker.drop_dataflow(job.dataflow);
+                    }
+                }
+                Command::Stop => {
+                    for (_, job) in jobs.drain() {
+                        worker.drop_dataflow(job.dataflow);
+                    }
+                    return;
+                }
+            }
+        }
+        worker.step_or_park(None);
+        for job in jobs.values_mut() {
+            let target = job.control.target.load(Ordering::Acquire);
+            if target > job.reported && !job.probe.less_than(&driver::time(target + 1, 0)) {
+                job.reported = target;
+                job.control.done.fetch_max(target, Ordering::AcqRel);
+                job.control.clock.notify.notify();
+            }
+        }
+    }
+}
+
+/// Builds a job's dataflow on this worker.
+fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<Installed> {
+    let dataflow = worker.next_dataflow_index();
+    let (index, workers) = (worker.index(), worker.peers());
+    let probe = ProbeHandle::new();
+    let ctx = JobContext {
+        job: job.control.clone(),
+        worker: index,
+        workers,
+        errors: Rc::default(),
+        probe: probe.clone(),
+    };
+    // Every worker must build the same graph, also when a task cannot start: so tasks are opened first.
+    let mut tasks = Vec::new();
+    let mut failed = None;
+    for (node, plan_node) in job.spec.plan.nodes.iter().enumerate() {
+        let mut handles = Vec::new();
+        let task = match &plan_node.operator {
+            AnyOperator::Source(_) | AnyOperator::TableSource(_) | AnyOperator::TapReader(_) => None,
+            AnyOperator::Materialize(_) => None,
+            operator => {
+                let relation = job.spec.relation;
+                let schema = |input: &usize| job.spec.plan.nodes[*input].operator.schema();
+                let inputs = plan_node.inputs.iter().map(schema).collect();
+                let mut tables = 0u8;
+                let mut open_table = |_name: &str| {
+                    let id = TableId::new(relation, node as u32 + 1, tables);
+                    tables += 1;
+                    let (table, handle) = job.store.table(id, index, workers)?;
+                    handles.push(handle);
+                    Ok(table)
+                };
+                let mut context =
+                    TaskContext { worker: index, workers, inputs, functions: &job.functions, open_table: &mut open_table };
+                match operator.start(&mut context) {
+                    Ok(task) => Some(task),
+                    Err(error) => {
+                        failed = Some(error);
+                        Some(Box::new(Nothing) as Box<dyn Task>)
+                    }
+                }
+            }
+        };
+        tasks.push((task, handles));
+    }
+    worker.dataflow_named::<u64, _, _>(&job.spec.name, |scope| {
+        let mut streams = Vec::new();
+        let last = job.spec.plan.nodes.len() - 1;
+        for (node, (plan_node, (task, handles))) in job.spec.plan.nodes.iter().zip(tasks).enumerate() {
+            let operator = &plan_node.operator;
+            let name = operator.name();
+            let root = |schema| {
+                let errors = (job.spec.errors, job.errors.clone());
+                let task =
+                    Root::new(ctx.clone(), taps.clone(), job.spec.relation, job.relation.clone(), errors, schema);
+                Box::new(task) as Box<dyn Task>
+            };
+            let inputs: Vec<_> = plan_node
+                .inputs
+                .iter()
+                .zip(operator.inputs())
+                .map(|(input, exchange)| {
+                    let stream: &timely::dataflow::Stream<'_, u64, crate::dataflow::Parcel> = &streams[*input];
+                    (stream.clone(), exchange)
+                })
+                .collect();
+            let stream = match operator {
+                AnyOperator::Source(source) => {
+                    let leaf =
+                        driver::leaf(scope, name, ctx.clone(), |wake| Box::new(SourceLeaf::new(ctx.clone(), wake)));
+                    debug_assert_eq!(node, last, "a source's job has one node");
+                    let task = root(source.schema.clone());
+                    let inputs = vec![(leaf, crate::operator::Exchange::Same)];
+                    driver::operator(scope, "publish", node, ctx.clone(), inputs, task, handles)
+                }
+                AnyOperator::TableSource(_) => {
+                    driver::leaf(scope, name, ctx.clone(), |_| Box::new(TableLeaf::new(ctx.clone())))
+                }
+                AnyOperator::TapReader(tap) => {
+                    let inbox = Rc::new(RefCell::new(Inbox::new(job.control.clone())));
+                    taps.subscribe(tap.relation, &inbox);
+                    driver::leaf(scope, name, ctx.clone(), |wake| {
+                        Box::new(TapLeaf::new(ctx.clone(), node, tap, inbox, wake))
+                    })
+                }
+                AnyOperator::Materialize(materialize) => {
+                    let task = root(materialize.schema.clone());
+                    driver::operator(scope, name, node, ctx.clone(), inputs, task, handles)
+                }
+                _ if inputs.is_empty() => {
+                    let task = task.expect("started above");
+                    let leaf = Constant { ctx: ctx.clone(), node, task, batches: None };
+                    driver::leaf(scope, name, ctx.clone(), |_| Box::new(leaf))
+                }
+                _ => {
+                    let task = task.expect("started above");
+                    driver::operator(scope, name, node, ctx.clone(), inputs, task, handles)
+                }
+            };
+            streams.push(stream);
+        }
+        streams.pop().expect("a plan has a node").probe_with(&probe);
+    });
+    if let Some(error) = failed {
+        worker.drop_dataflow(dataflow);
+        return Err(error);
+    }
+    Ok(Installed { dataflow, control: job.control.clone(), probe, reported: 0 })
+}
+
+/// Stands in for a task that could not start, so that all workers build the same graph before it is dropped.
+struct Nothing;
+
+impl Task for Nothing {
+    fn apply(&mut self, _: usize, _: &storage::Batch, _: &mut Output) -> Result<crate::operator::Progress> {
+        Ok(crate::operator::Progress::Done)
+    }
+}
+
+/// An operator without input: what it says at the seal of the job's first epoch, on worker 0.
+struct Constant {
+    ctx: JobContext,
+    node: usize,
+    task: Box<dyn Task>,
+    batches: Option<Vec<storage::Batch>>,
+}
+
+impl Leaf for Constant {
+    fn next(&mut self, target: u64, sealed: u64) -> Next {
+        if target <= sealed || self.ctx.worker != 0 {
+            return Next::Nothing;
+        }
+        if self.batches.is_none() {
+            let mut out = Output::default();
+            let resumed = matches!(self.ctx.job.starts.lock().get(&self.node), Some(Start::Resume { .. }));
+            if !resumed {
+                let at = Seal { epoch: storage::Epoch(target), watermark: i64::MIN, checkpoint: false };
+                if let Err(error) = self.task.seal(&at, &mut out) {
+                    return Next::Failed(error.to_string());
+                }
+            }
+            let mut batches = out.take_batches();
+            batches.reverse();
+            self.batches = Some(batches);
+        }
+        match self.batches.as_mut().and_then(Vec::pop) {
+            Some(batch) => Next::Batch(target, batch),
+            None => Next::Nothing,
+        }
+    }
+}
