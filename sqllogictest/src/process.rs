@@ -1,0 +1,231 @@
+//! The server binary as a process of its own, for what a server inside the test cannot show: SIGKILL, start times, signals.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio_postgres::Client;
+
+/// How long a server may take until it answers.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The server binary of this build: `HEADWATER_BIN`, or built beside the tests if need be.
+pub fn binary() -> Result<&'static Path> {
+    static BINARY: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    let found = BINARY.get_or_init(|| locate().map_err(|error| format!("{error:#}")));
+    found.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+fn locate() -> Result<PathBuf> {
+    if let Ok(path) = std::env::var("HEADWATER_BIN") {
+        return Ok(path.into());
+    }
+    // target/<profile>/deps/<test> -> target/<profile>/headwater
+    let test = std::env::current_exe()?;
+    let deps = test.parent().context("the test has no folder")?;
+    let folder = if deps.ends_with("deps") { deps.parent().context("no folder above deps")? } else { deps };
+    // The binary is made current: a stale one would test yesterday's code.
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_string());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--workspace", "--bin", "headwater"]).current_dir(crate::repository());
+    if folder.ends_with("release") {
+        build.arg("--release");
+    }
+    if let Some(target) = folder.parent() {
+        build.env("CARGO_TARGET_DIR", target);
+    }
+    // What cargo sets for a running test would change fingerprints below.
+    for (name, _) in std::env::vars() {
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_BIN_") {
+            build.env_remove(name);
+        }
+    }
+    let status = build.status().context("cannot run cargo")?;
+    if !status.success() {
+        bail!("the server binary does not build");
+    }
+    Ok(folder.join("headwater"))
+}
+
+/// A running server process on a data directory.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    address: SocketAddr,
+    http: SocketAddr,
+    log: PathBuf,
+}
+
+/// How to start one.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// `--data-dir`.
+    pub data_dir: PathBuf,
+    /// `--workers`.
+    pub workers: usize,
+    /// `--listen`; a free port if absent.
+    pub listen: Option<SocketAddr>,
+    /// More arguments.
+    pub arguments: Vec<String>,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Start {
+    /// Two workers on a free port.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Start {
+        Start { data_dir: data_dir.into(), workers: 2, listen: None, arguments: Vec::new(), environment: Vec::new() }
+    }
+
+    /// With an environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Start {
+        self.environment.push((name.to_string(), value.to_string()));
+        self
+    }
+
+    fn command(&self, listen: SocketAddr, http: SocketAddr, log: &Path) -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        let output = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        command
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .args(["--listen", &listen.to_string(), "--http-listen", &http.to_string()])
+            .args(["--workers", &self.workers.to_string()])
+            .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        Ok(command)
+    }
+
+    /// Starts the server and waits until it answers.
+    pub async fn start(&self) -> Result<Process> {
+        let listen = self.listen.unwrap_or(free_address()?);
+        let http = free_address()?;
+        let log = self.data_dir.with_extension("log");
+        let child = self.command(listen, http, &log)?.spawn().context("cannot start the server")?;
+        let mut process = Process { child, address: listen, http, log };
+        let started = Instant::now();
+        loop {
+            if let Some(status) = process.child.try_wait()? {
+                bail!("the server stopped with {status}:\n{}", process.log_tail());
+            }
+            if let Ok(client) = process.connect().await
+                && client.simple_query("SELECT 1").await.is_ok()
+            {
+                return Ok(process);
+            }
+            if started.elapsed() > START_TIMEOUT {
+                bail!("the server does not answer:\n{}", process.log_tail());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Starts a server that must refuse, and gives what it said.
+    pub async fn refused(&self) -> Result<String> {
+        let listen = self.listen.unwrap_or(free_address()?);
+        let log = self.data_dir.with_extension("refused.log");
+        let mut child = self.command(listen, free_address()?, &log)?.spawn().context("cannot start the server")?;
+        let started = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                if status.success() {
+                    bail!("the server stopped without an error");
+                }
+                return Ok(std::fs::read_to_string(&log)?);
+            }
+            if started.elapsed() > START_TIMEOUT {
+                child.kill()?;
+                child.wait()?;
+                bail!("the server did not refuse:\n{}", std::fs::read_to_string(&log)?);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Process {
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where `/metrics` is.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Connects as `root` to `dev`.
+    pub async fn connect(&self) -> Result<Client> {
+        crate::target::connect(self.address, "root", "dev").await
+    }
+
+    /// The end of what the server logged.
+    pub fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn stop(mut self) -> Result<()> {
+        Command::new("kill").arg(self.child.id().to_string()).status()?;
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                if !status.success() {
+                    bail!("the server stopped with {status}:\n{}", self.log_tail());
+                }
+                return Ok(());
+            }
+            if started.elapsed() > START_TIMEOUT {
+                bail!("the server does not stop:\n{}", self.log_tail());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Memory that the process holds, in bytes.
+    pub fn memory_bytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+        let kilobytes: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+        Ok(kilobytes * 1024)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.is_running() {
+            let _ = self.kill();
+        }
+    }
+}
+
+/// A port of the loopback interface that is free now.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
