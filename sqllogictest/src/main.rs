@@ -32,7 +32,9 @@ fn main() -> Result<ExitCode> {
     let files: Vec<PathBuf> =
         paths.iter().flat_map(|path| if path.is_dir() { slt::suites(path) } else { vec![path.clone()] }).collect();
     if files.is_empty() || modes.is_empty() {
-        bail!("usage: slt [--against postgres|ADDRESS] [--complete] [--mode one_worker|two_workers|crash] FILE or FOLDER ...");
+        bail!(
+            "usage: slt [--against postgres|ADDRESS] [--complete] [--mode one_worker|two_workers|crash] FILE or FOLDER ..."
+        );
     }
     let mut n_failed = 0;
     for file in &files {

@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn draws_a_table_like_psql() {
-        let table = table(&["a".into(), "name".into()], &[vec!["1".into(), "x".into()], vec!["20".into(), "yy".into()]]);
+        let table =
+            table(&["a".into(), "name".into()], &[vec!["1".into(), "x".into()], vec!["20".into(), "yy".into()]]);
         assert_eq!(table, [" a  | name", "----+------", "  1 | x", " 20 | yy", "(2 rows)"]);
     }
 }

@@ -170,9 +170,9 @@ fn parse_until(lines: &[&str], at: &mut usize, end: Option<&str>) -> Result<Vec<
             }
             "query" => parse_query(&words[1..], lines, at).with_context(|| format!("line {line}"))?,
             "flush" => Step::Flush,
-            "restart" => Step::Restart(
-                words.get(1).and_then(|word| word.strip_prefix("workers=")).map(str::parse).transpose()?,
-            ),
+            "restart" => {
+                Step::Restart(words.get(1).and_then(|word| word.strip_prefix("workers=")).map(str::parse).transpose()?)
+            }
             "crash" => Step::Crash,
             "connection" => Step::Connection(words.get(1).context("connection needs a name")?.to_string()),
             "views" => Step::Views(words.get(1) == Some(&"on")),
@@ -287,11 +287,16 @@ mod tests {
         let records = parse(text).unwrap();
         assert_eq!(records.len(), 4);
         assert_eq!(records[0].only, ["headwater"]);
-        let Step::Statement { expect: Expect::Error { code, position, message }, .. } = &records[0].step else { panic!() };
+        let Step::Statement { expect: Expect::Error { code, position, message }, .. } = &records[0].step else {
+            panic!()
+        };
         assert_eq!((code.as_deref(), *position), (Some("42703"), Some(8)));
         assert_eq!(message.as_deref(), Some("column \"b\" does not exist"));
         let Step::Query { sql, expected, lines, header, .. } = &records[1].step else { panic!() };
-        assert_eq!((sql.as_str(), expected.as_slice(), *lines, *header), ("SELECT 1,\n  'x'", &["1|x".to_string()][..], (10, 11), true));
+        assert_eq!(
+            (sql.as_str(), expected.as_slice(), *lines, *header),
+            ("SELECT 1,\n  'x'", &["1|x".to_string()][..], (10, 11), true)
+        );
         let Step::Loop { body, range, .. } = &records[3].step else { panic!() };
         assert_eq!((body.len(), *range), (1, (0, 2)));
     }

@@ -1,4 +1,4 @@
-//! Every suite in every mode is a test of its own; the `compat` suites also run on a real Postgres.
+//! Every suite in every mode is a test of its own; the `compat` suites and those of `stream` also run on a real Postgres.
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use slt::run::{run_file, run_file_on_postgres, suite_name};
@@ -15,7 +15,7 @@ fn main() {
             let path = path.clone();
             trials.push(Trial::test(format!("{name}::{}", mode.name()), move || fail(run_file(&path, mode))));
         }
-        if name.starts_with("compat/") {
+        if name.starts_with("compat/") || name.starts_with("stream/") {
             trials.push(Trial::test(format!("{name}::postgres"), move || {
                 fail(slt::services::postgres().and_then(|address| run_file_on_postgres(&path, address)))
             }));
