@@ -1,3 +1,4 @@
 //! SQL text to a bound statement to a logical plan to operators: the only crate that plans with DataFusion.
 
 pub mod batch;
+pub mod types;
