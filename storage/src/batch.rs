@@ -248,7 +248,7 @@ impl Batch {
     /// About how many bytes of memory the rows hold on to. A string view counts as its own bytes, not as the buffer
     /// that it shares with others.
     pub fn bytes(&self) -> usize {
-        let columns: usize = self.data.columns().iter().map(|c| array_bytes(c)).sum();
+        let columns: usize = self.data.columns().iter().map(array_bytes).sum();
         columns + self.diffs.as_ref().map_or(0, |d| d.len() * 8)
     }
 }

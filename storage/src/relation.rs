@@ -89,6 +89,12 @@ pub struct Relation {
     merging: Mutex<()>,
 }
 
+impl std::fmt::Debug for Relation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Relation({} as of {})", self.shape.spec.id.0, self.newest())
+    }
+}
+
 struct State {
     /// What is durable, oldest first; never empty.
     bases: Vec<Base>,
@@ -152,13 +158,19 @@ impl Relation {
     ///
     /// # Errors
     /// `Unsupported` for a column of a type that no SQL type has.
+    ///
+    /// # Panics
+    /// If the epoch is complete already: the changes would be lost.
     pub fn publish(&self, _worker: usize, epoch: Epoch, delta: &Batch) -> Result<()> {
         if delta.num_rows() == 0 {
             return Ok(());
         }
         let run = self.shape.run_of(delta)?;
         if !run.is_empty() {
-            self.state.lock().open.entry(epoch).or_default().push(run);
+            let mut state = self.state.lock();
+            let (id, newest) = (self.shape.spec.id.0, state.newest);
+            assert!(epoch > newest, "relation {id} gets changes of epoch {epoch} but is complete up to {newest}");
+            state.open.entry(epoch).or_default().push(run);
         }
         Ok(())
     }
@@ -219,6 +231,8 @@ impl Relation {
         let (base, runs) = {
             let mut state = self.state.lock();
             state.seal(&self.shape, up_to);
+            // Cuts before this one were for checkpoints that did not come about.
+            state.cuts = state.cuts.split_off(&up_to);
             state.cuts.insert(up_to);
             let base = state.bases[state.bases.len() - 1].clone();
             let runs = state.between(base.epoch, up_to).unwrap_or_else(|| {
@@ -242,10 +256,11 @@ impl Relation {
         let mut state = self.state.lock();
         state.cuts = state.cuts.split_off(&up_to.next());
         state.newest = state.newest.max(up_to);
-        if state.bases[state.bases.len() - 1].epoch == up_to {
+        let epoch = up_to.max(state.bases[state.bases.len() - 1].epoch);
+        if state.bases[state.bases.len() - 1].epoch == epoch {
             state.bases.pop();
         }
-        state.bases.push(Base { epoch: up_to, rows, snapshot });
+        state.bases.push(Base { epoch, rows, snapshot });
         state.forget();
     }
 
@@ -565,6 +580,12 @@ pub struct RelationSnapshot {
     runs: Arc<[Arc<Run>]>,
     epoch: Epoch,
     rows: u64,
+}
+
+impl std::fmt::Debug for RelationSnapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RelationSnapshot({} as of {}, {} runs)", self.shape.spec.id.0, self.epoch, self.runs.len())
+    }
 }
 
 /// Batches of a scan.

@@ -201,6 +201,24 @@ impl Merge {
     /// Goes to the next key. `false` at the end. A cursor may hand out the same key several times in a row: each is a
     /// step of its own.
     pub fn next(&mut self) -> Result<bool> {
+        // Mostly one cursor stays ahead of the others for a while.
+        if let [cursor] = self.group[..] {
+            let only = &mut self.cursors[cursor as usize];
+            only.at += 1;
+            if only.at == only.end {
+                only.fill()?;
+            }
+            if !only.is_done() {
+                let skip = self.skip;
+                let next = self.heap.first().map(|next| &self.cursors[*next as usize].key()[skip..]);
+                if next.is_none_or(|next| &self.cursors[cursor as usize].key()[skip..] < next) {
+                    return Ok(true);
+                }
+                self.heap.push(cursor);
+                self.sift_up(self.heap.len() - 1);
+            }
+            self.group.clear();
+        }
         for i in 0..self.group.len() {
             let cursor = self.group[i];
             self.cursors[cursor as usize].at += 1;

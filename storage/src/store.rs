@@ -14,7 +14,7 @@
 //!              'd' relation u32   -> ()                     dropped, its tables are still to be removed
 //!              'e'                -> epoch u64 LE           the marker: the epoch of the last checkpoint
 //!              'm' key            -> value                  the catalog, source offsets, whatever the engine keeps
-//!              'r' relation u32   -> rows i64 LE            how many rows the relation has
+//!              'r' relation u32   -> epoch u64 LE, rows i64 LE  what its rows are as of, and how many there are
 //! ```
 //!
 //! The table comes first so that a table is one range: one seek to read it, one range delete to drop it
@@ -93,6 +93,12 @@ impl StoreOptions {
             sync: false,
             ..StoreOptions::default()
         }
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({} as of {})", self.dir.display(), self.last_checkpoint())
     }
 }
 
@@ -204,12 +210,18 @@ impl Store {
         }
         // The snapshot and the epoch must be of the same checkpoint.
         let _writer = self.writer.lock();
-        let rows = match self.db.get(META, 0, &rows_key(spec.id)[1..])? {
-            Some(bytes) => read_u64(&bytes, "the number of rows of a relation")? as i64,
-            None => 0,
+        let (epoch, rows) = match self.db.get(META, 0, &rows_key(spec.id)[1..])? {
+            Some(bytes) => {
+                let (epoch, rows) = bytes.split_at(bytes.len().min(8));
+                (
+                    read_u64(epoch, "the epoch of a relation")?,
+                    read_u64(rows, "the number of rows of a relation")? as i64,
+                )
+            }
+            None => (0, 0),
         };
         let id = spec.id;
-        let relation = Arc::new(Relation::new(spec, Snapshot::new(self.db.clone()), self.last_checkpoint(), rows));
+        let relation = Arc::new(Relation::new(spec, Snapshot::new(self.db.clone()), Epoch(epoch), rows));
         relations.insert(id, Arc::downgrade(&relation));
         Ok(relation)
     }
@@ -258,7 +270,8 @@ impl Store {
         for (relation, up_to) in &relations {
             let (run, rows) = relation.take_dirty(*up_to)?;
             if let Some(run) = run {
-                head.insert(rows_key(relation.id()), Some(rows.to_le_bytes().to_vec()));
+                let value = [up_to.0.to_le_bytes(), rows.to_le_bytes()].concat();
+                head.insert(rows_key(relation.id()), Some(value));
                 runs.push(run);
             }
             counts.push(rows);
@@ -440,11 +453,17 @@ impl Store {
     }
 }
 
+/// Takes changes: key, and value or `None` for a delete.
+type VisitChange<'a> = dyn FnMut(&[u8], Option<&[u8]>) -> Result<()> + 'a;
+
+/// Takes rows, key and value, and says whether to go on.
+pub(crate) type VisitRow<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool> + 'a;
+
 /// Hands every change of a checkpoint to `f` in key order: key in the database, value or `None` for a delete.
 fn for_each_change(
     head: &BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     runs: &[DirtyRun],
-    f: &mut dyn FnMut(&[u8], Option<&[u8]>) -> Result<()>,
+    f: &mut VisitChange<'_>,
 ) -> Result<()> {
     let mut key = Vec::new();
     for (suffix, value) in head {
@@ -604,13 +623,7 @@ impl Db {
     }
 
     /// Hands the rows of a range of a table to `f`, keys with their vnode and without their table, until it says no.
-    pub fn scan(
-        &self,
-        table: TableId,
-        from: &[u8],
-        to: Option<&[u8]>,
-        f: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>,
-    ) -> Result<()> {
+    pub fn scan(&self, table: TableId, from: &[u8], to: Option<&[u8]>, f: &mut VisitRow<'_>) -> Result<()> {
         let options = range_options(table, to);
         let mut rows = self.db.raw_iterator_opt(options);
         rows.seek(full_key(table, from));
@@ -734,7 +747,18 @@ fn lock(dir: &Path) -> Result<File> {
         .truncate(false)
         .open(&path)
         .map_err(|e| io_error("open", &path, &e))?;
-    match file.try_lock() {
+    // A server that is just going away, or a process that it is just starting, may hold the lock for a moment longer.
+    let mut attempts = 10;
+    let locked = loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if attempts > 0 => {
+                attempts -= 1;
+                std::thread::sleep(Duration::from_millis(25));
+            }
+            other => break other,
+        }
+    };
+    match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();

@@ -80,6 +80,9 @@ impl DirtyRun {
     }
 }
 
+/// Takes the rows of a scan: vnode, key, value.
+pub type Visit<'a> = dyn FnMut(u8, &[u8], &[u8]) -> Result<()> + 'a;
+
 /// A durable ordered map `vnode | key -> value`. Writes are buffered until a checkpoint takes them.
 pub struct StateTable {
     db: Arc<Db>,
@@ -197,7 +200,7 @@ impl StateTable {
     }
 
     /// Hands all rows of this worker to `f`, in the order of vnode and key.
-    pub fn scan(&self, f: &mut dyn FnMut(u8, &[u8], &[u8]) -> Result<()>) -> Result<()> {
+    pub fn scan(&self, f: &mut Visit<'_>) -> Result<()> {
         if self.vnodes.is_empty() {
             return Ok(());
         }
@@ -205,12 +208,7 @@ impl StateTable {
         self.scan_range(&[self.vnodes.start as u8], to.as_ref().map(|t| t.as_slice()), f)
     }
 
-    fn scan_range(
-        &self,
-        from: &[u8],
-        to: Option<&[u8]>,
-        f: &mut dyn FnMut(u8, &[u8], &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    fn scan_range(&self, from: &[u8], to: Option<&[u8]>, f: &mut Visit<'_>) -> Result<()> {
         // What is not durable yet lies over what is.
         let overlay = self.dirty.lock().range(from, to);
         let mut overlay = overlay.iter().peekable();

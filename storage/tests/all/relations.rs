@@ -387,3 +387,42 @@ fn counts_equal_rows_and_hands_each_out() {
     assert_eq!(sizes, [8192, 8192, 3617]);
     assert_eq!(snapshot.rows_estimate(), 20_001);
 }
+
+#[test]
+fn a_new_relation_is_empty_as_of_every_epoch_before_its_first_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = simple(dir.path(), true);
+    at.store.checkpoint(Checkpoint { epoch: Epoch(50), ..Default::default() }).unwrap();
+    let mut spec = at.relation.spec().clone();
+    spec.id = RelationId(10);
+    let late = at.store.relation(spec.clone()).unwrap();
+    // A view that is created while nothing happens is filled as of the last epoch there is.
+    late.publish(0, Epoch(50), &batch(&[(row(1, 1), 1)])).unwrap();
+    late.advance(Epoch(50));
+    assert_eq!(rows_of(late.snapshot(Epoch(50)).unwrap().scan(None, 0..256)), [row(1, 1)]);
+    assert_eq!(late.snapshot(Epoch(49)).unwrap().rows_estimate(), 0);
+    // A slow job's relation is durable as of an epoch before the checkpoint's.
+    late.publish(0, Epoch(52), &batch(&[(row(2, 2), 1)])).unwrap();
+    late.advance(Epoch(52));
+    let relations = vec![(late.clone(), Epoch(51))];
+    at.store.checkpoint(Checkpoint { epoch: Epoch(60), relations, ..Default::default() }).unwrap();
+    drop((at, late));
+    let store = open(dir.path(), 12);
+    let late = store.relation(spec).unwrap();
+    assert_eq!((store.last_checkpoint(), late.newest()), (Epoch(60), Epoch(51)));
+    late.publish(0, Epoch(52), &batch(&[(row(2, 2), 1)])).unwrap();
+    late.advance(Epoch(60));
+    assert_eq!(
+        rows_of(late.snapshot(Epoch(60)).unwrap().scan_range(Bound::Unbounded, Bound::Unbounded, None)),
+        [row(1, 1), row(2, 2)]
+    );
+}
+
+#[test]
+#[should_panic(expected = "relation 9 gets changes of epoch 3 but is complete up to 3")]
+fn changes_of_a_complete_epoch_are_a_bug() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = simple(dir.path(), true);
+    at.relation.advance(Epoch(3));
+    at.relation.publish(0, Epoch(3), &batch(&[(row(1, 1), 1)])).unwrap();
+}
