@@ -1,0 +1,149 @@
+//! Joins: equalities become key columns, the rest a condition on the pairs.
+
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, Schema};
+use datafusion::common::{JoinType, NullEquality};
+use datafusion::logical_expr::utils::{conjunction, split_conjunction};
+use datafusion::logical_expr::{Expr as DfExpr, Join, LogicalPlan, Operator};
+use streaming::expr::Expr;
+use streaming::operators::HashJoin;
+use streaming::operators::hash_join::JoinKind;
+
+use super::{Lowering, Node, expr, field, unsupported};
+use crate::error::Result;
+
+/// An equality between a side and the other, and whether NULL equals NULL.
+type Pair<'a> = (&'a DfExpr, &'a DfExpr, bool);
+
+impl Lowering {
+    pub(super) fn join(&mut self, join: &Join) -> Result<Node> {
+        let null_equal = join.null_equality == NullEquality::NullEqualsNull;
+        let mut pairs: Vec<Pair> = join.on.iter().map(|(l, r)| (l, r, null_equal)).collect();
+        let terms = join.filter.iter().flat_map(split_conjunction);
+        let (found, rest): (Vec<_>, Vec<_>) =
+            terms.map(|t| (null_safe_pair(t, &join.left, &join.right), t)).partition(|(pair, _)| pair.is_some());
+        pairs.extend(found.into_iter().filter_map(|(pair, _)| pair));
+        let rest = conjunction(rest.into_iter().map(|(_, term)| term.clone()));
+
+        let (kind, swapped) = match join.join_type {
+            JoinType::LeftAnti if join.null_aware => (JoinKind::NullAwareAnti, false),
+            JoinType::Inner => (JoinKind::Inner, false),
+            JoinType::Left => (JoinKind::Left, false),
+            JoinType::LeftSemi => (JoinKind::Semi, false),
+            JoinType::LeftAnti => (JoinKind::Anti, false),
+            JoinType::LeftMark => (JoinKind::Mark, false),
+            JoinType::RightSemi => (JoinKind::Semi, true),
+            JoinType::RightAnti => (JoinKind::Anti, true),
+            JoinType::RightMark => (JoinKind::Mark, true),
+            // Without keys the right side goes to every worker: the side whose rows are all kept has to be the left.
+            JoinType::Right if pairs.is_empty() => (JoinKind::Left, true),
+            JoinType::Right => (JoinKind::Right, false),
+            JoinType::Full if pairs.is_empty() => {
+                return Err(unsupported("FULL JOIN without an equality between the two sides"));
+            }
+            JoinType::Full => (JoinKind::Full, false),
+        };
+        if kind == JoinKind::NullAwareAnti && (pairs.len() != 1 || rest.is_some()) {
+            return Err(unsupported("NOT IN with a correlated subquery over columns that can be NULL")
+                .with_hint("Use NOT EXISTS, or exclude NULL on both sides."));
+        }
+
+        let (first, second) = if swapped { (&join.right, &join.left) } else { (&join.left, &join.right) };
+        if swapped {
+            pairs = pairs.into_iter().map(|(l, r, null_equal)| (r, l, null_equal)).collect();
+        }
+        let left_keys: Vec<&DfExpr> = pairs.iter().map(|p| p.0).collect();
+        let right_keys: Vec<&DfExpr> = pairs.iter().map(|p| p.1).collect();
+        let (left, left_keys) = self.side(first, &left_keys)?;
+        let (right, right_keys) = self.side(second, &right_keys)?;
+
+        // A condition sees the logical columns; behind each side's may stand key columns that were computed here.
+        let (n_first, n_second) = (first.schema().fields().len(), second.schema().fields().len());
+        let place = |column: usize| if column < n_first { column } else { left.width() + column - n_first };
+        let condition = rest
+            .map(|condition| {
+                let pair = first.schema().join(second.schema())?;
+                Ok::<_, crate::error::Error>(expr::lower(&condition, &pair)?.map_columns(&place))
+            })
+            .transpose()?;
+
+        let mut fields: Vec<Arc<Field>> = left.schema.fields().to_vec();
+        let outputs: Vec<usize> = match kind {
+            JoinKind::Semi | JoinKind::Anti | JoinKind::NullAwareAnti => (0..n_first).collect(),
+            JoinKind::Mark => {
+                fields.push(Arc::new(field("mark", DataType::Boolean)));
+                (0..n_first).chain([left.width()]).collect()
+            }
+            _ => {
+                fields.extend(right.schema.fields().iter().cloned());
+                let all: Vec<usize> = (0..n_first + n_second).map(place).collect();
+                // Back to the order of the logical node.
+                if swapped { [&all[n_first..], &all[..n_first]].concat() } else { all }
+            }
+        };
+        let keeps = match kind {
+            JoinKind::Inner | JoinKind::Semi => left.append_only && right.append_only,
+            _ => false,
+        };
+        let operator = HashJoin {
+            kind,
+            keys: [left_keys, right_keys],
+            null_equal: pairs.iter().map(|p| p.2).collect(),
+            condition,
+            append_only: [left.append_only, right.append_only],
+            schema: Arc::new(Schema::new(fields)),
+        };
+        let joined = self.add(operator, &[left.index, right.index], keeps);
+        if outputs.iter().copied().eq(0..joined.width()) || outputs.is_empty() {
+            return Ok(joined);
+        }
+        Ok(self.pick(&joined, &outputs, None))
+    }
+
+    /// One side, with the keys that are not columns computed behind its columns, and where the keys stand.
+    fn side(&mut self, plan: &LogicalPlan, keys: &[&DfExpr]) -> Result<(Node, Vec<usize>)> {
+        let node = self.lower(plan)?;
+        let n = plan.schema().fields().len();
+        let mut exprs: Vec<Expr> = (0..n).map(Expr::Column).collect();
+        let mut fields: Vec<Field> = node.schema.fields().iter().take(n).map(|f| f.as_ref().clone()).collect();
+        let mut columns = Vec::with_capacity(keys.len());
+        for key in keys {
+            let lowered = expr::lower(key, plan.schema())?;
+            let known = exprs.iter().position(|e| *e == lowered);
+            columns.push(match known {
+                Some(column) => column,
+                None => {
+                    let data_type = datafusion::logical_expr::ExprSchemable::get_type(*key, plan.schema())?;
+                    fields.push(field(&expr::label(key), data_type));
+                    exprs.push(lowered);
+                    exprs.len() - 1
+                }
+            });
+        }
+        if exprs.len() == n {
+            return Ok((node, columns));
+        }
+        Ok((self.project(&node, exprs, Arc::new(Schema::new(fields))), columns))
+    }
+}
+
+/// `l IS NOT DISTINCT FROM r`, l over the left columns and r over the right ones, or the other way round.
+fn null_safe_pair<'a>(term: &'a DfExpr, left: &LogicalPlan, right: &LogicalPlan) -> Option<Pair<'a>> {
+    let DfExpr::BinaryExpr(binary) = term else { return None };
+    if binary.op != Operator::IsNotDistinctFrom {
+        return None;
+    }
+    let over = |e: &DfExpr, plan: &LogicalPlan| {
+        let columns = e.column_refs();
+        !columns.is_empty() && columns.iter().all(|c| plan.schema().has_column(c))
+    };
+    let (l, r) = (binary.left.as_ref(), binary.right.as_ref());
+    if over(l, left) && over(r, right) {
+        Some((l, r, true))
+    } else if over(r, left) && over(l, right) {
+        Some((r, l, true))
+    } else {
+        None
+    }
+}

@@ -1,0 +1,220 @@
+//! The plan nodes that DataFusion does not have: a tumbling window, a scalar subquery's single row, a top-n.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use datafusion::common::{Column, DFSchema, DFSchemaRef, ExprSchema, Result as DfResult};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, SortExpr, UserDefinedLogicalNodeCore};
+use streaming::operators::top_n::RankKind;
+
+/// `TUMBLE(input, time, size)`: the input's columns and the start and the end of the window that `time` falls into.
+/// Rows without a time are dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tumble {
+    /// The rows.
+    pub input: LogicalPlan,
+    /// The column with the event time: timestamp or timestamptz.
+    pub time: Column,
+    /// Length of a window in microseconds; positive.
+    pub size_us: i64,
+    /// Shift of the window starts against 1970-01-01 in microseconds.
+    pub offset_us: i64,
+    schema: DFSchemaRef,
+}
+
+impl Tumble {
+    /// The window table function as a plan. `names` are the unique names of the two new columns.
+    pub fn plan(
+        input: LogicalPlan,
+        time: Column,
+        size_us: i64,
+        offset_us: i64,
+        names: [&str; 2],
+    ) -> DfResult<LogicalPlan> {
+        let time_field = input.schema().field_from_column(&time)?;
+        let added = names.map(|name| (None, Arc::new(time_field.as_ref().clone().with_name(name).with_nullable(true))));
+        let fields = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).chain(added).collect();
+        let schema = Arc::new(DFSchema::new_with_metadata(fields, Default::default())?);
+        Ok(extension(Tumble { input, time, size_us, offset_us, schema }))
+    }
+}
+
+impl UserDefinedLogicalNodeCore for Tumble {
+    fn name(&self) -> &str {
+        "Tumble"
+    }
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+    fn expressions(&self) -> Vec<Expr> {
+        vec![Expr::Column(self.time.clone())]
+    }
+    fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
+        last_names(&self.schema, 2)
+    }
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Tumble: {} size {} us", self.time, self.size_us)
+    }
+    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> DfResult<Self> {
+        let Some(Expr::Column(time)) = exprs.into_iter().next() else {
+            return datafusion::common::internal_err!("the time of a window is a column");
+        };
+        let n = self.schema.fields().len();
+        let names = [self.schema.field(n - 2).name().as_str(), self.schema.field(n - 1).name().as_str()];
+        let plan = Tumble::plan(inputs.swap_remove(0), time, self.size_us, self.offset_us, names)?;
+        node_of::<Tumble>(&plan).cloned().ok_or_else(|| unreachable!())
+    }
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        let n = self.input.schema().fields().len();
+        Some(vec![output_columns.iter().copied().filter(|&i| i < n).collect()])
+    }
+}
+
+/// A scalar subquery's rows: exactly one row comes out of at most one; several are error 21000.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SingleRow {
+    /// The subquery.
+    pub input: LogicalPlan,
+}
+
+impl SingleRow {
+    /// The node as a plan.
+    pub fn plan(input: LogicalPlan) -> LogicalPlan {
+        extension(SingleRow { input })
+    }
+}
+
+impl UserDefinedLogicalNodeCore for SingleRow {
+    fn name(&self) -> &str {
+        "SingleRow"
+    }
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+    fn schema(&self) -> &DFSchemaRef {
+        self.input.schema()
+    }
+    fn expressions(&self) -> Vec<Expr> {
+        vec![]
+    }
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "SingleRow")
+    }
+    fn with_exprs_and_inputs(&self, _exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> DfResult<Self> {
+        Ok(SingleRow { input: inputs.swap_remove(0) })
+    }
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        Some(vec![output_columns.to_vec()])
+    }
+}
+
+/// The rows of each partition whose rank is in a range, and their rank behind the input's columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopN {
+    /// The rows.
+    pub input: LogicalPlan,
+    /// The partition; empty for one.
+    pub partition: Vec<Expr>,
+    /// The order within a partition.
+    pub order: Vec<SortExpr>,
+    /// Which rank is compared.
+    pub kind: RankKind,
+    /// Rows skipped.
+    pub offset: u64,
+    /// Rows kept behind them.
+    pub limit: Option<u64>,
+    /// The rank's column, as the window function that it came from called and typed it.
+    rank: datafusion::arrow::datatypes::FieldRef,
+    schema: DFSchemaRef,
+}
+
+impl TopN {
+    /// The node as a plan.
+    #[allow(clippy::too_many_arguments)]
+    pub fn plan(
+        input: LogicalPlan,
+        partition: Vec<Expr>,
+        order: Vec<SortExpr>,
+        kind: RankKind,
+        offset: u64,
+        limit: Option<u64>,
+        rank: datafusion::arrow::datatypes::FieldRef,
+    ) -> DfResult<LogicalPlan> {
+        let fields = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).chain([(None, rank.clone())]);
+        let schema = Arc::new(DFSchema::new_with_metadata(fields.collect(), Default::default())?);
+        Ok(extension(TopN { input, partition, order, kind, offset, limit, rank, schema }))
+    }
+}
+
+impl UserDefinedLogicalNodeCore for TopN {
+    fn name(&self) -> &str {
+        "TopN"
+    }
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+    fn expressions(&self) -> Vec<Expr> {
+        self.partition.iter().cloned().chain(self.order.iter().map(|s| s.expr.clone())).collect()
+    }
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "TopN: {:?} limit {:?} offset {}", self.kind, self.limit, self.offset)
+    }
+    fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> DfResult<Self> {
+        let order = exprs.split_off(self.partition.len());
+        let order = order.into_iter().zip(&self.order).map(|(e, s)| SortExpr::new(e, s.asc, s.nulls_first)).collect();
+        let input = inputs.swap_remove(0);
+        let plan = TopN::plan(input, exprs, order, self.kind, self.offset, self.limit, self.rank.clone())?;
+        node_of::<TopN>(&plan).cloned().ok_or_else(|| unreachable!())
+    }
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        let n = self.input.schema().fields().len();
+        Some(vec![output_columns.iter().copied().filter(|&i| i < n).collect()])
+    }
+}
+
+fn extension<N: UserDefinedLogicalNodeCore>(node: N) -> LogicalPlan {
+    LogicalPlan::Extension(Extension { node: Arc::new(node) })
+}
+
+/// The node of type `N` that `plan` is, if it is one.
+pub fn node_of<N: 'static>(plan: &LogicalPlan) -> Option<&N> {
+    let LogicalPlan::Extension(extension) = plan else { return None };
+    extension.node.as_any().downcast_ref::<N>()
+}
+
+fn last_names(schema: &DFSchema, n: usize) -> HashSet<String> {
+    let fields = schema.fields();
+    fields[fields.len() - n..].iter().map(|f| f.name().clone()).collect()
+}
+
+impl Hash for TopN {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.input, &self.partition, &self.order, self.offset, self.limit).hash(state);
+    }
+}
+
+// Nodes have no order among each other; DataFusion asks for one.
+impl PartialOrd for Tumble {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        self.input.partial_cmp(&other.input)
+    }
+}
+impl PartialOrd for SingleRow {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        self.input.partial_cmp(&other.input)
+    }
+}
+impl PartialOrd for TopN {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        self.input.partial_cmp(&other.input)
+    }
+}

@@ -1,0 +1,138 @@
+//! Which rewrites a bound plan goes through: a chosen list of DataFusion's, and ours, one per file.
+//!
+//! Left out of DataFusion's list on purpose: `simplify_expressions` (folds stable functions and wraps on overflow; ours
+//! is `fold`), `push_down_limit` for streams (which rows a limit keeps would depend on their arrival),
+//! `propagate_empty_relation` and `eliminate_group_by_constant` (fold a stream away), `eliminate_join` (trusts keys).
+
+pub mod correlated;
+pub mod distinct_on;
+pub mod fold;
+pub mod keys;
+pub mod scalar_subquery;
+pub mod subquery_value;
+pub mod top_n;
+
+use std::sync::Arc;
+
+use datafusion::common::Result as DfResult;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
+use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
+use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
+use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
+use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
+use datafusion::optimizer::eliminate_filter::EliminateFilter;
+use datafusion::optimizer::eliminate_outer_join::EliminateOuterJoin;
+use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
+use datafusion::optimizer::push_down_filter::PushDownFilter;
+use datafusion::optimizer::push_down_limit::PushDownLimit;
+use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
+use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
+use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
+
+use crate::error::{Error, Result};
+
+type Rule = Arc<dyn OptimizerRule + Send + Sync>;
+
+/// A plan for streams: subqueries are joins, uncorrelated scalar subqueries single rows, top-n patterns top-n nodes.
+/// The columns that identify a row stand behind the output's own; see [`keys`].
+pub fn optimize_stream(plan: LogicalPlan) -> Result<(LogicalPlan, Option<keys::Key>)> {
+    let plan = unnest(plan)?;
+    let plan = scalar_subquery::uncorrelated_to_single_row(plan)?;
+    let plan = run(plan, vec![Arc::new(ReplaceDistinctWithAggregate::new()), Arc::new(PushDownFilter::new())])?;
+    let plan = top_n::recognise(plan)?;
+    let (plan, key) = keys::with_keys(plan)?;
+    let mut rules = tidy_rules();
+    rules.push(Arc::new(PushDownFilter::new()));
+    rules.push(Arc::new(CommonSubexprEliminate::new()));
+    rules.push(Arc::new(OptimizeProjections::new()));
+    let plan = run(plan, rules)?;
+    refuse_subqueries(&plan)?;
+    Ok((plan, key))
+}
+
+/// A plan for reads. Uncorrelated scalar subqueries stay: DataFusion runs each once.
+pub fn optimize_batch(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let plan = unnest(plan)?;
+    let mut rules: Vec<Rule> = vec![Arc::new(ReplaceDistinctWithAggregate::new())];
+    rules.extend(tidy_rules());
+    // Filters cannot be pushed past limits: limits go first.
+    rules.push(Arc::new(PushDownLimit::new()));
+    rules.push(Arc::new(PushDownFilter::new()));
+    rules.push(Arc::new(CommonSubexprEliminate::new()));
+    rules.push(Arc::new(OptimizeProjections::new()));
+    run(plan, rules)
+}
+
+/// Constants folded, DISTINCT ON a ranking, correlated subqueries joins.
+fn unnest(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let plan = fold::fold(plan)?;
+    let plan = distinct_on::to_ranking(plan)?;
+    if !has_subqueries(&plan) {
+        return Ok(plan);
+    }
+    let plan = run(plan, vec![Arc::new(RewriteSetComparison::new())])?;
+    let plan = subquery_value::to_counts(plan)?;
+    let plan = correlated::prepare(plan)?;
+    run(
+        plan,
+        vec![
+            Arc::new(DecorrelatePredicateSubquery::new()),
+            Arc::new(ScalarSubqueryToJoin::new()),
+            Arc::new(DecorrelateLateralJoin::new()),
+        ],
+    )
+}
+
+fn tidy_rules() -> Vec<Rule> {
+    vec![
+        Arc::new(ExtractEquijoinPredicate::new()),
+        Arc::new(EliminateDuplicatedExpr::new()),
+        Arc::new(EliminateFilter::new()),
+        Arc::new(EliminateCrossJoin::new()),
+        Arc::new(EliminateOuterJoin::new()),
+    ]
+}
+
+fn run(plan: LogicalPlan, rules: Vec<Rule>) -> Result<LogicalPlan> {
+    let context = OptimizerContext::new().with_skip_failing_rules(false).with_max_passes(4);
+    Ok(Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})?)
+}
+
+/// Whether any expression of the plan holds a subquery.
+fn has_subqueries(plan: &LogicalPlan) -> bool {
+    let mut found = false;
+    let _ = plan.apply(|node| {
+        node.apply_expressions(|e| {
+            found |= e.exists(|e| Ok(is_subquery(e)))?;
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        found |= matches!(node, LogicalPlan::Subquery(_));
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    found
+}
+
+fn is_subquery(expr: &Expr) -> bool {
+    matches!(expr, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_))
+}
+
+/// What could not be unnested is not run wrongly.
+fn refuse_subqueries(plan: &LogicalPlan) -> Result<()> {
+    if has_subqueries(plan) {
+        return Err(Error::unsupported("this form of correlated subquery is not supported yet")
+            .with_hint("Correlate by equality with columns of the outer query, or write it as a join."));
+    }
+    Ok(())
+}
+
+/// Rewrites every node of the plan, those inside subqueries first.
+fn rewrite_nodes(
+    plan: LogicalPlan,
+    mut f: impl FnMut(LogicalPlan) -> DfResult<Transformed<LogicalPlan>>,
+) -> Result<LogicalPlan> {
+    Ok(plan.transform_up_with_subqueries(&mut f)?.data)
+}

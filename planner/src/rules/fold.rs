@@ -1,0 +1,77 @@
+//! Computes calls of immutable functions over constants once. What fails is left for the rows that reach it.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatchOptions;
+use arrow::record_batch::RecordBatch;
+use arrow_schema::Schema;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::physical_expr::create_physical_expr;
+
+use crate::error::Result;
+
+/// Folds the constants of a plan, and of its subqueries.
+pub fn fold(plan: LogicalPlan) -> Result<LogicalPlan> {
+    super::rewrite_nodes(plan, |node| {
+        // The output's names are part of the schema: a folded column keeps the name of what it was.
+        let keep_names = matches!(node, LogicalPlan::Projection(_) | LogicalPlan::Aggregate(_));
+        if matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Window(_) | LogicalPlan::Extension(_)) {
+            return Ok(Transformed::no(node));
+        }
+        node.map_expressions(|e| {
+            if matches!(e, Expr::Column(_) | Expr::Literal(..)) {
+                return Ok(Transformed::no(e));
+            }
+            let name = if keep_names { Some(e.qualified_name()) } else { None };
+            let folded = e.transform_up(|e| {
+                Ok(match constant(&e) {
+                    Some(value) => Transformed::yes(Expr::Literal(value, None)),
+                    None => Transformed::no(e),
+                })
+            })?;
+            match name {
+                Some((qualifier, name)) if folded.transformed => {
+                    folded.map_data(|e| Ok(e.alias_qualified_if_changed(qualifier, name)))
+                }
+                _ => Ok(folded),
+            }
+        })
+    })
+}
+
+trait KeepName {
+    fn alias_qualified_if_changed(self, qualifier: Option<datafusion::common::TableReference>, name: String) -> Expr;
+}
+
+impl KeepName for Expr {
+    fn alias_qualified_if_changed(self, q: Option<datafusion::common::TableReference>, name: String) -> Expr {
+        if self.qualified_name() == (q.clone(), name.clone()) { self } else { self.alias_qualified(q, name) }
+    }
+}
+
+/// The value of `e` if it is a call or an operator whose operands are constants, and it does not fail.
+pub fn constant(e: &Expr) -> Option<ScalarValue> {
+    let literal = |e: &Expr| matches!(e, Expr::Literal(..));
+    let foldable = match e {
+        Expr::ScalarFunction(f) => f.func.signature().volatility == Volatility::Immutable && f.args.iter().all(literal),
+        Expr::BinaryExpr(b) => literal(&b.left) && literal(&b.right),
+        Expr::Cast(c) => literal(&c.expr),
+        Expr::Not(e) | Expr::IsNull(e) | Expr::IsNotNull(e) => literal(e),
+        _ => false,
+    };
+    if foldable { evaluate(e).ok() } else { None }
+}
+
+/// The value of an expression without columns.
+pub fn evaluate(e: &Expr) -> datafusion::common::Result<ScalarValue> {
+    let props = ExecutionProps::new();
+    let expr = create_physical_expr(e, &DFSchema::empty(), &props, &PhysicalPlanningContext::default())?;
+    let options = RecordBatchOptions::new().with_row_count(Some(1));
+    let batch = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options)?;
+    let array = expr.evaluate(&batch)?.into_array(1)?;
+    ScalarValue::try_from_array(&array, 0)
+}
