@@ -103,6 +103,7 @@ pub struct Job {
     pub stage: Stage,
     upstreams: Vec<(usize, RelationId)>,
     busy: Option<u64>,
+    not_before: u64,
     ran_since_cut: bool,
     cut: u64,
     /// Its clients are told when it can be read.
@@ -389,7 +390,8 @@ impl Coordinator {
             let job = &state.jobs[&id];
             if let Stage::Subscribed(waits) = &job.stage {
                 let waits = waits.clone();
-                let ready = waits.iter().all(|(upstream, wait)| self.is_over(state, *upstream, wait));
+                let ready = state.sealed >= job.not_before
+                    && waits.iter().all(|(upstream, wait)| self.is_over(state, *upstream, wait));
                 if ready {
                     let more = self.versions_done(state, &waits);
                     let job = state.jobs.get_mut(&id).expect("present");
@@ -454,7 +456,7 @@ impl Coordinator {
         for (node, upstream) in &upstreams {
             let Some(owner) = state.owner(*upstream) else { continue };
             let in_flight = owner.busy.unwrap_or(owner.frontier).max(owner.frontier);
-            let mut wait = Wait::Frontier(in_flight.max(if owner.is_input() { state.sealed + 1 } else { 0 }));
+            let mut wait = Wait::Frontier(in_flight.max(state.sealed + 1));
             if let Some(source) = &owner.control.source
                 && *upstream == owner.spec.relation
             {
@@ -467,8 +469,12 @@ impl Coordinator {
                 _ => drop(waits.insert(*upstream, wait)),
             }
         }
+        // The job's first epoch lies behind every checkpoint that its relation was opened at.
+        let not_before = state.sealed + 1;
         state.force_seal = true;
-        state.jobs.get_mut(&id).expect("present").stage = Stage::Subscribed(waits);
+        let job = state.jobs.get_mut(&id).expect("present");
+        job.not_before = not_before;
+        job.stage = Stage::Subscribed(waits);
     }
 
     /// Fixes what each input's rows are read as of, and gives the job its first target.
@@ -847,6 +853,7 @@ impl Coordinator {
             frontier: 0,
             stage,
             busy: None,
+            not_before: 0,
             ran_since_cut: false,
             cut: 0,
             created: None,
