@@ -205,8 +205,14 @@ fn a_copy_of_the_directory_opens_as_of_its_last_checkpoint() {
         }
         checkpoint(&store, epoch, &[&dirty]).unwrap();
         table.put(0, b"never", b"committed");
-        let copy = tempfile::tempdir().unwrap();
-        copy_dir(dir.path(), copy.path());
+        // A compaction in the background may change files while they are copied: then the copy is of no moment.
+        let copy = loop {
+            let (copy, before) = (tempfile::tempdir().unwrap(), listing(&dir.path().join("db")));
+            copy_dir(dir.path(), copy.path());
+            if before == listing(&dir.path().join("db")) {
+                break copy;
+            }
+        };
         let store = open(copy.path(), 30);
         assert_eq!(store.last_checkpoint(), Epoch(epoch));
         let (copied, _) = store.table(TableId::new(RelationId(1), 0, 0), 0, 1).unwrap();
@@ -217,6 +223,13 @@ fn a_copy_of_the_directory_opens_as_of_its_last_checkpoint() {
         assert_eq!(copied.get(0, b"never").unwrap(), None);
         table.delete(0, b"never");
     }
+}
+
+fn listing(dir: &std::path::Path) -> Vec<(std::ffi::OsString, u64)> {
+    let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
+    let mut files: Vec<_> = entries.map(|e| (e.file_name(), e.metadata().map_or(0, |m| m.len()))).collect();
+    files.sort();
+    files
 }
 
 pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
