@@ -214,6 +214,16 @@ impl Numeric {
         Ok(Numeric { kind: Kind::Finite, mantissa, point: point as i16, scale })
     }
 
+    /// `mantissa * 10^-point`, shown with `scale` digits after the point, which is at least `point`.
+    pub fn from_parts(mantissa: i256, point: i32, scale: u8) -> Result {
+        Numeric::build(mantissa, point, i32::from(scale))
+    }
+
+    /// Its digits and the power of ten under them: `mantissa * 10^-point`. Zero for NaN and the infinities.
+    pub fn parts(&self) -> (i128, i32) {
+        (self.mantissa, i32::from(self.point))
+    }
+
     /// From an integer.
     pub fn from_i64(value: i64) -> Numeric {
         Numeric::finite(value as i128, 0)

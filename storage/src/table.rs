@@ -208,6 +208,11 @@ impl StateTable {
         self.scan_range(&[self.vnodes.start as u8], to.as_ref().map(|t| t.as_slice()), f)
     }
 
+    /// Hands all rows of all workers to `f`: for an input that every worker holds as a whole and saves a share of.
+    pub fn scan_all(&self, f: &mut Visit<'_>) -> Result<()> {
+        self.scan_range(&[], None, f)
+    }
+
     fn scan_range(&self, from: &[u8], to: Option<&[u8]>, f: &mut Visit<'_>) -> Result<()> {
         // What is not durable yet lies over what is.
         let overlay = self.dirty.lock().range(from, to);

@@ -544,10 +544,8 @@ mod tests {
     }
 
     fn batch(rows: &[(i64, i64)]) -> (Batch, SchemaRef) {
-        let schema = Arc::new(Schema::new(vec![
-            Field::new("a", DataType::Int64, true),
-            Field::new("b", DataType::Int64, true),
-        ]));
+        let schema =
+            Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Int64, true)]));
         let a: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.0)));
         let b: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.1)));
         (Batch::inserts(RecordBatch::try_new(schema.clone(), vec![a, b]).unwrap()), schema)

@@ -3,14 +3,17 @@
 //! It knows nothing of SQL text, of Kafka or of Postgres.
 
 pub mod aggregates;
+pub mod byte_table;
 pub mod checkpoint;
 pub mod clock;
 pub mod coordinator;
+pub mod counted_rows;
 mod dataflow;
 mod driver;
 pub mod engine;
 pub mod error;
 pub mod expr;
+pub mod int_table;
 pub mod job;
 pub mod operator;
 pub mod operators;
@@ -20,6 +23,8 @@ mod runtime;
 pub mod source;
 mod table_log;
 pub mod tap;
+#[doc(hidden)]
+pub mod testing;
 mod visible;
 
 pub use error::{Error, Result};

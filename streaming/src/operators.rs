@@ -1,7 +1,9 @@
 //! The list of operators: one line each. A new operator is a file here, a line here and an `.slt`.
 
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
+use storage::Batch;
 
 use crate::error::Result;
 use crate::operator::{Exchange, Operator, Task, TaskContext};
@@ -60,4 +62,11 @@ impl Operator for AnyOperator {
     fn state(&self) -> Option<String> {
         self.operator().state()
     }
+}
+
+/// The same rows under the names that an operator gives to its columns.
+pub(crate) fn with_schema(batch: &Batch, schema: &SchemaRef) -> Result<Batch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let data = RecordBatch::try_new_with_options(schema.clone(), batch.data().columns().to_vec(), &options)?;
+    Ok(batch.with_data(data))
 }

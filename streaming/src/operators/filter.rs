@@ -1,11 +1,20 @@
 //! Keeps the rows for which a condition is true.
+//!
+//! Rule    A change passes with its diff if the condition is true of its row; false and NULL drop it.
+//! State   None.
+//! Epochs  Emits while the epoch is open.
+//! Limits  A row whose condition fails is left out and reported, with its diff: a retraction takes the error back.
 
+use arrow::array::{Array, AsArray, BooleanArray};
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
+use storage::Batch;
 
-use crate::error::{Error, Result};
-use crate::operator::{Exchange, Operator, Task, TaskContext};
-use crate::expr::Expr;
+use crate::error::Result;
+use crate::expr::{self, Evaluator, Expr};
+use crate::operator::{Exchange, Operator, Output, Progress, Task, TaskContext};
+use crate::operators::with_schema;
+
 /// Keeps the rows for which a condition is true.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Filter {
@@ -22,10 +31,57 @@ impl Operator for Filter {
     fn inputs(&self) -> Vec<Exchange> {
         vec![Exchange::Same]
     }
-    fn start(&self, _ctx: &mut TaskContext) -> Result<Box<dyn Task>> {
-        Err(Error::Unsupported("filter".into()))
+    fn start(&self, ctx: &mut TaskContext) -> Result<Box<dyn Task>> {
+        let predicate = expr::compile(&self.predicate, &ctx.inputs[0], ctx.functions)?;
+        Ok(Box::new(FilterTask { predicate, schema: self.schema.clone() }))
     }
     fn describe(&self) -> String {
-        String::new()
+        self.predicate.to_string()
     }
+}
+
+struct FilterTask {
+    predicate: Evaluator,
+    schema: SchemaRef,
+}
+
+impl Task for FilterTask {
+    fn apply(&mut self, _input: usize, delta: &Batch, out: &mut Output) -> Result<Progress> {
+        let keep = match self.predicate.evaluate(delta) {
+            Ok(keep) => keep,
+            Err(_) => {
+                let values = self.predicate.evaluate_rows(delta);
+                expr::row_errors(delta, &values.failures).into_iter().for_each(|error| out.error(error));
+                values.array
+            }
+        };
+        out.emit(with_schema(&delta.filter(&true_only(keep.as_boolean()))?, &self.schema)?);
+        Ok(Progress::Done)
+    }
+}
+
+/// NULL is not true.
+fn true_only(condition: &BooleanArray) -> BooleanArray {
+    match condition.nulls() {
+        Some(nulls) => BooleanArray::new(condition.values() & nulls.inner(), None),
+        None => condition.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::common::ScalarValue;
+
+    use super::*;
+    use crate::expr::{BinaryOp, Literal};
+    use crate::oracle;
+    use crate::testing::schema;
+
+    fn node() -> Filter {
+        let one = Expr::Literal(Literal::from_scalar(&ScalarValue::Int64(Some(1))).unwrap());
+        let predicate = Expr::Binary { op: BinaryOp::Gt, left: Box::new(Expr::Column(0)), right: Box::new(one) };
+        Filter { predicate, schema: schema("a bigint, b text") }
+    }
+
+    oracle!(filter, node(), ["a bigint, b text"], "select a, b from t0 where a > 1");
 }
