@@ -1,1 +1,147 @@
-//! Headwater.
+//! The outside world: where rows come from. Knows neither SQL text nor operators nor the store's files.
+//!
+//! A [`transport`] moves records and never parses one; a [`formats`] module parses records and never connects;
+//! [`decoding`] puts the two together, so that m transports and n formats are m + n files. Generators ([`nexmark`],
+//! [`datagen`]) make columns directly.
+//!
+//! In reading order: [`options`] (`WITH (...)`), [`transport`], [`formats`] ([`formats::json`] is the one that counts),
+//! [`decoding`], then one module per outside system: [`kafka`], [`file`], [`nexmark`], [`datagen`].
+//!
+//! To add a connector: a module that implements [`Connector`], a line in [`ALL`], a page in `docs/connectors/`.
+//!
+//! ```
+//! use streaming::source::{SourceSpec, Sources};
+//!
+//! let spec = SourceSpec {
+//!     options: [("connector", "nexmark"), ("nexmark.table.type", "Bid"), ("nexmark.event.num", "100")]
+//!         .map(|(name, value)| (name.to_string(), value.to_string()))
+//!         .to_vec(),
+//!     format: String::new(),
+//!     encode: String::new(),
+//!     encode_options: Vec::new(),
+//!     columns: Vec::new(),
+//! };
+//! let source = connectors::Connectors.open(&spec)?;
+//! assert_eq!(source.columns()[0].name, "auction");
+//! # Ok::<(), streaming::error::Error>(())
+//! ```
+
+use std::sync::Arc;
+
+use storage::Column;
+use streaming::error::{Error, Result};
+use streaming::source::{Source, SourceSpec, Sources};
+
+pub mod datagen;
+pub mod decoding;
+pub mod file;
+pub mod formats;
+pub mod kafka;
+pub mod nexmark;
+pub mod options;
+pub mod transport;
+
+use options::{OptionDoc, invalid, invalid_hint};
+
+/// An outside system.
+pub trait Connector: Send + Sync {
+    /// What `connector = '...'` says.
+    fn name(&self) -> &'static str;
+
+    /// The options that it knows besides `connector`.
+    fn options(&self) -> &'static [OptionDoc];
+
+    /// The columns of a source, those that are known without being declared included.
+    fn columns(&self, spec: &SourceSpec) -> Result<Vec<Column>> {
+        if spec.columns.is_empty() {
+            return Err(Error::invalid("42601", format!("a source of connector \"{}\" needs columns", self.name())));
+        }
+        decoding::declared_columns(spec)
+    }
+
+    /// Opens the source that `spec` describes; asks the outside system whether it is there.
+    fn source(&self, spec: &SourceSpec) -> Result<Arc<dyn Source>>;
+
+    /// The same source with everything fixed that depends on the moment of its creation (`latest`, `now`).
+    fn fix(&self, spec: &SourceSpec) -> Result<SourceSpec> {
+        Ok(spec.clone())
+    }
+
+    /// Opens a sink.
+    fn sink(&self, _spec: &SourceSpec) -> Result<()> {
+        Err(Error::Unsupported(format!("sinks of connector \"{}\" are not supported yet", self.name())))
+    }
+}
+
+/// Every connector.
+pub const ALL: &[&dyn Connector] = &[&datagen::Datagen, &file::File, &kafka::Kafka, &nexmark::Nexmark];
+
+/// The options that every connector knows.
+pub const OPTIONS: &[OptionDoc] = &[OptionDoc { name: "connector", default: "", doc: "which connector" }];
+
+/// All connectors, as the engine asks for them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Connectors;
+
+impl Connectors {
+    /// Completes what a CREATE SOURCE statement said, once, before it goes into the catalog: the columns that the
+    /// connector knows by itself, and what depends on the moment (`scan.startup.mode = 'latest'` becomes offsets), so
+    /// that a restart reads the very same records. Opens the source too, so what is wrong is said now.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the options, and `Unavailable` if the outside system does not answer.
+    pub fn prepare(&self, spec: &SourceSpec) -> Result<SourceSpec> {
+        let connector = find(spec)?;
+        let mut spec = SourceSpec { columns: connector.columns(spec)?, ..spec.clone() };
+        spec = connector.fix(&spec)?;
+        let source = connector.source(&spec)?;
+        spec.columns = source.columns().to_vec();
+        Ok(spec)
+    }
+}
+
+impl Sources for Connectors {
+    fn open(&self, spec: &SourceSpec) -> Result<Arc<dyn Source>> {
+        let connector = find(spec)?;
+        if spec.columns.is_empty() {
+            let spec = SourceSpec { columns: connector.columns(spec)?, ..spec.clone() };
+            return connector.source(&spec);
+        }
+        connector.source(spec)
+    }
+}
+
+/// The connector that `spec` names.
+pub fn find(spec: &SourceSpec) -> Result<&'static dyn Connector> {
+    let all = || ALL.iter().map(|c| c.name()).collect::<Vec<_>>().join(", ");
+    let Some((_, name)) = spec.options.iter().find(|(name, _)| name.eq_ignore_ascii_case("connector")) else {
+        return Err(invalid_hint("the option \"connector\" is missing", format!("The connectors are: {}.", all())));
+    };
+    let found = ALL.iter().find(|connector| connector.name().eq_ignore_ascii_case(name));
+    match found {
+        Some(connector) => Ok(*connector),
+        None if RISINGWAVES.contains(&name.to_ascii_lowercase().as_str()) => {
+            Err(Error::Unsupported(format!("connector \"{name}\" is not supported yet\nHINT:  There are: {}.", all())))
+        }
+        None => Err(invalid_hint(
+            format!("there is no connector \"{name}\""),
+            format!("The connectors are: {}.", all()),
+        )),
+    }
+}
+
+/// Refuses FORMAT and ENCODE clauses where a connector makes its columns itself.
+fn refuse_format(spec: &SourceSpec, connector: &str) -> Result<()> {
+    let plain = matches!(spec.format.as_str(), "" | "plain" | "native");
+    let native = matches!(spec.encode.as_str(), "" | "json" | "native");
+    if plain && native && spec.encode_options.is_empty() {
+        return Ok(());
+    }
+    Err(invalid(format!("connector \"{connector}\" takes no FORMAT or ENCODE clause")))
+}
+
+/// Connectors that users of other systems will ask for.
+const RISINGWAVES: &[&str] = &[
+    "adbc_snowflake", "azblob", "citus-cdc", "gcs", "google_pubsub", "iceberg", "kinesis", "mongodb-cdc", "mqtt",
+    "mysql-cdc", "nats", "posix_fs", "postgres-cdc", "pulsar", "s3", "sqlserver-cdc", "webhook",
+];
