@@ -1,4 +1,11 @@
 //! SELECT: a bound plan run by DataFusion over snapshots of relations, all as of one epoch.
+//!
+//! A query without FROM and a lookup by key do not reach DataFusion's planner: see [`mod@constant`] and [`point`].
+
+pub mod constant;
+pub mod point;
+pub mod query;
+mod table;
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +16,9 @@ use datafusion::logical_expr::{
     Expr, LogicalPlan, LogicalPlanBuilder, Operator, TableProviderFilterPushDown, TableScan, TableSource,
 };
 use storage::RelationId;
+
+pub use point::PointLookup;
+pub use query::{Query, ReadLimits, TableRows, Tables, execute, set_limits};
 
 /// A relation as a plan names it: the binder makes one per scan, with a schema whose column names are unique in the
 /// whole plan. Column `i` is column `i` of the relation, hidden ones included.

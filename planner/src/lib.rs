@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod error;
+pub mod explain;
 pub mod lower;
 pub mod nodes;
 pub mod rules;

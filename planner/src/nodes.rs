@@ -6,8 +6,14 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use arrow::array::AsArray;
+use arrow::datatypes::TimestampMicrosecondType;
+use arrow_schema::DataType;
 use datafusion::common::{Column, DFSchema, DFSchemaRef, ExprSchema, Result as DfResult};
-use datafusion::logical_expr::{Expr, Extension, LogicalPlan, SortExpr, UserDefinedLogicalNodeCore};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, Extension, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, SortExpr, UserDefinedLogicalNodeCore, Volatility,
+};
 use streaming::operators::top_n::RankKind;
 
 /// `TUMBLE(input, time, size)`: the input's columns and the start and the end of the window that `time` falls into.
@@ -39,6 +45,65 @@ impl Tumble {
         let fields = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).chain(added).collect();
         let schema = Arc::new(DFSchema::new_with_metadata(fields, Default::default())?);
         Ok(extension(Tumble { input, time, size_us, offset_us, schema }))
+    }
+}
+
+impl Tumble {
+    /// The same for reads: a filter and two computed columns.
+    pub fn to_projection(&self) -> DfResult<LogicalPlan> {
+        let time = Expr::Column(self.time.clone());
+        let n = self.schema.fields().len();
+        let bound = |end: bool, column: usize| {
+            let function = ScalarUDF::new_from_impl(WindowBound::new(self.size_us, self.offset_us, end));
+            function.call(vec![time.clone()]).alias(self.schema.field(column).name())
+        };
+        let columns = self.input.schema().columns().into_iter().map(Expr::Column);
+        let exprs: Vec<Expr> = columns.chain([bound(false, n - 2), bound(true, n - 1)]).collect();
+        LogicalPlanBuilder::from(self.input.clone()).filter(time.is_not_null())?.project(exprs)?.build()
+    }
+}
+
+/// The start or the end of the window that a time falls into.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct WindowBound {
+    size_us: i64,
+    offset_us: i64,
+    end: bool,
+    signature: Signature,
+}
+
+impl WindowBound {
+    fn new(size_us: i64, offset_us: i64, end: bool) -> WindowBound {
+        WindowBound { size_us, offset_us, end, signature: Signature::any(1, Volatility::Immutable) }
+    }
+
+    /// An infinite time lies in an infinite window.
+    fn of(&self, time: i64) -> i64 {
+        if time == i64::MAX || time == i64::MIN {
+            return time;
+        }
+        let into = (i128::from(time) - i128::from(self.offset_us)).rem_euclid(i128::from(self.size_us));
+        let start = (i128::from(time) - into).max(i128::from(i64::MIN)) as i64;
+        if self.end && start != i64::MIN { start.saturating_add(self.size_us) } else { start }
+    }
+}
+
+impl ScalarUDFImpl for WindowBound {
+    fn name(&self) -> &str {
+        if self.end { "window_end" } else { "window_start" }
+    }
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+    fn return_type(&self, args: &[DataType]) -> DfResult<DataType> {
+        Ok(args[0].clone())
+    }
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        let times = args.args[0].to_array(args.number_rows)?;
+        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let zone = times.timezone().map(Arc::<str>::from);
+        let bounds = times.unary::<_, TimestampMicrosecondType>(|t| self.of(t)).with_timezone_opt(zone);
+        Ok(ColumnarValue::Array(Arc::new(bounds)))
     }
 }
 

@@ -1,0 +1,230 @@
+//! A query that is ready to run: optimised once, run as often as asked with other parameters and newer snapshots.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
+use datafusion::prelude::SessionConfig;
+use storage::{Batch, RelationId, RelationSnapshot};
+
+use super::RelationSource;
+use super::constant::Constant;
+use super::point::PointLookup;
+use super::table::RelationTable;
+use crate::error::Result;
+use crate::{nodes, rules};
+
+/// The rows that a read sees, per relation.
+pub trait Tables: Send + Sync {
+    /// The rows of `relation`. Its columns are the relation's, hidden ones included.
+    fn table(&self, relation: RelationId) -> Result<TableRows>;
+}
+
+/// The rows of a relation.
+#[derive(Clone)]
+pub enum TableRows {
+    /// As of an epoch.
+    Snapshot(RelationSnapshot),
+    /// Made up for the read: a system table.
+    Rows(Vec<arrow::record_batch::RecordBatch>),
+    /// As of an epoch, with what the transaction has changed since.
+    Overlay {
+        /// As of an epoch.
+        snapshot: RelationSnapshot,
+        /// The changes, in the relation's columns.
+        changes: Vec<Batch>,
+    },
+}
+
+/// What reads may use.
+#[derive(Clone, Debug)]
+pub struct ReadLimits {
+    /// Memory of all reads together, in bytes. Sorts and joins spill beyond it.
+    pub memory_bytes: usize,
+    /// Where they spill to; `None` for the system's directory of temporary files.
+    pub spill_dir: Option<PathBuf>,
+    /// How many threads one read may use.
+    pub threads: usize,
+}
+
+impl Default for ReadLimits {
+    fn default() -> Self {
+        ReadLimits { memory_bytes: 1 << 30, spill_dir: None, threads: 2 }
+    }
+}
+
+static LIMITS: OnceLock<ReadLimits> = OnceLock::new();
+
+/// Sets what reads may use, before the first one. Returns whether it was in time.
+pub fn set_limits(limits: ReadLimits) -> bool {
+    LIMITS.set(limits).is_ok()
+}
+
+/// How many rows a read must have to be worth several threads.
+const PARALLEL_ROWS_MIN: u64 = 50_000;
+
+/// A query that is ready to run.
+pub struct Query {
+    plan: LogicalPlan,
+    way: Way,
+    has_params: bool,
+}
+
+enum Way {
+    Constant(Constant),
+    Point(PointLookup),
+    Plan,
+}
+
+impl Query {
+    /// Optimises a bound plan, in which parameters may stand open.
+    pub fn new(plan: LogicalPlan) -> Result<Query> {
+        if let Some(constant) = Constant::prepare(&plan) {
+            return Ok(Query { plan, way: Way::Constant(constant), has_params: true });
+        }
+        let plan = rules::optimize_batch(plan)?;
+        let has_params = !plan.get_parameter_names()?.is_empty();
+        let way = PointLookup::prepare(&plan).map_or(Way::Plan, Way::Point);
+        Ok(Query { plan, way, has_params })
+    }
+
+    /// The optimised plan.
+    pub fn plan(&self) -> &LogicalPlan {
+        &self.plan
+    }
+
+    /// The lookup by key that the query is, if it is one.
+    pub fn point(&self) -> Option<&PointLookup> {
+        match &self.way {
+            Way::Point(point) => Some(point),
+            _ => None,
+        }
+    }
+
+    /// Runs the query. Dropping the stream cancels it.
+    pub async fn run(&self, params: &[ScalarValue], tables: &dyn Tables) -> Result<SendableRecordBatchStream> {
+        match &self.way {
+            Way::Constant(constant) => return constant.run(params),
+            Way::Point(point) => {
+                if let TableRows::Snapshot(snapshot) = tables.table(point.relation())? {
+                    return point.stream(params, &snapshot);
+                }
+            }
+            Way::Plan => {}
+        }
+        let (physical, state) = self.physical(params, tables).await?;
+        Ok(execute_stream(physical, state.task_ctx())?)
+    }
+
+    /// DataFusion's physical plan over `tables`.
+    pub async fn physical(
+        &self,
+        params: &[ScalarValue],
+        tables: &dyn Tables,
+    ) -> Result<(Arc<dyn ExecutionPlan>, &'static SessionState)> {
+        let mut plan = self.plan.clone();
+        if self.has_params {
+            plan = with_params(plan, params)?;
+        }
+        let mut rows = 0;
+        let plan = plan.transform_up_with_subqueries(|node| {
+            if let Some(tumble) = nodes::node_of::<nodes::Tumble>(&node) {
+                return Ok(Transformed::yes(tumble.to_projection()?));
+            }
+            let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
+            let Some(source) = RelationSource::of(&scan) else {
+                return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
+            };
+            let table = RelationTable::new(source, tables.table(source.relation())?);
+            rows += table.rows_estimate();
+            scan.source = provider_as_source(Arc::new(table));
+            Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+        })?;
+        let state = session(rows >= PARALLEL_ROWS_MIN)?;
+        let physical = DefaultPhysicalPlanner::default().create_physical_plan(&plan.data, state).await?;
+        Ok((physical, state))
+    }
+}
+
+/// Runs a bound plan once.
+pub async fn execute(
+    plan: LogicalPlan,
+    params: &[ScalarValue],
+    tables: &dyn Tables,
+) -> Result<SendableRecordBatchStream> {
+    let plan = if params.is_empty() { plan } else { with_params(plan, params)? };
+    Query::new(plan)?.run(params, tables).await
+}
+
+/// The plan with its parameters' values, and with what they make constant computed.
+fn with_params(plan: LogicalPlan, params: &[ScalarValue]) -> Result<LogicalPlan> {
+    rules::fold::fold(plan.replace_params_with_values(&ParamValues::from(params.to_vec()))?)
+}
+
+/// The value of parameter `id` (`$1`) among `params`.
+pub(super) fn param_index(id: &str) -> Option<usize> {
+    id.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1)
+}
+
+/// DataFusion's settings for small reads and for large ones.
+fn session(parallel: bool) -> Result<&'static SessionState> {
+    static SMALL: OnceLock<SessionState> = OnceLock::new();
+    static LARGE: OnceLock<SessionState> = OnceLock::new();
+    let (cell, threads) = match parallel {
+        true => (&LARGE, LIMITS.get_or_init(ReadLimits::default).threads.max(1)),
+        false => (&SMALL, 1),
+    };
+    if let Some(state) = cell.get() {
+        return Ok(state);
+    }
+    let mut config = SessionConfig::new().with_target_partitions(threads).with_batch_size(8192);
+    // A number from statistics would be a guess here: counts are estimates.
+    config.options_mut().execution.collect_statistics = false;
+    let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime()?).build();
+    Ok(cell.get_or_init(|| state))
+}
+
+/// Memory and spill files, shared by all reads.
+fn runtime() -> Result<Arc<RuntimeEnv>> {
+    static RUNTIME: OnceLock<Arc<RuntimeEnv>> = OnceLock::new();
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime.clone());
+    }
+    let limits = LIMITS.get_or_init(ReadLimits::default);
+    let mode = match &limits.spill_dir {
+        Some(dir) => DiskManagerMode::Directories(vec![dir.clone()]),
+        None => DiskManagerMode::OsTmpDirectory,
+    };
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_limit(limits.memory_bytes, 1.0)
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode))
+        .build_arc()?;
+    Ok(RUNTIME.get_or_init(|| runtime).clone())
+}
+
+/// Whether an expression can be computed from a row alone.
+pub(super) fn is_row_expr(e: &Expr) -> bool {
+    !e.exists(|e| {
+        Ok(matches!(
+            e,
+            Expr::ScalarSubquery(_)
+                | Expr::Exists(_)
+                | Expr::InSubquery(_)
+                | Expr::SetComparison(_)
+                | Expr::AggregateFunction(_)
+                | Expr::WindowFunction(_)
+                | Expr::OuterReferenceColumn(..)
+                | Expr::Unnest(_)
+        ))
+    })
+    .unwrap_or(true)
+}

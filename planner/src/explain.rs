@@ -1,0 +1,290 @@
+//! EXPLAIN: a stream's plan with the state that each operator keeps, and a read's plan, for people and as JSON.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+
+use arrow_schema::{Schema, SchemaRef};
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+use serde_json::{Value, json};
+use streaming::aggregates::AggregateCall;
+use streaming::expr::Expr;
+use streaming::operator::Operator;
+use streaming::operators::AnyOperator;
+use streaming::operators::hash_join::JoinKind;
+use streaming::operators::top_n::{RankKind, SortKey};
+use streaming::plan::Plan;
+
+use crate::batch::{Query, Tables};
+use crate::error::Result;
+
+/// A stream's plan as a tree, the root first: what each operator does, whether its output only ever grows, and what it
+/// keeps.
+pub fn explain_stream(plan: &Plan) -> String {
+    let mut text = String::new();
+    let mut seen = HashSet::new();
+    let shared = shared(plan);
+    if let Some(root) = plan.nodes.len().checked_sub(1) {
+        write_node(plan, root, 0, &shared, &mut seen, &mut text);
+    }
+    text
+}
+
+fn write_node(
+    plan: &Plan,
+    i: usize,
+    depth: usize,
+    shared: &HashSet<usize>,
+    seen: &mut HashSet<usize>,
+    out: &mut String,
+) {
+    let node = &plan.nodes[i];
+    let indent = "  ".repeat(depth);
+    let arrow = if depth == 0 { "" } else { "-> " };
+    let name = node.operator.name();
+    let tag = if shared.contains(&i) { format!(" #{i}") } else { String::new() };
+    if !seen.insert(i) {
+        let _ = writeln!(out, "{indent}{arrow}{name}{tag} (as above)");
+        return;
+    }
+    let grows = if append_only(plan, i) { " (append-only)" } else { "" };
+    let what = describe(plan, i);
+    let space = if what.is_empty() { "" } else { " " };
+    let _ = writeln!(out, "{indent}{arrow}{name}{tag}{space}{what}{grows}");
+    if let Some(state) = node.operator.state() {
+        let pad = if depth == 0 { "  " } else { "     " };
+        let _ = writeln!(out, "{indent}{pad}state: {state}");
+    }
+    for &input in &node.inputs {
+        write_node(plan, input, depth + 1, shared, seen, out);
+    }
+}
+
+/// The same as nested objects: `operator`, `details`, `append_only`, `state`, `columns`, `inputs`.
+pub fn explain_stream_json(plan: &Plan) -> String {
+    let tree = plan.nodes.len().checked_sub(1).map_or(Value::Null, |root| json_node(plan, root));
+    serde_json::to_string_pretty(&json!([{ "Plan": tree }])).expect("strings and numbers only")
+}
+
+fn json_node(plan: &Plan, i: usize) -> Value {
+    let node = &plan.nodes[i];
+    json!({
+        "id": i,
+        "operator": node.operator.name(),
+        "details": describe(plan, i),
+        "append_only": append_only(plan, i),
+        "state": node.operator.state(),
+        "columns": node.operator.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>(),
+        "inputs": node.inputs.iter().map(|&input| json_node(plan, input)).collect::<Vec<_>>(),
+    })
+}
+
+/// The nodes that feed several others.
+fn shared(plan: &Plan) -> HashSet<usize> {
+    let mut seen = HashSet::new();
+    plan.nodes.iter().flat_map(|n| n.inputs.iter().copied()).filter(|i| !seen.insert(*i)).collect()
+}
+
+/// Whether a node never retracts.
+fn append_only(plan: &Plan, i: usize) -> bool {
+    let node = &plan.nodes[i];
+    let inputs = || node.inputs.iter().all(|&input| append_only(plan, input));
+    match &node.operator {
+        AnyOperator::Source(_) | AnyOperator::Values(_) => true,
+        AnyOperator::TapReader(reader) => reader.append_only,
+        AnyOperator::Filter(_)
+        | AnyOperator::Project(_)
+        | AnyOperator::Tumble(_)
+        | AnyOperator::UnionAll(_)
+        | AnyOperator::Distinct(_)
+        | AnyOperator::Materialize(_) => inputs(),
+        AnyOperator::HashJoin(join) => matches!(join.kind, JoinKind::Inner | JoinKind::Semi) && inputs(),
+        _ => false,
+    }
+}
+
+/// What an operator does, with the names of its input's columns.
+fn describe(plan: &Plan, i: usize) -> String {
+    let node = &plan.nodes[i];
+    let input = |n: usize| plan.nodes[node.inputs[n]].operator.schema();
+    match &node.operator {
+        AnyOperator::TapReader(reader) => format!("{} ({})", reader.name, columns(&reader.schema)),
+        AnyOperator::TableSource(table) => format!("({})", columns(&table.schema)),
+        AnyOperator::Source(source) => {
+            let connector = source.spec.options.iter().find(|(k, _)| k == "connector");
+            let connector = connector.map_or("", |(_, v)| v.as_str());
+            format!("{connector} ({})", columns(&source.schema))
+        }
+        AnyOperator::Values(values) => match values.rows.len() {
+            1 => "1 row".to_string(),
+            n => format!("{n} rows"),
+        },
+        AnyOperator::Filter(filter) => expr(&filter.predicate, &input(0)),
+        AnyOperator::Project(project) => {
+            let schema = input(0);
+            let items = project.exprs.iter().zip(project.schema.fields()).map(|(e, f)| {
+                let text = expr(e, &schema);
+                if text == *f.name() { text } else { format!("{text} AS {}", f.name()) }
+            });
+            items.collect::<Vec<_>>().join(", ")
+        }
+        AnyOperator::Tumble(tumble) => {
+            let offset =
+                if tumble.offset_us == 0 { String::new() } else { format!(" offset {}", duration(tumble.offset_us)) };
+            format!("{} every {}{offset}", input(0).field(tumble.time).name(), duration(tumble.size_us))
+        }
+        AnyOperator::Aggregate(aggregate) => {
+            let schema = input(0);
+            let calls: Vec<String> = aggregate.calls.iter().map(|c| call(c, &schema)).collect();
+            let calls = calls.join(", ");
+            match aggregate.group.is_empty() {
+                true => calls,
+                false => format!("by {}: {calls}", names(&aggregate.group, &schema)),
+            }
+        }
+        AnyOperator::Distinct(distinct) => columns(&distinct.schema),
+        AnyOperator::HashJoin(join) => {
+            let (left, right) = (input(0), input(1));
+            let kind = match join.kind {
+                JoinKind::NullAwareAnti => "anti (NOT IN)".to_string(),
+                kind => format!("{kind:?}").to_lowercase(),
+            };
+            let pairs = join.keys[0].iter().zip(&join.keys[1]).zip(&join.null_equal).map(|((&l, &r), &null_equal)| {
+                let op = if null_equal { "IS NOT DISTINCT FROM" } else { "=" };
+                format!("{} {op} {}", left.field(l).name(), right.field(r).name())
+            });
+            let mut conditions: Vec<String> = pairs.collect();
+            if let Some(condition) = &join.condition {
+                let both = left.fields().iter().chain(right.fields().iter()).cloned().collect::<Vec<_>>();
+                conditions.push(expr(condition, &std::sync::Arc::new(Schema::new(both))));
+            }
+            if conditions.is_empty() {
+                format!("{kind}, every pair")
+            } else {
+                format!("{kind} on {}", conditions.join(" AND "))
+            }
+        }
+        AnyOperator::UnionAll(union) => format!("{} inputs", union.n_inputs),
+        AnyOperator::TopN(top_n) => {
+            let schema = input(0);
+            let mut parts = vec![];
+            if !top_n.partition.is_empty() {
+                parts.push(format!("by {}", names(&top_n.partition, &schema)));
+            }
+            if !top_n.order.is_empty() {
+                parts.push(format!("order {}", order(&top_n.order, &schema)));
+            }
+            match top_n.rank.kind {
+                RankKind::RowNumber => {}
+                RankKind::Rank => parts.push("rank".to_string()),
+                RankKind::DenseRank => parts.push("dense rank".to_string()),
+            }
+            if let Some(limit) = top_n.limit {
+                parts.push(format!("limit {limit}"));
+            }
+            if top_n.offset > 0 {
+                parts.push(format!("offset {}", top_n.offset));
+            }
+            parts.join(" ")
+        }
+        AnyOperator::SingleRow(_) => String::new(),
+        AnyOperator::Materialize(materialize) => match (materialize.key.is_empty(), materialize.unique) {
+            (true, true) => "one row".to_string(),
+            (false, true) => format!("key {}", names(&materialize.key, &materialize.schema)),
+            _ => "rows counted".to_string(),
+        },
+        #[allow(unreachable_patterns)]
+        other => other.describe(),
+    }
+}
+
+fn expr(e: &Expr, schema: &SchemaRef) -> String {
+    e.display(schema).to_string()
+}
+
+fn columns(schema: &Schema) -> String {
+    schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn names(columns: &[usize], schema: &Schema) -> String {
+    columns.iter().map(|&c| schema.field(c).name().as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn call(call: &AggregateCall, schema: &Schema) -> String {
+    let name = match format!("{:?}", call.kind).as_str() {
+        "BoolAnd" => "bool_and".to_string(),
+        "BoolOr" => "bool_or".to_string(),
+        "StringAgg" => "string_agg".to_string(),
+        "ArrayAgg" => "array_agg".to_string(),
+        simple => simple.to_lowercase(),
+    };
+    let args = if call.args.is_empty() { "*".to_string() } else { names(&call.args, schema) };
+    let distinct = if call.distinct { "DISTINCT " } else { "" };
+    let filter = call.filter.map(|f| format!(" FILTER {}", schema.field(f).name())).unwrap_or_default();
+    format!("{name}({distinct}{args}){filter}")
+}
+
+fn order(keys: &[SortKey], schema: &Schema) -> String {
+    let one = |key: &SortKey| {
+        let direction = if key.descending { " DESC" } else { "" };
+        // Postgres' default: NULLs are larger than everything.
+        let nulls = match (key.nulls_first, key.descending) {
+            (true, false) => " NULLS FIRST",
+            (false, true) => " NULLS LAST",
+            _ => "",
+        };
+        format!("{}{direction}{nulls}", schema.field(key.column).name())
+    };
+    keys.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn duration(us: i64) -> String {
+    for (unit, name) in
+        [(86_400_000_000, "day"), (3_600_000_000, "hour"), (60_000_000, "minute"), (1_000_000, "second"), (1_000, "ms")]
+    {
+        if us % unit == 0 && us != 0 {
+            let n = us / unit;
+            let plural = if n == 1 || name == "ms" { "" } else { "s" };
+            return format!("{n} {name}{plural}");
+        }
+    }
+    format!("{us} us")
+}
+
+/// A read's plan: the lookup that it is, or what DataFusion would run over `tables`.
+pub async fn explain_read(query: &Query, tables: &dyn Tables) -> Result<String> {
+    if let Some(point) = query.point() {
+        return Ok(format!("Point lookup on {}\n", point.name()));
+    }
+    let (physical, _) = query.physical(&[], tables).await?;
+    Ok(tidy(&displayable(physical.as_ref()).indent(false).to_string()))
+}
+
+/// The same as nested objects.
+pub async fn explain_read_json(query: &Query, tables: &dyn Tables) -> Result<String> {
+    let tree = if let Some(point) = query.point() {
+        json!({ "operator": "Point lookup", "details": point.name(), "inputs": [] })
+    } else {
+        let (physical, _) = query.physical(&[], tables).await?;
+        json_physical(physical.as_ref())
+    };
+    Ok(serde_json::to_string_pretty(&json!([{ "Plan": tree }])).expect("strings only"))
+}
+
+fn json_physical(plan: &dyn ExecutionPlan) -> Value {
+    let line = tidy(&displayable(plan).one_line().to_string());
+    let (name, details) = line.trim_end().split_once(": ").unwrap_or((line.trim_end(), ""));
+    let inputs: Vec<Value> = plan.children().into_iter().map(|child| json_physical(child.as_ref())).collect();
+    json!({ "operator": name, "details": details, "inputs": inputs })
+}
+
+/// DataFusion's names without what is the same everywhere.
+fn tidy(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        let name_at = line.len() - line.trim_start().len();
+        let arrow = if name_at == 0 { "" } else { "-> " };
+        let line = line[name_at..].replace("StreamingTableExec", "ReadExec").replacen("Exec", "", 1);
+        let _ = writeln!(out, "{}{arrow}{line}", " ".repeat(name_at));
+    }
+    out
+}
