@@ -19,7 +19,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rocksdb", &["storage/src/store"]),
     ("datafusion", &["planner/", "streaming/src/expr", "streaming/src/testing", "streaming/src/aggregates"]),
     ("sqlparser", &["planner/"]),
-    ("rdkafka", &["connectors/src/kafka", "connectors/tests/kafka"]),
+    ("rdkafka", &["connectors/src/kafka", "connectors/tests/kafka", "sqllogictest/tests/system/"]),
     ("pgwire", &["frontend/src/pgwire"]),
     ("axum", &["frontend/src/http"]),
 ];

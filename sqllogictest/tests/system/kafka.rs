@@ -1,0 +1,163 @@
+//! `docs/tutorial-kafka.md` as a test, and the same views under load: a real broker, three partitions, a producer that
+//! writes while the views exist, a table that is updated meanwhile, and a broker that stops and starts in between.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use slt::markdown;
+use slt::process::Start;
+use slt::run::ask;
+
+use crate::orders::{self, Broker, Orders};
+
+/// The page's own commands and statements, in its order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tutorial_works_as_written() -> Result<()> {
+    let broker = Broker::start().await?;
+    let directory = tempfile::tempdir()?;
+    let server = Start::new(directory.path().join("data")).start().await?;
+    let page = std::fs::read_to_string(slt::repository().join("docs/tutorial-kafka.md"))?;
+    let client = server.connect().await?;
+    let mut lines = page.lines().enumerate().peekable();
+    let mut sql_blocks = markdown::blocks(&page).into_iter();
+    while let Some((at, line)) = lines.next() {
+        match line {
+            "```bash" => {
+                let mut text = String::new();
+                for (_, line) in lines.by_ref().take_while(|(_, line)| *line != "```") {
+                    text.push_str(line);
+                    text.push('\n');
+                }
+                if text.contains("headwater") && text.contains("serve")
+                    || text.contains("make ")
+                    || text.contains("psql")
+                {
+                    continue; // What the reader starts is already running here.
+                }
+                let text = text.replace("127.0.0.1:19092", broker.address());
+                let done = Command::new("bash").args(["-euo", "pipefail", "-c", &text]).current_dir(slt::repository());
+                let status = done.status()?;
+                if !status.success() {
+                    bail!("line {}: {status}\n{text}", at + 1);
+                }
+            }
+            "```sql" => {
+                let block = sql_blocks.next().context("blocks are counted twice")?;
+                for statement in &block.statements {
+                    let sql = statement.sql.replace("127.0.0.1:19092", broker.address());
+                    let shown =
+                        block.result.as_ref().filter(|_| statement == block.statements.last().unwrap_or(statement));
+                    let mut tries = 0;
+                    loop {
+                        let answer = ask(&client, &sql).await;
+                        let answer =
+                            answer.map_err(|f| anyhow::anyhow!("line {}: {} {}\n{sql}", at + 1, f.code, f.message))?;
+                        let Some(shown) = shown else { break };
+                        let table = markdown::table(&answer.names, &answer.rows);
+                        if *shown == table {
+                            break;
+                        }
+                        tries += 1;
+                        if tries > 1500 {
+                            bail!(
+                                "line {}: the page shows\n{}\nbut it is\n{}",
+                                at + 1,
+                                shown.join("\n"),
+                                table.join("\n")
+                            );
+                        }
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    drop(client);
+    server.stop().await
+}
+
+/// Every view equals the batch answer at the end, and agrees with the others at every moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn views_over_a_topic_are_right_at_every_moment() -> Result<()> {
+    let broker = Broker::start().await?;
+    let n_orders = crate::number("HEADWATER_TEST_ORDERS", 100_000);
+    let topic = broker.topic(3).await?;
+    let directory = tempfile::tempdir()?;
+    let server = Start::new(directory.path().join("data")).start().await?;
+    let client = server.connect().await?;
+    // A third is there before the source: the views have something to catch up with.
+    let orders = Orders::new(crate::seed(), n_orders);
+    orders.produce(broker.address(), &topic, 0..n_orders / 3).await?;
+    orders::create(&client, broker.address(), &topic).await?;
+
+    let producer = {
+        let (orders, address, topic) = (orders.clone(), broker.address().to_string(), topic.clone());
+        tokio::spawn(async move { orders.produce(&address, &topic, n_orders / 3..n_orders).await })
+    };
+    let checker = orders::check_always(server.address());
+    let movers = orders::move_customers(server.address(), crate::seed());
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    broker.stop()?;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // The broker is gone: what is there can still be read, and tables still work.
+    client.simple_query("SELECT * FROM everything").await?;
+    client.simple_query("CREATE TABLE meanwhile (a int); INSERT INTO meanwhile VALUES (1)").await?;
+    broker.start_again()?;
+    producer.await??;
+    orders::wait_for(&client, n_orders).await.with_context(|| server.log_tail())?;
+    let n_checks = checker.stop().await?;
+    let cities = movers.stop().await?;
+    orders.compare(&client, &cities).await?;
+    eprintln!("{n_orders} orders, {n_checks} checks of the invariant");
+    // A view that is made now sees the same, and so does a server that starts again.
+    client
+        .simple_query("CREATE MATERIALIZED VIEW later AS SELECT count(*) AS n, sum(amount) AS total FROM orders")
+        .await?;
+    orders::same(&client, "SELECT * FROM later", "SELECT * FROM everything").await?;
+    drop(client);
+    server.stop().await?;
+    let server = Start::new(directory.path().join("data")).start().await?;
+    orders.compare(&server.connect().await?, &cities).await?;
+    server.stop().await
+}
+
+/// A record that does not decode is kept apart, and stops nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_record_stops_nothing() -> Result<()> {
+    let broker = Broker::start().await?;
+    let topic = broker.topic(3).await?;
+    let directory = tempfile::tempdir()?;
+    let server = Start::new(directory.path().join("data")).start().await?;
+    let client = server.connect().await?;
+    orders::create(&client, broker.address(), &topic).await?;
+    let records = [
+        "{\"id\": 1, \"customer\": 1, \"amount\": 1.50}",
+        "not json",
+        "{\"id\": \"x\"}",
+        "{\"id\": 2, \"customer\": 1, \"amount\": 2}",
+    ];
+    broker.produce(&topic, &records.map(String::from)).await?;
+    orders::wait_for(&client, 2).await.with_context(|| server.log_tail())?;
+    orders::eventually(&client, "SELECT count(*) FROM \"orders$errors\"", &["2"]).await?;
+    let raw = ask(&client, "SELECT convert_from(raw, 'UTF8'), reason <> '' FROM \"orders$errors\" ORDER BY 1").await;
+    if let Ok(answer) = raw {
+        assert_eq!(answer.rows, [["not json", "t"], ["{\"id\": \"x\"}", "t"]]);
+    }
+    drop(client);
+    server.stop().await
+}
+
+/// A broker that is not there is told at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_without_its_broker_is_refused() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let server = Start::new(directory.path().join("data")).start().await?;
+    let client = server.connect().await?;
+    let nobody = slt::process::free_address()?.to_string();
+    let error = orders::create(&client, &nobody, "orders").await.err().context("it should be refused")?;
+    let text = format!("{error:#}");
+    assert!(text.contains(&nobody), "the message names the broker: {text}");
+    server.stop().await
+}
