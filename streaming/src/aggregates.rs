@@ -96,7 +96,7 @@ impl Input {
 }
 
 /// The state of one aggregate of one group.
-pub trait Accumulator: Send {
+pub trait Accumulator: Send + Sync {
     /// Brings the arguments of a batch into the form that [`Accumulator::add`] reads. Depends on the kind of the
     /// accumulator only: what one has prepared, all of the same call can read.
     fn prepare(&self, args: &[ArrayRef]) -> Result<Input> {
@@ -123,7 +123,7 @@ pub trait Accumulator: Send {
         None
     }
 
-    /// Called once after the multiset was filled from a store.
+    /// Called after the multiset was filled from elsewhere, for what is derived from it.
     fn restored(&mut self) -> Result<()> {
         Ok(())
     }
@@ -157,8 +157,7 @@ pub trait Accumulator: Send {
         out
     }
 
-    /// Adds a whole state to this one. With a multiset, it must be a fresh accumulator or its state is merged
-    /// value by value.
+    /// Adds a whole state to this one.
     fn restore(&mut self, bytes: &[u8]) -> Result<()> {
         match self.multiset() {
             Some(multiset) => multiset.merge(bytes)?,
@@ -174,7 +173,11 @@ pub fn accumulator(call: &AggregateCall, arg_types: &[DataType]) -> Result<Box<d
     // DISTINCT changes nothing for these.
     let idempotent =
         matches!(call.kind, AggregateKind::Min | AggregateKind::Max | AggregateKind::BoolAnd | AggregateKind::BoolOr);
-    let plain: Box<dyn Accumulator> = match call.kind {
+    if call.distinct && !idempotent {
+        let plain = AggregateCall { distinct: false, ..call.clone() };
+        return Ok(Box::new(distinct::Distinct::new(plain, arg_types)?));
+    }
+    Ok(match call.kind {
         AggregateKind::Count => Box::new(count::Count::default()),
         AggregateKind::Sum => sum::new(arg_type(call, arg_types)?, returns)?,
         AggregateKind::Avg => avg::new(arg_type(call, arg_types)?)?,
@@ -184,8 +187,7 @@ pub fn accumulator(call: &AggregateCall, arg_types: &[DataType]) -> Result<Box<d
         AggregateKind::BoolOr => Box::new(bool_and_or::BoolAndOr::new(false)),
         AggregateKind::StringAgg => Box::new(string_agg::StringAgg::new(arg_types)?),
         AggregateKind::ArrayAgg => Box::new(array_agg::ArrayAgg::new(arg_types, returns)?),
-    };
-    Ok(if call.distinct && !idempotent { Box::new(distinct::Distinct::new(plain, arg_types)) } else { plain })
+    })
 }
 
 /// Like [`accumulator`], for an input without retractions: `min` and `max` keep one value instead of all.
@@ -261,5 +263,42 @@ mod bytes {
 
     pub(super) fn take_i128(bytes: &mut &[u8]) -> Result<i128> {
         Ok(i128::from_le_bytes(take(bytes, 16)?.try_into().expect("sixteen bytes")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// States of parts, merged, are the state of the whole: for every aggregate, with and without DISTINCT.
+    #[test]
+    fn states_of_parts_merge() {
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![Some(3), None, Some(3), Some(5), Some(-1), Some(5)]));
+        let numeric = DataType::FixedSizeBinary(storage::types::NUMERIC_BYTES);
+        for (kind, returns) in [
+            (AggregateKind::Count, DataType::Int64),
+            (AggregateKind::Sum, numeric.clone()),
+            (AggregateKind::Avg, numeric),
+            (AggregateKind::Min, DataType::Int64),
+            (AggregateKind::Max, DataType::Int64),
+            (AggregateKind::ArrayAgg, DataType::List(arrow_schema::Field::new("item", DataType::Int64, true).into())),
+        ] {
+            for distinct in [false, true] {
+                let call = AggregateCall { kind, args: vec![0], filter: None, distinct, returns: returns.clone() };
+                let fresh = || accumulator(&call, &[DataType::Int64]).unwrap();
+                let (mut whole, mut merged) = (fresh(), fresh());
+                whole.apply_all(&[Arc::clone(&numbers)], 6, None).unwrap();
+                for first in [0, 2, 4] {
+                    let mut part = fresh();
+                    part.apply_all(&[numbers.slice(first, 2)], 2, None).unwrap();
+                    merged.restore(&part.state()).unwrap();
+                }
+                assert_eq!(whole.value().unwrap(), merged.value().unwrap(), "{call}");
+                for row in 0..6 {
+                    merged.apply(&[Arc::clone(&numbers)], row, -1).unwrap();
+                }
+                assert_eq!(merged.value().unwrap(), fresh().value().unwrap(), "{call}");
+            }
+        }
     }
 }

@@ -5,18 +5,21 @@ use arrow_schema::DataType;
 use datafusion::common::ScalarValue;
 use storage::keys::{self, SortOption};
 
-use super::{Accumulator, Input, Multiset};
+use super::{Accumulator, AggregateCall, Input, Multiset, accumulator};
 use crate::error::Result;
 
 pub(super) struct Distinct {
+    /// The aggregate behind the DISTINCT.
+    call: AggregateCall,
     inner: Box<dyn Accumulator>,
     arg_types: Vec<DataType>,
     values: Multiset,
 }
 
 impl Distinct {
-    pub(super) fn new(inner: Box<dyn Accumulator>, arg_types: &[DataType]) -> Self {
-        Distinct { inner, arg_types: arg_types.to_vec(), values: Multiset::default() }
+    pub(super) fn new(call: AggregateCall, arg_types: &[DataType]) -> Result<Self> {
+        let inner = accumulator(&call, arg_types)?;
+        Ok(Distinct { call, inner, arg_types: arg_types.to_vec(), values: Multiset::default() })
     }
 
     fn options(&self) -> Vec<SortOption> {
@@ -57,6 +60,7 @@ impl Accumulator for Distinct {
         let present = self.values.iter().filter(|(_, count)| *count > 0).map(|(key, _)| key);
         let columns = keys::decode(&self.arg_types, &self.options(), present)?;
         let n = columns.first().map_or(0, |c| c.len());
+        self.inner = accumulator(&self.call, &self.arg_types)?;
         self.inner.apply_all(&columns, n, None)
     }
 

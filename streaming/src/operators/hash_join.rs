@@ -199,7 +199,8 @@ impl Task for HashJoinTask {
             return Ok(Progress::Done);
         }
         let globals = self.globals();
-        let entered = self.sides[input].enter(&delta)?;
+        let by_key = self.condition.is_none() && self.kind.counts_matches(1 - input);
+        let entered = self.sides[input].enter(&delta, by_key)?;
         let other_keys = self.sides[1 - input].find_keys(&entered.keys);
         self.pending = Some(Pending {
             input,
@@ -651,7 +652,7 @@ struct Entered {
     rows: Vec<u32>,
     /// Per row of the batch: whether a key column is NULL.
     null_keys: Vec<bool>,
-    /// Each key of the batch once, and whether the sum of its counts was above zero.
+    /// If asked for: each key of the batch once, and whether the sum of its counts was above zero.
     totals: Vec<(u32, bool)>,
 }
 
@@ -696,8 +697,8 @@ impl Side {
             + self.links.capacity() * size_of::<Link>()
     }
 
-    /// Adds the rows of a batch.
-    fn enter(&mut self, delta: &Batch) -> Result<Entered> {
+    /// Adds the rows of a batch; `by_key` asks for what becomes of its keys.
+    fn enter(&mut self, delta: &Batch, by_key: bool) -> Result<Entered> {
         let n = delta.num_rows();
         let columns = |indexes: &[usize]| indexes.iter().map(|i| delta.column(*i).clone()).collect::<Vec<_>>();
         let key_arrays = columns(&self.key_columns);
@@ -723,7 +724,7 @@ impl Side {
             self.rows.touch(&hashes);
             for row in first..end {
                 let key = numbers[row - first];
-                if seen.insert(key) {
+                if by_key && seen.insert(key) {
                     entered.totals.push((key, self.infos[key as usize].total > 0));
                 }
                 let diff = delta.diff(row);
