@@ -1,0 +1,3 @@
+pub fn functions() -> Vec<super::Definition> {
+    vec![]
+}
