@@ -6,6 +6,7 @@ pub mod explain;
 pub mod lower;
 pub mod nodes;
 pub mod rules;
+pub mod functions;
 pub mod types;
 
 pub use error::{Error, Result};
