@@ -123,10 +123,9 @@ pub fn find(spec: &SourceSpec) -> Result<&'static dyn Connector> {
         None if RISINGWAVES.contains(&name.to_ascii_lowercase().as_str()) => {
             Err(Error::Unsupported(format!("connector \"{name}\" is not supported yet\nHINT:  There are: {}.", all())))
         }
-        None => Err(invalid_hint(
-            format!("there is no connector \"{name}\""),
-            format!("The connectors are: {}.", all()),
-        )),
+        None => {
+            Err(invalid_hint(format!("there is no connector \"{name}\""), format!("The connectors are: {}.", all())))
+        }
     }
 }
 
@@ -142,6 +141,21 @@ fn refuse_format(spec: &SourceSpec, connector: &str) -> Result<()> {
 
 /// Connectors that users of other systems will ask for.
 const RISINGWAVES: &[&str] = &[
-    "adbc_snowflake", "azblob", "citus-cdc", "gcs", "google_pubsub", "iceberg", "kinesis", "mongodb-cdc", "mqtt",
-    "mysql-cdc", "nats", "posix_fs", "postgres-cdc", "pulsar", "s3", "sqlserver-cdc", "webhook",
+    "adbc_snowflake",
+    "azblob",
+    "citus-cdc",
+    "gcs",
+    "google_pubsub",
+    "iceberg",
+    "kinesis",
+    "mongodb-cdc",
+    "mqtt",
+    "mysql-cdc",
+    "nats",
+    "posix_fs",
+    "postgres-cdc",
+    "pulsar",
+    "s3",
+    "sqlserver-cdc",
+    "webhook",
 ];

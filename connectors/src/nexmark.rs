@@ -302,7 +302,10 @@ impl Source for NexmarkSource {
         Ok(Box::new(NexmarkReader {
             table: self.table,
             makes: projection.iter().map(|&i| self.makes.get(i).copied()).collect(),
-            zoned: projection.iter().map(|&i| self.columns.get(i).is_some_and(|c| c.ty == SqlType::TimestampTz)).collect(),
+            zoned: projection
+                .iter()
+                .map(|&i| self.columns.get(i).is_some_and(|c| c.ty == SqlType::TimestampTz))
+                .collect(),
             schema: projected_schema(&self.columns, projection),
             row_ids: i64::from(split_number) << 48,
             split: number,
@@ -384,8 +387,7 @@ impl SplitReader for NexmarkReader {
         if own.is_empty() {
             return Ok(Read::Idle { next: Offset(until as i64) });
         }
-        let global: Vec<u64> =
-            own.iter().map(|n| (n / GROUP * self.splits + self.split) * GROUP + n % GROUP).collect();
+        let global: Vec<u64> = own.iter().map(|n| (n / GROUP * self.splits + self.split) * GROUP + n % GROUP).collect();
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.makes.len());
         for (make, zoned) in self.makes.iter().zip(&self.zoned) {
             columns.push(match make {
@@ -658,7 +660,12 @@ mod tests {
     #[test]
     fn fixes_the_moment() {
         let fixed = Connectors.prepare(&spec(&[("nexmark.table.type", "Bid"), ("nexmark.base.time", "now")])).unwrap();
-        assert!(fixed.options.iter().any(|(n, v)| n == "nexmark.base.time" && v.parse::<i64>().unwrap() > 1_700_000_000_000));
+        assert!(
+            fixed
+                .options
+                .iter()
+                .any(|(n, v)| n == "nexmark.base.time" && v.parse::<i64>().unwrap() > 1_700_000_000_000)
+        );
         assert_eq!(Connectors.prepare(&fixed).unwrap(), fixed);
         assert_eq!(fixed.columns.len(), 7);
     }

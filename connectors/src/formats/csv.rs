@@ -189,7 +189,8 @@ fn split(
     found: &mut dyn FnMut(Field),
 ) -> Result<(), Fault> {
     let bytes = &text.as_bytes()[..end];
-    let field = |from: usize, to: usize, kind| Field { start: from as u32, len: (to - from) as u32, kind, exact: false };
+    let field =
+        |from: usize, to: usize, kind| Field { start: from as u32, len: (to - from) as u32, kind, exact: false };
     let mut at = start;
     loop {
         if bytes.get(at) == Some(&quote) {
@@ -235,11 +236,8 @@ mod tests {
     fn check(options: &[(&str, &str)], header: Option<&str>, lines: &[&str], expected: expect_test::Expect) {
         let options: Vec<_> = options.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
         let csv = Csv::new(&options).unwrap();
-        let all = [
-            Column::new("a", SqlType::Int),
-            Column::new("b", SqlType::Text),
-            Column::new("c", SqlType::Timestamp),
-        ];
+        let all =
+            [Column::new("a", SqlType::Int), Column::new("b", SqlType::Text), Column::new("c", SqlType::Timestamp)];
         let mut decoder = csv.decoder(&all).unwrap();
         match header {
             Some(header) => decoder.header(header.as_bytes()).unwrap(),

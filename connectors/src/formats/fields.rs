@@ -9,8 +9,8 @@ use arrow::array::{
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
-    ArrowPrimitiveType, Date32Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
-    IntervalMonthDayNano, IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
+    ArrowPrimitiveType, Date32Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNano,
+    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
 };
 use arrow_schema::{DataType, Field as ArrowField};
 use base64::Engine as _;
@@ -148,9 +148,8 @@ pub fn column(
         Numeric => reader.numerics(),
         Bytea => reader.bytea(),
         Date => reader.primitives::<Date32Type>("date", |r, f, s| datetime::date(&r.string(f, s)?).ok_or(Bad::Value)),
-        Time => reader.primitives::<Time64MicrosecondType>("time", |r, f, s| {
-            datetime::time(&r.string(f, s)?).ok_or(Bad::Value)
-        }),
+        Time => reader
+            .primitives::<Time64MicrosecondType>("time", |r, f, s| datetime::time(&r.string(f, s)?).ok_or(Bad::Value)),
         Timestamp => reader.primitives::<TimestampMicrosecondType>("timestamp", |r, f, s| r.timestamp(f, s, false)),
         TimestampTz => {
             let array = reader.primitives_array::<TimestampMicrosecondType>("timestamp with time zone", |r, f, s| {
@@ -330,7 +329,8 @@ impl<'a> Reader<'a> {
                 return Err(Bad::Value);
             }
             let digit = i64::from(digit);
-            let next = value.checked_mul(10).and_then(|v| if negative { v.checked_sub(digit) } else { v.checked_add(digit) });
+            let next =
+                value.checked_mul(10).and_then(|v| if negative { v.checked_sub(digit) } else { v.checked_add(digit) });
             match next {
                 Some(next) => value = next,
                 None if tail.iter().all(u8::is_ascii_digit) => return Err(Bad::Range),
@@ -363,13 +363,11 @@ impl<'a> Reader<'a> {
             let value = match field.kind {
                 Kind::True => Some(true),
                 Kind::False => Some(false),
-                Kind::Text if self.rules.untyped => {
-                    match field.raw(self.text).trim().to_ascii_lowercase().as_str() {
-                        "true" | "t" | "yes" | "y" | "on" | "1" => Some(true),
-                        "false" | "f" | "no" | "n" | "off" | "0" => Some(false),
-                        _ => None,
-                    }
-                }
+                Kind::Text if self.rules.untyped => match field.raw(self.text).trim().to_ascii_lowercase().as_str() {
+                    "true" | "t" | "yes" | "y" | "on" | "1" => Some(true),
+                    "false" | "f" | "no" | "n" | "off" | "0" => Some(false),
+                    _ => None,
+                },
                 _ => None,
             };
             out.append_option(value);
@@ -395,9 +393,11 @@ impl<'a> Reader<'a> {
                 _ => self.string(&field, &mut scratch),
             };
             let value = read.and_then(|text| {
-                Numeric::parse(text.trim()).and_then(|value| value.apply_typmod(typmod)).map_err(|e| match e.sqlstate() {
-                    "22003" => Bad::Because(Fault::new("22003", e.detail().unwrap_or_else(|| e.to_string()))),
-                    _ => Bad::Value,
+                Numeric::parse(text.trim()).and_then(|value| value.apply_typmod(typmod)).map_err(|e| {
+                    match e.sqlstate() {
+                        "22003" => Bad::Because(Fault::new("22003", e.detail().unwrap_or_else(|| e.to_string()))),
+                        _ => Bad::Value,
+                    }
                 })
             });
             let added = match value {

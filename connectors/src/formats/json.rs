@@ -333,7 +333,8 @@ impl Scanner<'_> {
     #[inline]
     fn value(&mut self, depth: usize) -> Result<Field, Wanted> {
         let start = self.at;
-        let field = |from: usize, to: usize, kind| Field { start: from as u32, len: (to - from) as u32, kind, exact: false };
+        let field =
+            |from: usize, to: usize, kind| Field { start: from as u32, len: (to - from) as u32, kind, exact: false };
         match self.peek() {
             Some(b'"') => {
                 let (from, to, escaped) = self.string()?;

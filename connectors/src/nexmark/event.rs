@@ -25,9 +25,8 @@ const LETTERS: usize = 1 << 16;
 const FIRST_NAMES: [&str; 11] =
     ["Peter", "Paul", "Luke", "John", "Saul", "Vicky", "Kate", "Julie", "Sarah", "Deiter", "Walter"];
 const LAST_NAMES: [&str; 9] = ["Shultz", "Abrams", "Spencer", "White", "Bartels", "Walton", "Smith", "Jones", "Noris"];
-const CITIES: [&str; 10] = [
-    "Phoenix", "Los Angeles", "San Francisco", "Boise", "Portland", "Bend", "Redmond", "Seattle", "Kent", "Cheyenne",
-];
+const CITIES: [&str; 10] =
+    ["Phoenix", "Los Angeles", "San Francisco", "Boise", "Portland", "Bend", "Redmond", "Seattle", "Kent", "Cheyenne"];
 const STATES: [&str; 6] = ["AZ", "CA", "ID", "OR", "WA", "WY"];
 const HOT_CHANNELS: [&str; 4] = ["Google", "Facebook", "Baidu", "Apple"];
 
@@ -335,8 +334,9 @@ mod tests {
         // Views and checkpoints of existing sources hold these: another answer here is a change of the format.
         let events = Events::new(0, 1_767_225_600_000, 100_000);
         let sum = |read: &dyn Fn(u64) -> i64| (4..50u64).map(read).fold(0i64, |a, b| mix((a ^ b) as u64) as i64);
-        expect_test::expect!["[7974357410710121277, 7726551359404387478, 3646056981277245532]"].assert_eq(
-            &format!("{:?}", [sum(&|i| events.bid_auction(i)), sum(&|i| events.price(i)), sum(&|i| events.url(i).len() as i64)]),
-        );
+        expect_test::expect!["[7974357410710121277, 7726551359404387478, 3646056981277245532]"].assert_eq(&format!(
+            "{:?}",
+            [sum(&|i| events.bid_auction(i)), sum(&|i| events.price(i)), sum(&|i| events.url(i).len() as i64)]
+        ));
     }
 }

@@ -19,7 +19,9 @@ pub(crate) fn show(decoder: &mut dyn Decoder, raw: &mut RawRecords, columns: &[C
             let bytes = array.as_any().downcast_ref::<arrow::array::FixedSizeBinaryArray>().unwrap();
             return storage::numeric::Numeric::from_bytes(bytes.value(row)).to_string();
         }
-        ArrayFormatter::try_new(array, &options).unwrap().value(row).to_string()
+        let text = ArrayFormatter::try_new(array, &options).unwrap().value(row).to_string();
+        let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        text.chars().map(shown).collect()
     };
     let mut lines: Vec<String> = (0..raw.records.len())
         .map(|row| arrays.iter().zip(columns).map(|(a, c)| value(a, c, row)).collect::<Vec<_>>().join(" | "))
@@ -146,8 +148,7 @@ fn reads_text() {
             r#"{"t":"a text that is longer than twelve bytes"}"#,
         ],
         expect![[r#"
-            0: "\/
-            	 | NULL
+            0: "\/\u{8}\u{c}\n\r\t | NULL
             1: é😀é | NULL
             2: 22P02 field "t": a high surrogate must be followed by a low one
             3: 22P05 field "t": \u0000 cannot be converted to text
@@ -164,7 +165,11 @@ fn reads_text() {
 #[test]
 fn reads_numbers_exactly() {
     check(
-        &[column("n", Numeric), Column { typmod: storage::numeric::typmod(5, 2), ..column("p", Numeric) }, column("d", Double)],
+        &[
+            column("n", Numeric),
+            Column { typmod: storage::numeric::typmod(5, 2), ..column("p", Numeric) },
+            column("d", Double),
+        ],
         &[
             r#"{"n":123456789012345678901234567890.12345,"p":"1.005","d":0.1}"#,
             r#"{"n":"NaN","p":1e2,"d":1e308}"#,
@@ -276,7 +281,9 @@ fn keeps_bad_utf8_to_its_record() {
 #[test]
 fn finds_the_end_of_plain_text_at_every_place() {
     for length in 0..20 {
-        for (special, is_end) in [(b'"', true), (b'\\', true), (0x1f, true), (0x20, false), (b'!', false), (0xff, false)] {
+        for (special, is_end) in
+            [(b'"', true), (b'\\', true), (0x1f, true), (0x20, false), (b'!', false), (0xff, false)]
+        {
             let mut bytes = vec![b'a'; length];
             bytes.push(special);
             bytes.extend_from_slice(b"aaaaaaaaa\"");
