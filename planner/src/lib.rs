@@ -1,12 +1,22 @@
 //! SQL text to a bound statement to a logical plan to operators: the only crate that plans with DataFusion.
 
 pub mod batch;
+pub mod bind;
+pub mod catalog;
 pub mod error;
 pub mod explain;
+pub mod functions;
 pub mod lower;
 pub mod nodes;
+pub mod parser;
 pub mod rules;
-pub mod functions;
+pub mod statement;
 pub mod types;
 
+pub use bind::{
+    Bound, BoundDelete, BoundInsert, BoundUpdate, OutputColumn, Settings, bind_delete, bind_insert, bind_query,
+    bind_update, bind_view,
+};
 pub use error::{Error, Result};
+pub use parser::{Parsed, parse};
+pub use statement::Statement;

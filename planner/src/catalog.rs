@@ -1,0 +1,214 @@
+//! What exists, as the binder sees it: plain data, cheap to clone, found by name and by id.
+//!
+//! The frontend owns the current catalog and what is durable of it; a statement is bound against one version. System
+//! relations are objects too ([`ObjectKind::System`]); the frontend registers them with the columns that it fills.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use storage::{Column, RelationId};
+use streaming::engine::JobSpec;
+
+use crate::bind::Settings;
+use crate::error::{Error, Result};
+use crate::statement::ObjectName;
+
+/// The first id of an object that a user creates, as in Postgres: the id is the `pg_class` oid.
+pub const FIRST_USER_ID: u32 = 16384;
+
+/// What the name of a relation's error table ends with.
+pub const ERRORS_SUFFIX: &str = "$errors";
+
+/// What an object is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObjectKind {
+    /// `CREATE TABLE`
+    #[default]
+    Table,
+    /// `CREATE SOURCE`
+    Source,
+    /// `CREATE VIEW`: its text is bound again wherever it is used.
+    View,
+    /// `CREATE MATERIALIZED VIEW`
+    MaterializedView,
+    /// `CREATE INDEX`
+    Index,
+    /// A relation of `pg_catalog`, `information_schema` or `headwater_catalog`, or a `$errors` relation.
+    System,
+}
+
+/// A relation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Object {
+    /// Identifies it for ever.
+    pub id: RelationId,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: ObjectKind,
+    /// Its columns; the last [`hidden`](Object::hidden) are not shown.
+    pub columns: Vec<Column>,
+    /// The number of trailing hidden columns.
+    pub hidden: usize,
+    /// Positions of the primary key's columns; empty for none.
+    pub primary_key: Vec<usize>,
+    /// The default of each column as an expression's text; may be shorter than the columns.
+    pub defaults: Vec<Option<String>>,
+    /// Its definition: the whole `CREATE` statement.
+    pub sql: String,
+    /// What it reads.
+    pub depends_on: Vec<RelationId>,
+    /// What maintains it.
+    pub job: Option<JobSpec>,
+    /// The relation that `<name>$errors` reads.
+    pub errors: Option<RelationId>,
+    /// Whether rows are never retracted.
+    pub append_only: bool,
+    /// The columns that rows are kept and found by.
+    pub stream_key: Vec<usize>,
+    /// Whether the stream key identifies a row; otherwise equal rows are counted.
+    #[serde(default = "yes")]
+    pub unique: bool,
+    /// For an index: the indexed relation's column that each of its columns holds.
+    #[serde(default)]
+    pub source_columns: Vec<usize>,
+    /// `COMMENT ON`
+    #[serde(default)]
+    pub comment: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Default for Object {
+    fn default() -> Object {
+        Object {
+            id: RelationId(0),
+            schema: "public".into(),
+            name: String::new(),
+            kind: ObjectKind::Table,
+            columns: vec![],
+            hidden: 0,
+            primary_key: vec![],
+            defaults: vec![],
+            sql: String::new(),
+            depends_on: vec![],
+            job: None,
+            errors: None,
+            append_only: false,
+            stream_key: vec![],
+            unique: true,
+            source_columns: vec![],
+            comment: None,
+        }
+    }
+}
+
+impl Object {
+    /// The columns that `*` stands for.
+    pub fn visible(&self) -> &[Column] {
+        &self.columns[..self.columns.len() - self.hidden]
+    }
+
+    /// The position of a visible column.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.visible().iter().position(|c| c.name == name)
+    }
+}
+
+/// One version of what exists.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    by_id: BTreeMap<RelationId, Arc<Object>>,
+    by_name: BTreeMap<(String, String), RelationId>,
+    /// The `$errors` relations, by their ids.
+    errors: BTreeMap<RelationId, Arc<Object>>,
+}
+
+impl Catalog {
+    /// Adds an object, or replaces the one with its id.
+    pub fn insert(&mut self, object: Object) {
+        self.remove(object.id);
+        self.by_name.insert((object.schema.clone(), object.name.clone()), object.id);
+        if let Some(id) = object.errors {
+            let errors = Object {
+                id,
+                schema: object.schema.clone(),
+                name: format!("{}{ERRORS_SUFFIX}", object.name),
+                kind: ObjectKind::System,
+                columns: streaming::engine::error_columns(),
+                depends_on: vec![object.id],
+                append_only: true,
+                ..Object::default()
+            };
+            self.by_name.insert((errors.schema.clone(), errors.name.clone()), id);
+            self.errors.insert(id, Arc::new(errors));
+        }
+        self.by_id.insert(object.id, Arc::new(object));
+    }
+
+    /// Takes an object out.
+    pub fn remove(&mut self, id: RelationId) -> Option<Arc<Object>> {
+        let object = self.by_id.remove(&id)?;
+        let mut forget = |o: &Object| {
+            let name = (o.schema.clone(), o.name.clone());
+            if self.by_name.get(&name) == Some(&o.id) {
+                self.by_name.remove(&name);
+            }
+        };
+        forget(&object);
+        if let Some(errors) = object.errors.and_then(|id| self.errors.remove(&id)) {
+            forget(&errors);
+        }
+        Some(object)
+    }
+
+    /// All objects, by id; the `$errors` relations are not among them.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.by_id.values()
+    }
+
+    /// The object with an id.
+    pub fn by_id(&self, id: RelationId) -> Option<&Arc<Object>> {
+        self.by_id.get(&id).or_else(|| self.errors.get(&id))
+    }
+
+    /// The object with exactly this name.
+    pub fn get(&self, schema: &str, name: &str) -> Option<&Arc<Object>> {
+        let id = self.by_name.get(&(schema.to_string(), name.to_string()))?;
+        self.by_id(*id)
+    }
+
+    /// The object that a session means by a name: in its schema, or the first found along `pg_catalog` and the search
+    /// path.
+    pub fn find(&self, name: &ObjectName, settings: &Settings) -> Option<&Arc<Object>> {
+        if let Some(schema) = name.schema() {
+            return self.get(schema, name.last());
+        }
+        let path = settings.search_path.iter().map(String::as_str);
+        let listed = settings.search_path.iter().any(|s| s == "pg_catalog");
+        let first = (!listed).then_some("pg_catalog");
+        first.into_iter().chain(path).find_map(|schema| self.get(schema, name.last()))
+    }
+
+    /// [`find`](Catalog::find), or the error that it does not exist.
+    pub fn expect(&self, name: &ObjectName, settings: &Settings) -> Result<&Arc<Object>> {
+        self.find(name, settings).ok_or_else(|| {
+            let error = Error::new("42P01", format!("relation \"{name}\" does not exist"));
+            match name.position {
+                Some(position) => error.at(position),
+                None => error,
+            }
+        })
+    }
+
+    /// What reads `id` directly.
+    pub fn dependents(&self, id: RelationId) -> Vec<Arc<Object>> {
+        self.objects().filter(|o| o.depends_on.contains(&id)).cloned().collect()
+    }
+}
