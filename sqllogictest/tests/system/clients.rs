@@ -254,7 +254,7 @@ async fn subscribe(server: &Process) -> Result<()> {
                 .with_context(|| format!("no {name} in {columns:?}"))?;
             Ok(values[at].as_deref().unwrap_or_default().parse()?)
         };
-        Ok((value("headwater_diff")?, value("b")?))
+        Ok((value("diff")?, value("b")?))
     };
     assert_eq!(next().await?, (1, 2));
     writer.batch_execute("INSERT INTO s VALUES (5)").await?;

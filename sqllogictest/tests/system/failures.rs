@@ -50,7 +50,7 @@ async fn a_panic_fails_one_job_only() -> Result<()> {
     assert_eq!(rows(&client, "SELECT n FROM steady").await?, ["3"]);
     let state = "SELECT state FROM headwater_catalog.jobs WHERE name = 'risky'";
     eventually(&client, state, &["failed"]).await?;
-    let message = rows(&client, "SELECT message FROM headwater_catalog.jobs WHERE name = 'risky'").await?;
+    let message = rows(&client, "SELECT error FROM headwater_catalog.jobs WHERE name = 'risky'").await?;
     assert!(message[0].contains("13"), "the message says what happened: {message:?}");
     let failure = ask(&client, "SELECT * FROM risky").await.err().context("a failed view does not answer")?;
     assert!(failure.message.contains("risky"), "{}", failure.message);
