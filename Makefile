@@ -45,7 +45,8 @@ release: ## The optimised binary.
 	$(RELEASE_ENV) cargo build --release --workspace --bin headwater
 
 bench: release ## The numbers of bench/results: make bench, or one of them: make bench Q=point_lookup
-	python3 bench/run.py $(Q)
+	$(RELEASE_ENV) cargo build --release --workspace --example latency
+	$(HOME)/.cache/headwater/venv/bin/python3 bench/run.py $(Q)
 
 docs: ## The documentation of all crates, and the SQL of README and docs/ run as tests.
 	cargo doc --workspace --no-deps

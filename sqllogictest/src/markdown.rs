@@ -79,8 +79,8 @@ pub fn statements(text: &str) -> Vec<Statement> {
             continue;
         } else if c == '\'' || c == '"' {
             rest[1..].find(c).map_or(rest.len(), |end| end + 2)
-        } else if rest.starts_with("$$") {
-            rest[2..].find("$$").map_or(rest.len(), |end| end + 4)
+        } else if let Some(quoted) = rest.strip_prefix("$$") {
+            quoted.find("$$").map_or(rest.len(), |end| end + 4)
         } else if c == ';' {
             if !sql.trim().is_empty() {
                 found.push(Statement { sql: sql.trim().to_string(), error: error.take() });

@@ -87,13 +87,18 @@ impl Drop for Broker {
     }
 }
 
+/// What the scripts in `bench/services` are told.
+pub fn environment() -> [(&'static str, &'static str); 1] {
+    [("HEADWATER_KAFKA_PORT", "19292")]
+}
+
 /// The broker of these tests has a port of its own, so that stopping it disturbs nobody.
 fn script(argument: &str) -> Result<String> {
     let path = slt::repository().join("bench/services/kafka.sh");
     let output = tempfile::NamedTempFile::new()?;
     let status = std::process::Command::new(&path)
         .arg(argument)
-        .env("HEADWATER_KAFKA_PORT", "19292")
+        .envs(environment())
         .stdin(std::process::Stdio::null())
         .stdout(output.reopen()?)
         .status()
