@@ -8,11 +8,12 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/headwater/target
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-# RocksDB is the largest single build. The dev profile compiles it optimised, so release builds link that archive.
-ROCKSDB_ARCHIVE = $(firstword $(wildcard $(CARGO_TARGET_DIR)/debug/build/librocksdb-sys-*/out/librocksdb.a))
-RELEASE_ENV = $(if $(ROCKSDB_ARCHIVE),ROCKSDB_LIB_DIR=$(dir $(ROCKSDB_ARCHIVE)) ROCKSDB_STATIC=1)
+# RocksDB is the largest single build, and a change of features anywhere would repeat it: `.ci/setup` compiles it once.
+ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+export ROCKSDB_LIB_DIR ?= $(HOME)/.cache/headwater/rocksdb-$(ROCKSDB_VERSION)
+export ROCKSDB_STATIC := 1
 
-.PHONY: help demo test check slt complete compat bench docs release up down ci clean
+.PHONY: help demo test check slt complete compat bench docs release up down ci shell clean
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -42,10 +43,10 @@ compat: ## The compat suites on a real Postgres.
 	cargo run -q -p slt -- --against postgres sqllogictest/suites/compat
 
 release: ## The optimised binary.
-	$(RELEASE_ENV) cargo build --release --workspace --bin headwater
+	cargo build --release --workspace --bin headwater
 
 bench: release ## The numbers of bench/results: make bench, or one of them: make bench Q=point_lookup
-	$(RELEASE_ENV) cargo build --release --workspace --example latency
+	cargo build --release --workspace --example latency
 	$(HOME)/.cache/headwater/venv/bin/python3 bench/run.py $(Q)
 
 docs: ## The documentation of all crates, and the SQL of README and docs/ run as tests.
@@ -60,6 +61,9 @@ down: ## Stop it again: make down S=kafka
 
 ci: ## What CI runs.
 	.ci/run
+
+shell: ## A shell in which plain cargo builds as these targets do.
+	@$${SHELL:-bash}
 
 clean: ## Forget everything that was built.
 	cargo clean
