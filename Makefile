@@ -16,7 +16,7 @@ export ROCKSDB_STATIC := 1
 .PHONY: help demo test check slt complete compat bench docs release up down ci shell clean
 
 help: ## This list.
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
 
 demo: ## A server with live data and views; shows one of them changing and how to join in with psql.
 	@.ci/setup demo
@@ -45,7 +45,7 @@ compat: ## The compat suites on a real Postgres.
 release: ## The optimised binary.
 	cargo build --release --workspace --bin headwater
 
-bench: release ## The numbers of bench/results: make bench, or one of them: make bench Q=point_lookup
+bench: release ## The numbers of bench/results: make bench, or one of them: make bench Q=lookup
 	cargo build --release --workspace --example latency
 	$(HOME)/.cache/headwater/venv/bin/python3 bench/run.py $(Q)
 
