@@ -500,48 +500,11 @@ impl Display for Literal {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{AsArray, Int64Array};
+    use arrow::array::{AsArray, FixedSizeBinaryArray, Int64Array};
     use arrow::datatypes::Int64Type;
-    use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
 
     use super::*;
-
-    #[derive(Debug, PartialEq, Eq, Hash)]
-    struct Div(Signature);
-
-    impl ScalarUDFImpl for Div {
-        fn name(&self) -> &str {
-            "int8_div"
-        }
-        fn signature(&self) -> &Signature {
-            &self.0
-        }
-        fn return_type(&self, _: &[DataType]) -> Result<DataType, DataFusionError> {
-            Ok(DataType::Int64)
-        }
-        fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
-            let n = args.number_rows;
-            let args: Vec<ArrayRef> =
-                args.args.into_iter().map(|a| a.into_array(n)).collect::<Result<_, DataFusionError>>()?;
-            let (a, b) = (args[0].as_primitive::<Int64Type>(), args[1].as_primitive::<Int64Type>());
-            let values = a.iter().zip(b).map(|(a, b)| match (a, b) {
-                (Some(_), Some(0)) => Err(EvalError::external("22012", "division by zero")),
-                (Some(a), Some(b)) => Ok(Some(a / b)),
-                _ => Ok(None),
-            });
-            let values: Vec<Option<i64>> = values.collect::<Result<_, DataFusionError>>()?;
-            Ok(ColumnarValue::Array(Arc::new(Int64Array::from(values))))
-        }
-    }
-
-    struct OnlyDiv;
-
-    impl Functions for OnlyDiv {
-        fn scalar(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-            let signature = Signature::any(2, Volatility::Immutable);
-            (name == "int8_div").then(|| Arc::new(ScalarUDF::new_from_impl(Div(signature))))
-        }
-    }
+    use crate::testing::TestFunctions;
 
     fn batch(rows: &[(i64, i64)]) -> (Batch, SchemaRef) {
         let schema =
@@ -570,7 +533,7 @@ mod tests {
     #[test]
     fn good_rows_have_values_and_bad_rows_errors() {
         let (batch, schema) = batch(&[(6, 2), (1, 0), (9, 3), (2, 0), (8, 1)]);
-        let evaluator = compile(&div(), &schema, &(Arc::new(OnlyDiv) as _)).unwrap();
+        let evaluator = compile(&div(), &schema, &(Arc::new(TestFunctions) as _)).unwrap();
         assert!(evaluator.evaluate(&batch).is_err());
         let values = evaluator.evaluate_rows(&batch);
         let array: Vec<Option<i64>> = values.array.as_primitive::<Int64Type>().iter().collect();
@@ -592,7 +555,7 @@ mod tests {
             binary(BinaryOp::Or, zero, large.clone()),
             Expr::Case { when: vec![(nonzero, large)], otherwise: None, returns: DataType::Boolean },
         ] {
-            let evaluator = compile(&expr, &schema, &(Arc::new(OnlyDiv) as _)).unwrap();
+            let evaluator = compile(&expr, &schema, &(Arc::new(TestFunctions) as _)).unwrap();
             let values = evaluator.evaluate_rows(&batch);
             assert!(values.failures.is_empty(), "{expr}");
             assert_eq!(values.array.len(), 5);
@@ -628,5 +591,47 @@ mod tests {
         assert_eq!(sqlstate_of(&error), ("22003", "bigint out of range".into()));
         let error = DataFusionError::ArrowError(Box::new(ArrowError::DivideByZero), None);
         assert_eq!(sqlstate_of(&error), ("22012", "division by zero".into()));
+    }
+
+    #[test]
+    fn bytes_intervals_and_arrays_compare() {
+        let bytes = |rows: &[&[u8; 2]]| FixedSizeBinaryArray::try_from_iter(rows.iter()).unwrap();
+        let interval = |days| arrow::datatypes::IntervalMonthDayNano::new(0, days, 0);
+        let intervals =
+            |rows: &[i32]| arrow::array::IntervalMonthDayNanoArray::from_iter_values(rows.iter().map(|d| interval(*d)));
+        let lists = |rows: &[i64]| {
+            let lists = rows.iter().map(|n| Some(vec![Some(*n), None]));
+            arrow::array::ListArray::from_iter_primitive::<Int64Type, _, _>(lists)
+        };
+        let texts = |rows: &[&str]| arrow::array::StringViewArray::from_iter_values(rows);
+        let pairs: Vec<(ArrayRef, ArrayRef)> = vec![
+            (Arc::new(bytes(&[b"aa", b"bb"])), Arc::new(bytes(&[b"aa", b"ba"]))),
+            (Arc::new(intervals(&[1, 2])), Arc::new(intervals(&[1, 3]))),
+            (Arc::new(lists(&[1, 2])), Arc::new(lists(&[1, 3]))),
+            (Arc::new(texts(&["a", "b"])), Arc::new(texts(&["a", "c"]))),
+        ];
+        for (left, right) in pairs {
+            let ty = left.data_type().clone();
+            let schema =
+                Arc::new(Schema::new(vec![Field::new("l", ty.clone(), true), Field::new("r", ty.clone(), true)]));
+            let constant = ScalarValue::try_from_array(&left, 0).unwrap();
+            let batch = Batch::inserts(RecordBatch::try_new(schema.clone(), vec![left, right]).unwrap());
+            let literal = Expr::Literal(Literal::from_scalar(&constant).unwrap());
+            let in_list = Expr::InList { expr: Box::new(Expr::Column(0)), list: vec![literal], negated: false };
+            let choice =
+                Expr::Case { when: vec![(in_list.clone(), Expr::Column(1))], otherwise: None, returns: ty.clone() };
+            for expr in [
+                binary(BinaryOp::Eq, Expr::Column(0), Expr::Column(1)),
+                binary(BinaryOp::IsNotDistinctFrom, Expr::Column(0), Expr::Column(1)),
+                Expr::Not(Box::new(binary(BinaryOp::IsDistinctFrom, Expr::Column(0), Expr::Column(1)))),
+                in_list,
+                Expr::Not(Box::new(Expr::IsNull(Box::new(choice)))),
+            ] {
+                let evaluator = compile(&expr, &schema, &(Arc::new(TestFunctions) as _)).unwrap();
+                let values = evaluator.evaluate(&batch).unwrap_or_else(|e| panic!("{ty}: {expr}: {e}"));
+                let values: Vec<Option<bool>> = values.as_boolean().iter().collect();
+                assert_eq!(values, [Some(true), Some(false)], "{ty}: {expr}");
+            }
+        }
     }
 }

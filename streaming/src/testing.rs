@@ -15,17 +15,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::Int64Type;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use datafusion::common::ScalarValue;
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use storage::store::{Checkpoint, StoreOptions};
 use storage::table::{DirtyHandle, TableId};
 use storage::{Batch, Epoch, RelationId, StateTable, Store};
 
 use crate::error::Result;
-use crate::expr::{Functions, value_text};
+use crate::expr::{EvalError, Expr, Functions, value_text};
 use crate::operator::{Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, RowError, Seal, Task, TaskContext};
 
 /// Rows of a collection, as text, with their counts.
@@ -54,12 +55,50 @@ pub fn schema(line: &str) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// A registry without functions: tests get by with operators.
-pub struct NoFunctions;
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Div(Signature);
 
-impl Functions for NoFunctions {
-    fn scalar(&self, _name: &str) -> Option<Arc<ScalarUDF>> {
-        None
+impl ScalarUDFImpl for Div {
+    fn name(&self) -> &str {
+        "int8_div"
+    }
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+    fn return_type(&self, _: &[DataType]) -> std::result::Result<DataType, DataFusionError> {
+        Ok(DataType::Int64)
+    }
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> std::result::Result<ColumnarValue, DataFusionError> {
+        let n = args.number_rows;
+        let args: Vec<ArrayRef> =
+            args.args.into_iter().map(|a| a.into_array(n)).collect::<std::result::Result<_, DataFusionError>>()?;
+        let (a, b) = (args[0].as_primitive::<Int64Type>(), args[1].as_primitive::<Int64Type>());
+        let values = a.iter().zip(b).map(|(a, b)| match (a, b) {
+            (Some(_), Some(0)) => Err(EvalError::external("22012", "division by zero")),
+            (Some(a), Some(b)) => Ok(Some(a / b)),
+            _ => Ok(None),
+        });
+        let values: Vec<Option<i64>> = values.collect::<std::result::Result<_, DataFusionError>>()?;
+        Ok(ColumnarValue::Array(Arc::new(Int64Array::from(values))))
+    }
+}
+
+/// The functions of tests: `int8_div(bigint, bigint)`, which fails for a divisor of zero.
+pub struct TestFunctions;
+
+impl Functions for TestFunctions {
+    fn scalar(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        let signature = Signature::any(2, Volatility::Immutable);
+        (name == "int8_div").then(|| Arc::new(ScalarUDF::new_from_impl(Div(signature))))
+    }
+}
+
+/// `int8_div(left, right)`
+pub fn div(left: usize, right: usize) -> Expr {
+    Expr::Call {
+        function: "int8_div".into(),
+        args: vec![Expr::Column(left), Expr::Column(right)],
+        returns: DataType::Int64,
     }
 }
 
@@ -132,7 +171,7 @@ impl TestTask {
         let mut task = TestTask {
             operator: Arc::new(operator),
             inputs: inputs.to_vec(),
-            functions: Arc::new(NoFunctions),
+            functions: Arc::new(TestFunctions),
             dir,
             store: None,
             workers: Vec::new(),

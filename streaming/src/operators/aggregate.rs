@@ -11,8 +11,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryBuilder, Int64Array, PrimitiveArray,
-    RecordBatch, RecordBatchOptions,
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryBuilder, Int64Array, PrimitiveArray, RecordBatch,
+    RecordBatchOptions,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::datatypes::{
@@ -73,8 +73,10 @@ impl Operator for Aggregate {
     }
     fn state(&self) -> Option<String> {
         let all = self.calls.iter().any(|call| keeps_values(call, self.append_only));
-        Some(if self.group.is_empty() { "one row" } else { "one row per group" }.to_string()
-            + if all { " and every different aggregated value" } else { "" })
+        Some(
+            if self.group.is_empty() { "one row" } else { "one row per group" }.to_string()
+                + if all { " and every different aggregated value" } else { "" },
+        )
     }
 }
 
@@ -263,9 +265,11 @@ impl Layout {
                 let values: Vec<i64> = records.iter().map(|r| r[at]).collect();
                 Arc::new(Int64Array::new(values.into(), Some(present(at + 2))))
             }
-            Place::Sum { at, numeric: true } => numerics(records.iter().map(|r| {
-                if r[at + 2] > 0 { aggregates::numeric_sum(wide(r, at)).map(Some) } else { Ok(None) }
-            }))?,
+            Place::Sum { at, numeric: true } => numerics(
+                records
+                    .iter()
+                    .map(|r| if r[at + 2] > 0 { aggregates::numeric_sum(wide(r, at)).map(Some) } else { Ok(None) }),
+            )?,
             Place::Avg(at) => numerics(records.iter().map(|r| {
                 if r[at + 2] > 0 { aggregates::int_avg(wide(r, at), r[at + 2]).map(Some) } else { Ok(None) }
             }))?,
@@ -335,7 +339,11 @@ fn words_of(array: &ArrayRef) -> Result<Int64Array> {
 
 /// The inverse of [`words_of`].
 fn integers(data_type: &DataType, values: Vec<i64>, nulls: Option<NullBuffer>) -> Result<ArrayRef> {
-    fn narrowed<T: ArrowPrimitiveType>(values: Vec<i64>, nulls: Option<NullBuffer>, f: fn(i64) -> T::Native) -> ArrayRef {
+    fn narrowed<T: ArrowPrimitiveType>(
+        values: Vec<i64>,
+        nulls: Option<NullBuffer>,
+        f: fn(i64) -> T::Native,
+    ) -> ArrayRef {
         Arc::new(PrimitiveArray::<T>::new(values.into_iter().map(f).collect(), nulls))
     }
     Ok(match data_type {
@@ -430,7 +438,15 @@ impl Groups {
     }
 
     /// Makes sure that the record `number` is in use and saved as it was before this epoch.
+    #[inline]
     fn open(&mut self, number: u32, key: i64, null: bool) -> Result<()> {
+        match self.words.get(number as usize * self.layout.stride + FLAGS) {
+            Some(flags) if flags & DIRTY != 0 => Ok(()),
+            _ => self.open_clean(number, key, null),
+        }
+    }
+
+    fn open_clean(&mut self, number: u32, key: i64, null: bool) -> Result<()> {
         let stride = self.layout.stride;
         let base = number as usize * stride;
         if base >= self.words.len() {
@@ -438,9 +454,6 @@ impl Groups {
             self.next = self.next.max(number + 1);
         }
         let flags = self.words[base + FLAGS];
-        if flags & DIRTY != 0 {
-            return Ok(());
-        }
         if flags & LIVE == 0 {
             self.live += 1;
             self.words[base + KEY] = key;
@@ -1073,11 +1086,8 @@ mod tests {
     #[test]
     fn a_sum_that_overflows_is_an_error_until_it_fits() {
         let node = node(&[0], &[sum(1, DataType::Int64)], "k text, s bigint");
-        let said = run(
-            node,
-            &["k text, v bigint"],
-            "1 +(a,9223372036854775807) 2 +(a,1) 3 -(a,1) 4 -(a,9223372036854775807)",
-        );
+        let said =
+            run(node, &["k text, v bigint"], "1 +(a,9223372036854775807) 2 +(a,1) 3 -(a,1) 4 -(a,9223372036854775807)");
         expect![[r#"
             1 +(a,9223372036854775807)
             2 -(a,9223372036854775807) +!22003 bigint out of range

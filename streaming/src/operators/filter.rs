@@ -75,7 +75,7 @@ mod tests {
     use super::*;
     use crate::expr::{BinaryOp, Literal};
     use crate::oracle;
-    use crate::testing::schema;
+    use crate::testing::{div, run, schema};
 
     fn node() -> Filter {
         let one = Expr::Literal(Literal::from_scalar(&ScalarValue::Int64(Some(1))).unwrap());
@@ -84,4 +84,13 @@ mod tests {
     }
 
     oracle!(filter, node(), ["a bigint, b text"], "select a, b from t0 where a > 1");
+
+    #[test]
+    fn an_error_is_taken_back_with_its_row() {
+        let one = Expr::Literal(Literal::from_scalar(&ScalarValue::Int64(Some(1))).unwrap());
+        let predicate = Expr::Binary { op: BinaryOp::Gt, left: Box::new(div(0, 1)), right: Box::new(one) };
+        let node = Filter { predicate, schema: schema("a bigint, b bigint") };
+        let said = run(node, &["a bigint, b bigint"], "1 +(6,2) +(1,0) +(1,1) 2 -(1,0) -(6,2)");
+        assert_eq!(said, "1 +(6,2) +!22012 division by zero\n2 -(6,2) -!22012 division by zero");
+    }
 }

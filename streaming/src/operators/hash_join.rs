@@ -89,12 +89,14 @@ impl Operator for HashJoin {
         self.schema.clone()
     }
     fn inputs(&self) -> Vec<Exchange> {
-        self.placements().map(|placement| match placement {
-            Placement::Key(columns) => Exchange::Hash(columns),
-            Placement::Same => Exchange::Same,
-            Placement::Broadcast => Exchange::Broadcast,
-            Placement::Single => Exchange::Single,
-        }).to_vec()
+        self.placements()
+            .map(|placement| match placement {
+                Placement::Key(columns) => Exchange::Hash(columns),
+                Placement::Same => Exchange::Same,
+                Placement::Broadcast => Exchange::Broadcast,
+                Placement::Single => Exchange::Single,
+            })
+            .to_vec()
     }
     fn start(&self, ctx: &mut TaskContext) -> Result<Box<dyn Task>> {
         Ok(Box::new(HashJoinTask::open(self, ctx)?))
@@ -379,8 +381,7 @@ impl HashJoinTask {
         let keys = self.sides[own].key_columns.iter().map(|i| taken.column(*i).clone()).collect();
         let other_columns = self.sides[other].assemble(keys, decoded);
         let own_columns = taken.data().columns().to_vec();
-        let (mut columns, right) =
-            if own == 0 { (own_columns, other_columns) } else { (other_columns, own_columns) };
+        let (mut columns, right) = if own == 0 { (own_columns, other_columns) } else { (other_columns, own_columns) };
         columns.extend(right);
         let counts = pairs.links.iter().map(|link| self.sides[other].links[*link as usize].count);
         let diffs: Vec<i64> =
@@ -719,8 +720,7 @@ impl Side {
                     self.key_number(hashes[row - first], entered.keys.get(row), vnodes[row], null)
                 })
                 .collect();
-            let hashes: Vec<u64> =
-                (first..end).map(|row| row_hash(numbers[row - first], values.get(row))).collect();
+            let hashes: Vec<u64> = (first..end).map(|row| row_hash(numbers[row - first], values.get(row))).collect();
             self.rows.touch(&hashes);
             for row in first..end {
                 let key = numbers[row - first];
@@ -974,7 +974,8 @@ impl Side {
         let (len, tail) = entry.split_at_checked(4).ok_or_else(broken)?;
         let len = u32::from_be_bytes(len.try_into().expect("four bytes")) as usize;
         let (key, values) = tail.split_at_checked(len).ok_or_else(broken)?;
-        let number_at = |at: usize| value.get(at..at + 8).map(|b| i64::from_le_bytes(b.try_into().expect("eight bytes")));
+        let number_at =
+            |at: usize| value.get(at..at + 8).map(|b| i64::from_le_bytes(b.try_into().expect("eight bytes")));
         let null = row::decode(&self.key_types, std::iter::once(key))?.iter().any(|column| column.is_null(0));
         let key = self.key_number(hash_bytes(key), key, vnode, null);
         let number = self.add_row(key, row_hash(key, values), values, number_at(0).ok_or_else(broken)?);
@@ -1002,7 +1003,7 @@ mod tests {
     use super::*;
     use crate::expr::BinaryOp;
     use crate::oracle;
-    use crate::testing::{run, schema};
+    use crate::testing::{div, run, schema};
 
     const LEFT: &str = "k bigint, a text";
     const RIGHT: &str = "b text, j bigint";
@@ -1077,11 +1078,22 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_fails_is_an_error_with_the_diff_of_its_pair() {
-        // A boolean column of NULL is not true; failing conditions are tested with the functions that can fail.
-        let null = Expr::Literal(crate::expr::Literal::from_scalar(&ScalarValue::Boolean(None)).unwrap());
-        let join = HashJoin { condition: Some(null), ..node(JoinKind::Left) };
-        assert_eq!(run(join, &[LEFT, RIGHT], "1 R +(x,1) L +(1,a)"), "1 +(1,a,NULL,NULL)");
+    fn a_condition_that_fails_is_an_error_and_no_match() {
+        let one = Expr::Literal(crate::expr::Literal::from_scalar(&ScalarValue::Int64(Some(1))).unwrap());
+        let condition = Expr::Binary { op: BinaryOp::Gt, left: Box::new(div(1, 2)), right: Box::new(one) };
+        let join = HashJoin {
+            condition: Some(condition),
+            keys: [vec![0], vec![1]],
+            schema: schema("k bigint, a bigint, b bigint, j bigint"),
+            ..node(JoinKind::Left)
+        };
+        let said =
+            run(join, &["k bigint, a bigint", "b bigint, j bigint"], "1 R +2(0,1) L +(1,4) 2 R +(2,1) 3 R -2(0,1)");
+        expect![[r#"
+            1 +(1,4,NULL,NULL) +2!22012 division by zero
+            2 +(1,4,2,1) -(1,4,NULL,NULL)
+            3 -2!22012 division by zero"#]]
+        .assert_eq(&said);
     }
 
     #[test]

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use crate::expr::BinaryOp;
     use crate::oracle;
-    use crate::testing::schema;
+    use crate::testing::{div, run, schema};
 
     fn node() -> Project {
         let column = |i| Box::new(Expr::Column(i));
@@ -96,6 +96,16 @@ mod tests {
     #[test]
     fn no_column_is_still_a_row() {
         let node = Project { exprs: vec![], schema: schema("") };
-        assert_eq!(crate::testing::run(node, &["a bigint"], "1 +2(1) 2 -(1)"), "1 +2()\n2 -()");
+        assert_eq!(run(node, &["a bigint"], "1 +2(1) 2 -(1)"), "1 +2()\n2 -()");
+    }
+
+    #[test]
+    fn an_error_is_reported_once_and_taken_back_with_its_row() {
+        let node = Project {
+            exprs: vec![div(0, 1), Expr::Column(0), div(0, 1)],
+            schema: schema("q bigint, a bigint, r bigint"),
+        };
+        let said = run(node, &["a bigint, b bigint"], "1 +(6,2) +2(1,0) 2 -2(1,0)");
+        assert_eq!(said, "1 +(3,6,3) +2!22012 division by zero\n2 -2!22012 division by zero");
     }
 }
