@@ -3,7 +3,8 @@
 //! ```text
 //!  DIR/log/00000000000000000001.log      named by the sequence number of its first record
 //!
-//!  record   length u32 | checksum u64 (xxh3) of (sequence, payload) | sequence u64 | payload
+//!  record   length u32 | sequence u64 | checksum u32 of these | checksum u64 of (sequence, payload) | payload
+//!           little endian; checksums are (the low half of) xxh3
 //! ```
 //!
 //! One thread writes. It takes all records that wait, writes them, syncs once, and then answers them in order: so many
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::error::{Error, Result};
 
@@ -27,7 +28,7 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 const RECORDS_WAITING_MAX: usize = 1024;
 /// Bytes of a payload, at most.
 const PAYLOAD_BYTES_MAX: usize = 1 << 30;
-const HEADER_BYTES: usize = 20;
+const HEADER_BYTES: usize = 24;
 
 type Done = Box<dyn FnOnce(Result<u64>) + Send>;
 
@@ -50,6 +51,10 @@ impl Log {
         let segments = segments(&dir)?;
         for (i, (first, path)) in segments.iter().enumerate() {
             let last = i + 1 == segments.len();
+            if i > 0 && *first != next {
+                let dir = dir.display();
+                return Err(Error::Corrupt(format!("a file of \"{dir}\" with record {next} is missing")));
+            }
             let (end, good) = check(path, *first, last)?;
             next = end;
             if last {
@@ -166,9 +171,13 @@ impl Writer {
             if payload.len() > PAYLOAD_BYTES_MAX {
                 return Err(Error::Io("a write of more than 1 GB cannot be logged".into()));
             }
-            bytes.extend((payload.len() as u32).to_le_bytes());
-            bytes.extend(checksum(self.next, payload).to_le_bytes());
-            bytes.extend(self.next.to_le_bytes());
+            let mut header = [0; HEADER_BYTES];
+            header[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+            header[4..12].copy_from_slice(&self.next.to_le_bytes());
+            let check = header_checksum(&header);
+            header[12..16].copy_from_slice(&check.to_le_bytes());
+            header[16..].copy_from_slice(&checksum(self.next, payload).to_le_bytes());
+            bytes.extend(header);
             bytes.extend(payload);
             self.next += 1;
         }
@@ -185,6 +194,11 @@ impl Writer {
         *length += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// The length has a checksum of its own: a damaged one must not make a whole record look like a torn one.
+fn header_checksum(header: &[u8; HEADER_BYTES]) -> u32 {
+    xxh3_64(&header[..12]) as u32
 }
 
 fn checksum(sequence: u64, payload: &[u8]) -> u64 {
@@ -235,12 +249,11 @@ fn is_torn(file: &mut File, path: &Path, good: u64) -> Result<bool> {
     file.seek(SeekFrom::Start(good)).map_err(|error| io(path, &error))?;
     let mut rest = Vec::new();
     file.read_to_end(&mut rest).map_err(|error| io(path, &error))?;
-    let Some(length) = rest.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize) else {
-        return Ok(true);
-    };
+    let Some(header) = rest.first_chunk::<HEADER_BYTES>() else { return Ok(true) };
     // A group is written at once: pages of it may be missing anywhere, so zeros at the end are torn as well.
     let zeros_behind = rest.len() >= 512 && rest[rest.len() - 512..].iter().all(|byte| *byte == 0);
-    Ok(rest.len() < HEADER_BYTES + length || zeros_behind)
+    let (length, _, good) = parse(header);
+    Ok(zeros_behind || (good && rest.len() < HEADER_BYTES + length))
 }
 
 fn read_record(file: &mut File, path: &Path) -> Result<Option<(u64, Vec<u8>)>> {
@@ -253,9 +266,11 @@ fn read_record(file: &mut File, path: &Path) -> Result<Option<(u64, Vec<u8>)>> {
             n => filled += n,
         }
     }
-    let length = u32::from_le_bytes(header[..4].try_into().expect("four bytes")) as usize;
-    let expected = u64::from_le_bytes(header[4..12].try_into().expect("eight bytes"));
-    let sequence = u64::from_le_bytes(header[12..].try_into().expect("eight bytes"));
+    let (length, sequence, good) = parse(&header);
+    if !good {
+        return Err(corrupt(path));
+    }
+    let expected = u64::from_le_bytes(header[16..].try_into().expect("eight bytes"));
     if length > PAYLOAD_BYTES_MAX {
         return Err(corrupt(path));
     }
@@ -265,6 +280,13 @@ fn read_record(file: &mut File, path: &Path) -> Result<Option<(u64, Vec<u8>)>> {
         return Err(corrupt(path));
     }
     Ok(Some((sequence, payload)))
+}
+
+/// The length and the sequence number in a header, and whether they are what was written.
+fn parse(header: &[u8; HEADER_BYTES]) -> (usize, u64, bool) {
+    let length = u32::from_le_bytes(header[..4].try_into().expect("four bytes")) as usize;
+    let sequence = u64::from_le_bytes(header[4..12].try_into().expect("eight bytes"));
+    (length, sequence, header[12..16] == header_checksum(header).to_le_bytes())
 }
 
 fn corrupt(path: &Path) -> Error {
@@ -343,6 +365,42 @@ mod tests {
         std::fs::write(&path, bytes).expect("a file");
         let error = Log::open(dir.path()).err().expect("refused").to_string();
         assert!(error.contains(".log") && error.contains("corrupt"), "{error}");
+    }
+
+    #[test]
+    fn no_damage_passes_for_a_torn_tail() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let log = Log::open(dir.path()).expect("a log");
+        append(&log, b"first");
+        append(&log, b"second");
+        drop(log);
+        let path = only_segment(dir.path());
+        let good = std::fs::read(&path).expect("a file");
+        for at in 0..good.len() {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x10;
+            std::fs::write(&path, bytes).expect("a file");
+            assert!(matches!(Log::open(dir.path()), Err(Error::Corrupt(_))), "byte {at}");
+        }
+        // Whereas every shorter file is the log as of an earlier moment.
+        for len in (0..good.len()).rev() {
+            std::fs::write(&path, &good[..len]).expect("a file");
+            let whole = usize::from(len >= HEADER_BYTES + 5);
+            assert_eq!(all(&Log::open(dir.path()).expect("a log")).len(), whole, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn notices_a_missing_segment() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for _ in 0..3 {
+            append(&Log::open(dir.path()).expect("a log"), b"record");
+        }
+        let segments = segments(&dir.path().join("log")).expect("a folder");
+        assert_eq!(segments.len(), 3);
+        std::fs::remove_file(&segments[1].1).expect("removed");
+        let error = Log::open(dir.path()).err().expect("refused").to_string();
+        assert!(error.contains("record 2 is missing"), "{error}");
     }
 
     #[test]

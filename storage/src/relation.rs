@@ -41,6 +41,12 @@ pub const EPOCHS_READABLE_BACK: u64 = 32;
 /// Rows of one batch of a scan, at most.
 pub const SCAN_ROWS_MAX: usize = 8192;
 
+/// Runs of older epochs that are not worth merging.
+const OLD_RUNS_MAX: usize = 32;
+
+/// Runs that are merged at once.
+const MERGE_RUNS: usize = 8;
+
 /// Checkpoints before the last one whose epochs stay readable, at most: each keeps old versions of rows on disk.
 const BASES_MAX: usize = 3;
 
@@ -272,33 +278,25 @@ impl Relation {
     }
 
     /// Merges runs of epochs that nobody will ask for one by one, so that the number of runs grows with the logarithm
-    /// of their rows.
+    /// of their rows. Several at once: a row is copied once per [`MERGE_RUNS`]-fold growth of its run.
     fn merge_old_runs(&self) {
         let Some(_merging) = self.merging.try_lock() else { return };
         loop {
-            let pair = {
-                let state = self.state.lock();
-                let old = state.sealed.partition_point(|s| s.to.0 + EPOCHS_READABLE_BACK <= state.newest.0);
-                (1..old).rev().find_map(|i| {
-                    let (a, b) = (&state.sealed[i - 1], &state.sealed[i]);
-                    let apart = state.bases.iter().map(|b| &b.epoch).chain(&state.cuts);
-                    let apart = apart.into_iter().any(|e| (a.to..b.from).contains(e));
-                    (!apart && a.run.len() <= 2 * b.run.len()).then(|| (a.clone(), b.clone()))
-                })
-            };
-            let Some((a, b)) = pair else { return };
-            let run = merge_runs(&[a.run.clone(), b.run.clone()], self.shape.spec.unique)
-                .expect("runs in memory can be read");
-            let merged = Sealed { from: a.from, to: b.to, rows: a.rows + b.rows, run: Arc::new(run) };
+            // Not in the condition of the loop: there the lock would be held for all of its body.
+            let Some(runs) = self.state.lock().mergeable() else { return };
+            let parts: Vec<Arc<Run>> = runs.iter().map(|r| r.run.clone()).collect();
+            let run = merge_runs(&parts, self.shape.spec.unique).expect("runs in memory can be read");
+            let rows = runs.iter().map(|r| r.rows).sum();
+            let merged = Sealed { from: runs[0].from, to: runs[runs.len() - 1].to, rows, run: Arc::new(run) };
             let mut state = self.state.lock();
-            let at =
-                state.sealed.windows(2).position(|w| Arc::ptr_eq(&w[0].run, &a.run) && Arc::ptr_eq(&w[1].run, &b.run));
             // A checkpoint may have been announced, or have taken them, in the meantime.
-            let apart = state.bases.iter().map(|b| &b.epoch).chain(&state.cuts);
-            let apart = apart.into_iter().any(|e| (a.to..b.from).contains(e));
+            let at = state
+                .sealed
+                .windows(runs.len())
+                .position(|w| w.iter().zip(&parts).all(|(a, b)| Arc::ptr_eq(&a.run, b)));
             match at {
-                Some(at) if !apart => {
-                    state.sealed.splice(at..at + 2, [merged]);
+                Some(at) if !state.is_apart(&runs) => {
+                    state.sealed.splice(at..at + runs.len(), [merged]);
                 }
                 _ => return,
             }
@@ -329,6 +327,27 @@ impl State {
             let at = self.sealed.partition_point(|s| s.to <= epoch);
             self.sealed.insert(at, sealed);
         }
+    }
+
+    /// Neighbours that are worth merging: old, not about to be dropped, and none of them larger than all the others.
+    fn mergeable(&self) -> Option<Vec<Sealed>> {
+        let base = self.bases[self.bases.len() - 1].epoch;
+        let from = self.sealed.partition_point(|s| s.to <= base);
+        let end = self.sealed.partition_point(|s| s.to.0 + EPOCHS_READABLE_BACK <= self.newest.0);
+        if end < from + OLD_RUNS_MAX {
+            return None;
+        }
+        let worth = |runs: &&[Sealed]| {
+            let sizes = runs.iter().map(|r| r.run.len());
+            sizes.clone().max() <= Some(sizes.sum::<usize>() / 2) && !self.is_apart(runs)
+        };
+        self.sealed[from..end].windows(MERGE_RUNS).rev().find(worth).map(<[Sealed]>::to_vec)
+    }
+
+    /// Whether something may be read as of an epoch between these runs.
+    fn is_apart(&self, runs: &[Sealed]) -> bool {
+        let between = runs[0].to..runs[runs.len() - 1].from;
+        self.bases.iter().map(|b| &b.epoch).chain(&self.cuts).any(|epoch| between.contains(epoch))
     }
 
     /// The runs of the epochs after `after` up to `to`; `None` if one reaches across `to`.

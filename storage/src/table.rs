@@ -282,13 +282,22 @@ impl Dirty {
     }
 }
 
+fn hash(vnode: u8, key: &[u8]) -> u32 {
+    xxh3_64_with_seed(key, vnode.into()) as u32
+}
+
+/// Half a hash as a whole one: the table looks at both ends of it.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 /// What was put and deleted since the last take, the newest change of each key.
 #[derive(Default)]
 struct Pending {
     data: Vec<u8>,
     entries: Vec<Entry>,
-    /// The entry of each key.
-    index: HashTable<u32>,
+    /// The entry of each key, with a part of the key's hash: the table grows, and mostly answers, without the keys.
+    index: HashTable<(u32, u32)>,
     /// The same in key order, from the first scan to the next take.
     ordered: Option<BTreeMap<Box<[u8]>, u32>>,
 }
@@ -298,17 +307,24 @@ impl Pending {
         if self.entries.is_empty() {
             return None;
         }
+        self.find_hashed(hash(vnode, key), vnode, key)
+    }
+
+    fn find_hashed(&self, hash: u32, vnode: u8, key: &[u8]) -> Option<u32> {
         let Pending { data, entries, .. } = self;
-        let is = |i: &u32| {
-            let entry = &entries[*i as usize];
-            data[entry.at] == vnode && &data[entry.at + 1..entry.at + entry.key as usize] == key
+        let is = |(h, i): &(u32, u32)| {
+            *h == hash && {
+                let entry = &entries[*i as usize];
+                data[entry.at] == vnode && &data[entry.at + 1..entry.at + entry.key as usize] == key
+            }
         };
-        self.index.find(xxh3_64_with_seed(key, vnode.into()), is).copied()
+        self.index.find(spread(hash), is).map(|(_, i)| *i)
     }
 
     fn set(&mut self, vnode: u8, key: &[u8], value: Option<&[u8]>) {
         let (diff, value) = (if value.is_some() { 1 } else { -1 }, value.unwrap_or_default());
-        if let Some(i) = self.find(vnode, key) {
+        let hash = hash(vnode, key);
+        if let Some(i) = self.find_hashed(hash, vnode, key) {
             let entry = &mut self.entries[i as usize];
             entry.diff = diff;
             if entry.value as usize == value.len() {
@@ -328,13 +344,9 @@ impl Pending {
         self.data.extend_from_slice(key);
         self.data.extend_from_slice(value);
         self.entries.push(Entry { at, key: key_len, value: value_len, diff });
-        let Pending { data, entries, .. } = self;
-        self.index.insert_unique(xxh3_64_with_seed(key, vnode.into()), i, |i| {
-            let entry = &entries[*i as usize];
-            xxh3_64_with_seed(&data[entry.at + 1..entry.at + entry.key as usize], data[entry.at].into())
-        });
+        self.index.insert_unique(spread(hash), (hash, i), |(hash, _)| spread(*hash));
         if let Some(ordered) = &mut self.ordered {
-            ordered.insert(data[at..at + key_len as usize].into(), i);
+            ordered.insert(self.data[at..at + key_len as usize].into(), i);
         }
     }
 
