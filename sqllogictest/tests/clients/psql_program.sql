@@ -1,6 +1,7 @@
 -- What people type into psql, and what it shows. Compared with psql_program.out.
 CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL, city varchar(20) DEFAULT 'Oslo');
-INSERT INTO customers VALUES (1, 'Ann'), (2, 'Bob', 'Rome');
+INSERT INTO customers (id, name) VALUES (1, 'Ann');
+INSERT INTO customers VALUES (2, 'Bob', 'Rome');
 CREATE MATERIALIZED VIEW per_city AS SELECT city, count(*) AS n FROM customers GROUP BY city;
 CREATE VIEW in_rome AS SELECT * FROM customers WHERE city = 'Rome';
 CREATE INDEX customers_by_city ON customers (city);
@@ -20,7 +21,7 @@ SELECT * FROM customers ORDER BY id;
 \timing on
 SELECT 1;
 \timing off
-SELECT nope FROM customers;
+SELECT zzzzzzzzzz FROM customers;
 SELECT 1 / 0;
 SELEC 1;
 UPDATE customers SET city = 'Rome' WHERE id = 1;

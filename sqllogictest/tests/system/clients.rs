@@ -69,13 +69,22 @@ fn psql(server: &Process, arguments: &[&str]) -> Command {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn psql_works() -> Result<()> {
     let (_directory, server) = server().await?;
-    let script = programs().join("psql_program.sql");
-    let said = run(psql(&server, &["-v", "ON_ERROR_STOP=0", "-f", &script.display().to_string()])).await?;
+    // One stream for results and messages, so that their order is seen.
+    let mut command = Command::new("bash");
+    command.current_dir(programs()).args([
+        "-c",
+        &format!(
+            "psql -X -h 127.0.0.1 -p {} -U root -d dev -v ON_ERROR_STOP=0 -f {} 2>&1",
+            server.address().port(),
+            "psql_program.sql"
+        ),
+    ]);
+    let said = run(command).await?;
     let expected = std::fs::read_to_string(programs().join("psql_program.out"))?;
-    // What differs between runs: ports, times, process ids, the name of the script.
+    // What differs between runs: ports and times.
     let clean = |text: &str| {
         let port = server.address().port().to_string();
-        let text = text.replace(&port, "PORT").replace(&format!("{}:", script.display()), "psql_program.sql:");
+        let text = text.replace(&port, "PORT");
         let lines = text.lines().map(|line| if line.starts_with("Time: ") { "Time: T" } else { line.trim_end() });
         lines.collect::<Vec<_>>().join("\n")
     };
