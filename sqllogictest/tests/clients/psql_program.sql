@@ -15,6 +15,7 @@ SELECT * FROM per_city ORDER BY city;
 \d per_city
 \d in_rome
 \dn
+\conninfo
 \x on
 SELECT * FROM customers ORDER BY id;
 \x off
