@@ -49,6 +49,8 @@ pub enum Param {
     Type(SqlType),
     /// `anyelement`: one type, the same for all of them and the element of `anyarray`.
     AnyElement,
+    /// `anynonarray`: any type but an array, each its own.
+    AnyNonArray,
     /// `anyarray`
     AnyArray,
     /// `"any"`: every type, each its own.
@@ -376,7 +378,7 @@ fn returns_of(definition: &Definition, types: &[SqlType]) -> Option<SqlType> {
         Param::Type(ty) => Some(ty.clone()),
         Param::AnyElement => element,
         Param::AnyArray => element.map(|e| SqlType::Array(Box::new(e))),
-        Param::Any => None,
+        Param::Any | Param::AnyNonArray => None,
     }
 }
 

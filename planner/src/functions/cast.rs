@@ -31,7 +31,7 @@ pub struct CastStep {
     pub returns: SqlType,
 }
 
-/// The calls that cast a value of `from` to `to`, none if it is one as it stands; `cannot cast type a to type b`
+/// The calls that cast a value of `from` to `to`, none if it is one as it stands; `cannot cast type a to b`
 /// if Postgres does not do that in this context. `zone` is the session's time zone.
 pub fn cast(
     from: &SqlType,
@@ -40,7 +40,7 @@ pub fn cast(
     context: CastContext,
     zone: &str,
 ) -> Result<Vec<CastStep>, EvalError> {
-    let cannot = || error("42846", format!("cannot cast type {} to type {}", types::name(from), types::name(to)));
+    let cannot = || error("42846", format!("cannot cast type {} to {}", types::name(from), types::name(to)));
     if cast_context(from, to).is_none_or(|least| least > context) {
         return Err(cannot());
     }

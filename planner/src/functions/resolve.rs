@@ -93,6 +93,7 @@ impl Candidate {
             (_, SqlType::Unknown) => true,
             (Param::Type(ty), arg) => implicit(arg, ty),
             (Param::AnyArray, arg) => matches!(arg, SqlType::Array(_)),
+            (Param::AnyNonArray, arg) => !matches!(arg, SqlType::Array(_)),
             (Param::AnyElement | Param::Any, _) => true,
         })
     }
@@ -236,8 +237,8 @@ fn finish(candidate: &Candidate, args: &[SqlType]) -> Result<Resolved, Failure> 
             Param::Type(ty) => ty.clone(),
             Param::AnyElement => element.clone().expect("checked above"),
             Param::AnyArray => SqlType::Array(Box::new(element.clone().expect("checked above"))),
-            Param::Any if *arg == SqlType::Unknown => SqlType::Text,
-            Param::Any => arg.clone(),
+            Param::Any | Param::AnyNonArray if *arg == SqlType::Unknown => SqlType::Text,
+            Param::Any | Param::AnyNonArray => arg.clone(),
         })
         .collect();
     let function = instantiate(candidate.definition, casts.clone()).ok_or(Failure::None)?;
