@@ -75,7 +75,20 @@ fn overloads(kind: AggregateKind) -> Vec<(Vec<SqlType>, SqlType)> {
             (vec![Interval], Interval),
         ],
         AggregateKind::Min | AggregateKind::Max => same(&[
-            SmallInt, Int, BigInt, Real, Double, Numeric, Text, Char, Date, Time, Timestamp, TimestampTz, Interval, Oid,
+            SmallInt,
+            Int,
+            BigInt,
+            Real,
+            Double,
+            Numeric,
+            Text,
+            Char,
+            Date,
+            Time,
+            Timestamp,
+            TimestampTz,
+            Interval,
+            Oid,
         ]),
         AggregateKind::BoolAnd | AggregateKind::BoolOr => same(&[Boolean]),
         AggregateKind::StringAgg => vec![(vec![Text, Text], Text), (vec![Bytea, Bytea], Bytea)],
@@ -246,7 +259,10 @@ impl AggregateUDFImpl for Native {
         let collects = matches!(self.kind, AggregateKind::ArrayAgg | AggregateKind::StringAgg);
         if collects && !args.order_bys.is_empty() {
             if args.is_distinct {
-                return Err(EvalError::external("0A000", format!("{}(DISTINCT ... ORDER BY) is not supported", self.kind.name())));
+                return Err(EvalError::external(
+                    "0A000",
+                    format!("{}(DISTINCT ... ORDER BY) is not supported", self.kind.name()),
+                ));
             }
             return Ok(Box::new(InOrder {
                 kind: self.kind,
@@ -419,9 +435,9 @@ impl Accumulator for InOrder {
                 self.items.push(ScalarValue::try_from_array(&values[0], row)?);
                 continue;
             }
-            let text = values[0].as_string_view_opt().ok_or_else(|| {
-                EvalError::external("0A000", "string_agg of bytea with ORDER BY is not supported")
-            })?;
+            let text = values[0]
+                .as_string_view_opt()
+                .ok_or_else(|| EvalError::external("0A000", "string_agg of bytea with ORDER BY is not supported"))?;
             if text.is_null(row) {
                 continue;
             }

@@ -106,7 +106,8 @@ fn numeric_power(a: Numeric, b: Numeric) -> Row<Numeric> {
     }
     let size = a.to_f64().abs().powf(b.to_f64());
     let exponent = if size > 0.0 && size.is_finite() { size.log10() as i32 } else { 0 };
-    let scale = if whole { 16.max(a.scale() as i32) } else { (16 - exponent).max(a.scale().max(b.scale()) as i32).max(0) };
+    let scale =
+        if whole { 16.max(a.scale() as i32) } else { (16 - exponent).max(a.scale().max(b.scale()) as i32).max(0) };
     if let (true, Some(n)) = (whole, b.to_i64())
         && (0..=130).contains(&n)
     {

@@ -90,7 +90,9 @@ fn translate(pattern: &str) -> Row<Translated> {
                     'Y' => out.text.push_str("\\B"),
                     'Z' => out.text.push_str("\\z"),
                     'e' => out.text.push_str("\\x1b"),
-                    '1'..='9' => return Err(error("0A000", "back references in regular expressions are not supported")),
+                    '1'..='9' => {
+                        return Err(error("0A000", "back references in regular expressions are not supported"));
+                    }
                     'd' | 'D' | 's' | 'S' | 'w' | 'W' | 'A' | 'n' | 't' | 'r' | 'f' | 'v' | 'a' | 'x' | 'u' | 'U' => {
                         out.text.push('\\');
                         out.text.push(escape);
@@ -191,7 +193,9 @@ fn bracket(chars: &[char], mut i: usize, out: &mut String) -> Row<usize> {
                 return Ok(i);
             }
             '[' if matches!(chars.get(i), Some(':')) => {
-                let end = (i + 1..chars.len()).find(|e| chars[*e] == ']').ok_or_else(|| invalid("brackets [] not balanced"))?;
+                let end = (i + 1..chars.len())
+                    .find(|e| chars[*e] == ']')
+                    .ok_or_else(|| invalid("brackets [] not balanced"))?;
                 let class: String = chars[i + 1..end].iter().collect();
                 let name = class.strip_suffix(':').ok_or_else(|| invalid("invalid character class"))?;
                 const CLASSES: [&str; 13] = [

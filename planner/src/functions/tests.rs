@@ -4,9 +4,7 @@
 
 use arrow::datatypes::Field;
 use datafusion::common::config::ConfigOptions;
-use sqlparser::ast::{
-    BinaryOperator, DateTimeField, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Value,
-};
+use sqlparser::ast::{BinaryOperator, DateTimeField, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Value};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use streaming::expr::EvalError;
@@ -149,7 +147,8 @@ fn evaluate(e: &Expr) -> Result<Typed, EvalError> {
             };
             operator(&op, vec![evaluate(left)?, evaluate(right)?])
         }
-        Expr::Like { negated, expr, pattern, escape_char, .. } | Expr::ILike { negated, expr, pattern, escape_char, .. } => {
+        Expr::Like { negated, expr, pattern, escape_char, .. }
+        | Expr::ILike { negated, expr, pattern, escape_char, .. } => {
             let star = if matches!(e, Expr::ILike { .. }) { "*" } else { "" };
             let mut pattern = evaluate(pattern)?;
             if let Some(escape) = escape_char {
