@@ -343,6 +343,10 @@ fn make(library: &Library, symbol: &str) -> Option<Arc<ScalarUDF>> {
         let returns = comparison::key_type(symbol).unwrap_or_else(|| returns.arrow());
         return Some(udf(symbol.into(), returns, definition.strict, definition.volatility, run.clone()));
     }
+    if symbol == "more_than_one_row" {
+        // The rules that unnest subqueries bring their own.
+        return Some(Arc::new(ScalarUDF::new_from_impl(crate::rules::correlated::MoreThanOneRow::new())));
+    }
     let (base, types) = symbol.strip_suffix(']')?.split_once('[')?;
     let types: Option<Vec<SqlType>> = split_types(types).map(|t| crate::types::parse(t).ok().map(|t| t.0)).collect();
     let types = types?;

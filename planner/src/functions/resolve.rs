@@ -95,7 +95,28 @@ impl Candidate {
             (Param::AnyArray, arg) => matches!(arg, SqlType::Array(_)),
             (Param::AnyNonArray, arg) => !matches!(arg, SqlType::Array(_)),
             (Param::AnyElement | Param::Any, _) => true,
-        })
+        }) && self.elements(args).is_some()
+    }
+
+    /// The one type of the elements, if the arguments agree on it: `Some(None)` if none says it.
+    fn elements(&self, args: &[SqlType]) -> Option<Option<SqlType>> {
+        // These take no two types that are only compatible.
+        let strict = matches!(self.definition.name, "@>" | "<@" | "&&");
+        let mut element: Option<SqlType> = None;
+        for (param, arg) in self.params.iter().zip(args) {
+            let seen = match (param, arg) {
+                (_, SqlType::Unknown) => continue,
+                (Param::AnyElement, arg) => arg.clone(),
+                (Param::AnyArray, SqlType::Array(item)) => item.as_ref().clone(),
+                _ => continue,
+            };
+            element = Some(match element {
+                None => seen,
+                Some(earlier) if strict && earlier != seen => return None,
+                Some(earlier) => common_type(&[earlier, seen])?,
+            });
+        }
+        Some(element)
     }
 }
 
@@ -209,19 +230,7 @@ fn choose_categories(left: &mut Vec<Candidate>, args: &[SqlType]) {
 
 /// The concrete types of the chosen candidate.
 fn finish(candidate: &Candidate, args: &[SqlType]) -> Result<Resolved, Failure> {
-    let mut element: Option<SqlType> = None;
-    for (param, arg) in candidate.params.iter().zip(args) {
-        let seen = match (param, arg) {
-            (_, SqlType::Unknown) => continue,
-            (Param::AnyElement, arg) => arg.clone(),
-            (Param::AnyArray, SqlType::Array(item)) => item.as_ref().clone(),
-            _ => continue,
-        };
-        element = Some(match element {
-            None => seen,
-            Some(earlier) => common_type(&[earlier, seen]).ok_or(Failure::None)?,
-        });
-    }
+    let element = candidate.elements(args).ok_or(Failure::None)?;
     let polymorphic = candidate.params.iter().any(|p| matches!(p, Param::AnyElement | Param::AnyArray));
     if polymorphic && element.is_none() {
         return Err(Failure::Other(error(
