@@ -5,6 +5,7 @@
 
 mod clients;
 mod failures;
+mod jobs;
 mod kafka;
 mod kills;
 mod orders;
