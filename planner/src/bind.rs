@@ -1,5 +1,7 @@
 //! Binding: the names and types of a statement as Postgres resolves them, to a typed logical plan.
 
+pub(crate) mod names;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

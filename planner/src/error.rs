@@ -108,3 +108,10 @@ impl From<streaming::Error> for Error {
         Error::new(sqlstate, error.to_string())
     }
 }
+
+impl From<streaming::expr::EvalError> for Error {
+    fn from(error: streaming::expr::EvalError) -> Error {
+        let hint = crate::functions::hint_of(&error).map(str::to_string);
+        Error { hint, ..Error::new(error.sqlstate, error.message) }
+    }
+}

@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod bind;
 pub mod catalog;
+pub mod dialect;
 pub mod error;
 pub mod explain;
 pub mod functions;

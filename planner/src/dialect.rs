@@ -1,0 +1,146 @@
+//! PostgreSQL's dialect of sqlparser, corrected where its precedences differ from the server's.
+
+use std::any::TypeId;
+
+use sqlparser::ast::{BinaryOperator, Expr, UnaryOperator};
+use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
+use sqlparser::keywords::Keyword;
+use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::Token;
+
+/// Unary plus and minus bind tighter than every binary operator but `::`, `[]` and `.`.
+const SIGN_PREC: u8 = 125;
+/// All operators without a level of their own.
+const OTHER_PREC: u8 = 70;
+const LIKE_PREC: u8 = 60;
+const IS_PREC: u8 = 40;
+
+/// The dialect of this server. It says that it is PostgreSQL's, so that the parser takes it for that everywhere.
+#[derive(Debug, Default)]
+pub struct HeadwaterDialect(pub(crate) PostgreSqlDialect);
+
+macro_rules! as_postgres {
+    ($($name:ident)*) => { $(fn $name(&self) -> bool { self.0.$name() })* };
+}
+
+impl Dialect for HeadwaterDialect {
+    fn dialect(&self) -> TypeId {
+        TypeId::of::<PostgreSqlDialect>()
+    }
+    fn identifier_quote_style(&self, identifier: &str) -> Option<char> {
+        self.0.identifier_quote_style(identifier)
+    }
+    fn is_delimited_identifier_start(&self, ch: char) -> bool {
+        self.0.is_delimited_identifier_start(ch)
+    }
+    fn is_identifier_start(&self, ch: char) -> bool {
+        self.0.is_identifier_start(ch)
+    }
+    fn is_identifier_part(&self, ch: char) -> bool {
+        self.0.is_identifier_part(ch)
+    }
+    fn is_reserved_for_identifier(&self, kw: Keyword) -> bool {
+        self.0.is_reserved_for_identifier(kw)
+    }
+    fn is_custom_operator_part(&self, ch: char) -> bool {
+        self.0.is_custom_operator_part(ch)
+    }
+    fn prec_value(&self, prec: Precedence) -> u8 {
+        self.0.prec_value(prec)
+    }
+    as_postgres! {
+        supports_unicode_string_literal supports_filter_during_aggregation supports_group_by_expr allow_extract_custom
+        allow_extract_single_quotes supports_create_index_with_clause supports_explain_with_utility_options
+        supports_listen_notify supports_bitwise_shift_operators supports_comment_on
+        supports_empty_projections supports_nested_comments supports_string_escape_constant
+        supports_numeric_literal_underscores supports_array_typedef_with_brackets supports_set_names
+        supports_alter_column_type_using supports_notnull_operator supports_interval_options
+        supports_insert_table_alias supports_create_table_like_parenthesized supports_comma_separated_trim
+    }
+
+    fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
+        match &parser.peek_token_ref().token {
+            Token::Word(w) if w.keyword == Keyword::NOT => match &parser.peek_nth_token_ref(1).token {
+                // `DEFAULT 1 NOT NULL` is two things.
+                Token::Word(w) if w.keyword == Keyword::NULL => Some(Ok(self.prec_unknown())),
+                _ => None,
+            },
+            Token::Word(w) if w.keyword == Keyword::OPERATOR => Some(Ok(OTHER_PREC)),
+            Token::Tilde
+            | Token::TildeAsterisk
+            | Token::ExclamationMarkTilde
+            | Token::ExclamationMarkTildeAsterisk
+            | Token::DoubleTilde
+            | Token::DoubleTildeAsterisk
+            | Token::ExclamationMarkDoubleTilde
+            | Token::ExclamationMarkDoubleTildeAsterisk => Some(Ok(OTHER_PREC)),
+            _ => self.0.get_next_precedence(parser),
+        }
+    }
+
+    fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        let op = match parser.peek_token_ref().token {
+            Token::Minus => UnaryOperator::Minus,
+            Token::Plus => UnaryOperator::Plus,
+            _ => return None,
+        };
+        parser.advance_token();
+        let operand = parser.parse_subexpr(SIGN_PREC);
+        Some(operand.map(|e| Expr::UnaryOp { op, expr: Box::new(e) }))
+    }
+
+    fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _: u8) -> Option<Result<Expr, ParserError>> {
+        if parser.peek_keyword(Keyword::IS) {
+            let negated = if parser.parse_keywords(&[Keyword::IS, Keyword::DISTINCT, Keyword::FROM]) {
+                false
+            } else if parser.parse_keywords(&[Keyword::IS, Keyword::NOT, Keyword::DISTINCT, Keyword::FROM]) {
+                true
+            } else {
+                return None;
+            };
+            let left = Box::new(expr.clone());
+            return Some(parser.parse_subexpr(IS_PREC).map(|right| match negated {
+                false => Expr::IsDistinctFrom(left, Box::new(right)),
+                true => Expr::IsNotDistinctFrom(left, Box::new(right)),
+            }));
+        }
+        let at = usize::from(parser.peek_keyword(Keyword::NOT));
+        let is_word = |token: &Token, word: &str| matches!(token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word));
+        if !is_word(&parser.peek_nth_token_ref(at).token, "between") {
+            return None;
+        }
+        let symmetric = is_word(&parser.peek_nth_token_ref(at + 1).token, "symmetric");
+        if !symmetric && !is_word(&parser.peek_nth_token_ref(at + 1).token, "asymmetric") {
+            return None;
+        }
+        for _ in 0..at + 2 {
+            parser.advance_token();
+        }
+        Some(between(parser, expr, at == 1, symmetric))
+    }
+}
+
+/// `[NOT] BETWEEN SYMMETRIC low AND high`, behind those words: either way round.
+fn between(parser: &mut Parser, expr: &Expr, negated: bool, symmetric: bool) -> Result<Expr, ParserError> {
+    let low = parser.parse_subexpr(LIKE_PREC)?;
+    parser.expect_keyword_is(Keyword::AND)?;
+    let high = parser.parse_subexpr(LIKE_PREC)?;
+    let one = |low: &Expr, high: &Expr| Expr::Between {
+        expr: Box::new(expr.clone()),
+        negated: false,
+        low: Box::new(low.clone()),
+        high: Box::new(high.clone()),
+    };
+    let inside = match symmetric {
+        true => Expr::Nested(Box::new(Expr::BinaryOp {
+            left: Box::new(one(&low, &high)),
+            op: BinaryOperator::Or,
+            right: Box::new(one(&high, &low)),
+        })),
+        false => one(&low, &high),
+    };
+    Ok(match negated {
+        true => Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(inside) },
+        false => inside,
+    })
+}
