@@ -11,6 +11,8 @@ mod project;
 mod scan;
 mod set_ops;
 mod subquery;
+#[cfg(test)]
+pub(crate) mod tests;
 mod top_n;
 mod tumble;
 mod values;

@@ -113,7 +113,7 @@ fn storable(plan: LogicalPlan, visible: usize) -> Result<LogicalPlan> {
 }
 
 /// A SQL type that has this representation.
-fn sql_type(data_type: &DataType) -> Option<SqlType> {
+pub(super) fn sql_type(data_type: &DataType) -> Option<SqlType> {
     use SqlType::*;
     let candidates = [
         Boolean,
