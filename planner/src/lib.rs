@@ -19,5 +19,11 @@ pub use bind::{
     bind_update, bind_view,
 };
 pub use error::{Error, Result};
+pub use lower::{IndexPlan, Indexed, ViewPlan, plan_bound_view, plan_index, plan_view};
 pub use parser::{Parsed, parse};
 pub use statement::Statement;
+
+/// The functions that plans name, for the engine.
+pub fn functions() -> std::sync::Arc<dyn streaming::expr::Functions> {
+    std::sync::Arc::new(functions::Registry)
+}

@@ -7,6 +7,8 @@ mod aggregate;
 mod expr;
 mod filter;
 mod join;
+#[cfg(test)]
+pub(crate) mod oracle;
 mod project;
 mod scan;
 mod set_ops;
@@ -29,7 +31,9 @@ use streaming::plan::{Plan, PlanNode};
 
 use crate::error::{Error, Result};
 use crate::nodes;
-pub use view::{IndexPlan, Indexed, ViewPlan, plan_index, plan_source, plan_table, view_of};
+pub use view::{
+    IndexPlan, Indexed, ViewPlan, plan_bound_view, plan_index, plan_source, plan_table, plan_view, view_of,
+};
 
 /// A lowered node.
 #[derive(Clone)]

@@ -74,9 +74,10 @@ fn unnest(plan: LogicalPlan) -> Result<LogicalPlan> {
     if !has_subqueries(&plan) {
         return Ok(plan);
     }
-    let plan = run(plan, vec![Arc::new(RewriteSetComparison::new())])?;
     let plan = subquery_value::to_counts(plan)?;
+    // DataFusion refuses scalar subqueries that are not aggregated: those come first.
     let plan = correlated::prepare(plan)?;
+    let plan = run(plan, vec![Arc::new(RewriteSetComparison::new())])?;
     run(
         plan,
         vec![

@@ -165,13 +165,23 @@ static DIRECTORIES: AtomicU32 = AtomicU32::new(0);
 impl TestTask {
     /// Starts `operator` over inputs of these columns.
     pub fn new(operator: impl Operator + 'static, inputs: &[SchemaRef], workers: usize) -> TestTask {
+        TestTask::with_functions(operator, inputs, workers, Arc::new(TestFunctions))
+    }
+
+    /// The same, for plans that name functions.
+    pub fn with_functions(
+        operator: impl Operator + 'static,
+        inputs: &[SchemaRef],
+        workers: usize,
+        functions: Arc<dyn Functions>,
+    ) -> TestTask {
         let n = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("headwater-test-{}-{n}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let mut task = TestTask {
             operator: Arc::new(operator),
             inputs: inputs.to_vec(),
-            functions: Arc::new(TestFunctions),
+            functions,
             dir,
             store: None,
             workers: Vec::new(),
@@ -385,7 +395,8 @@ impl Random {
         self.below(n) == 0
     }
 
-    fn value(&mut self, ty: &DataType) -> Option<String> {
+    /// A value of a type, or NULL.
+    pub fn value(&mut self, ty: &DataType) -> Option<String> {
         if self.one_in(8) {
             return None;
         }

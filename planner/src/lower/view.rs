@@ -13,8 +13,11 @@ use streaming::plan::Plan;
 use streaming::source::SourceSpec;
 
 use super::lower;
+use crate::bind::{Bound, Settings, bind_view};
+use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::rules;
+use crate::statement::Query;
 
 /// What is to be created for `CREATE MATERIALIZED VIEW`.
 #[derive(Clone, Debug)]
@@ -31,6 +34,45 @@ pub struct ViewPlan {
     pub unique: bool,
     /// Whether rows are never retracted.
     pub append_only: bool,
+    /// What it reads.
+    pub depends_on: Vec<RelationId>,
+}
+
+/// Plans `CREATE MATERIALIZED VIEW name [(names)] AS query`. `allocate` gives ids for the view and for its errors.
+pub fn plan_view(
+    catalog: &Catalog,
+    settings: &Settings,
+    name: &str,
+    names: &[String],
+    query: &Query,
+    allocate: &mut dyn FnMut() -> RelationId,
+) -> Result<ViewPlan> {
+    let bound = bind_view(catalog, settings, query)?;
+    plan_bound_view(bound, name, names, allocate)
+}
+
+/// Plans a view of a bound query; the first columns are renamed to `names`.
+pub fn plan_bound_view(
+    bound: Bound,
+    name: &str,
+    names: &[String],
+    allocate: &mut dyn FnMut() -> RelationId,
+) -> Result<ViewPlan> {
+    if names.len() > bound.columns.len() {
+        return Err(Error::new("42601", "too many column names were specified"));
+    }
+    let mut columns: Vec<Column> = Vec::with_capacity(bound.columns.len());
+    for (i, output) in bound.columns.into_iter().enumerate() {
+        let name = names.get(i).cloned().unwrap_or(output.name);
+        if columns.iter().any(|c| c.name == name) {
+            return Err(Error::new("42701", format!("column \"{name}\" specified more than once")));
+        }
+        let ty = if output.ty == SqlType::Unknown { SqlType::Text } else { output.ty };
+        columns.push(Column { name, ty, typmod: output.typmod, not_null: false });
+    }
+    let mut view = view_of(name, allocate(), allocate(), bound.plan, columns)?;
+    view.depends_on = bound.relations;
+    Ok(view)
 }
 
 /// Plans a view of the bound query `plan`, whose columns are to be called and typed as `columns` says.
@@ -87,7 +129,7 @@ pub fn view_of(
     let operator = Materialize { relation, key: stream_key.clone(), key_order: vec![], unique, schema };
     plan.add(operator, vec![root]);
     let job = JobSpec { relation, name: name.to_string(), plan, columns: columns.clone(), errors };
-    Ok(ViewPlan { job, columns, hidden, stream_key, unique, append_only: lowered.append_only })
+    Ok(ViewPlan { job, columns, hidden, stream_key, unique, append_only: lowered.append_only, depends_on: vec![] })
 }
 
 /// Hidden key columns whose Arrow type no SQL type has (comparison keys of numerics and intervals) as their bytes.

@@ -81,12 +81,13 @@ fn rewrite(plan: LogicalPlan) -> DfResult<(LogicalPlan, Option<Key>)> {
             Ok((plan.with_new_exprs(vec![], vec![input])?, key))
         }
         LogicalPlan::Aggregate(ref aggregate) => {
-            let n = aggregate.group_expr.len();
-            let columns = if aggregate.group_expr.iter().any(|e| matches!(e, Expr::GroupingSet(_))) {
+            if aggregate.group_expr.iter().any(|e| matches!(e, Expr::GroupingSet(_))) {
                 return Ok((plan, None));
-            } else {
-                aggregate.schema.columns().into_iter().take(n).collect()
-            };
+            }
+            // A constant tells no groups apart.
+            let columns = aggregate.schema.columns().into_iter().zip(&aggregate.group_expr);
+            let columns =
+                columns.filter(|(_, e)| !matches!(unaliased(e), Expr::Literal(..))).map(|(column, _)| column).collect();
             Ok((plan, Some(Key { columns, nullable: true })))
         }
         LogicalPlan::Join(join) => rewrite_join(join),
