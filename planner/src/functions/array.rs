@@ -154,8 +154,7 @@ fn length(list: &ListArray, row: usize) -> Option<i32> {
 }
 
 /// The 1-based subscript; outside there is NULL.
-fn subscript(types: &[SqlType]) -> Run {
-    let item = item_of(&types[0]);
+fn subscript(_: &[SqlType]) -> Run {
     Arc::new(move |args: &Args| {
         let list = args.arrays[0].as_list::<i32>();
         let indexes = args.arrays[1].as_primitive::<Int32Type>();

@@ -118,8 +118,6 @@ primitive! {
     Oid Oid Int64Type i64;
     /// `regtype`
     RegType RegType Int64Type i64;
-    /// `regclass`
-    RegClass RegClass Int64Type i64;
     /// `real`
     Float4 Real Float32Type f32;
     /// `double precision`
