@@ -1,0 +1,201 @@
+//! What exists: the current catalog for everybody who binds a statement, one writer at a time, every object durable.
+//!
+//! An object is kept as JSON under `catalog/object/<id>`, together with its job, and changes in the same checkpoint
+//! that the job begins or ends in: after a crash both are there or neither is. System relations are not kept; they
+//! are part of the program.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use planner::catalog::{Catalog, Object, ObjectKind};
+use storage::{RelationId, Store};
+use streaming::engine::{CatalogChanges, JobSpec};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::error::Result;
+use crate::pg_catalog;
+
+const OBJECT_PREFIX: &str = "catalog/object/";
+
+/// The catalog of a running server.
+pub struct Catalogs {
+    current: ArcSwap<Catalog>,
+    /// Held by whoever changes it.
+    writer: Mutex<()>,
+}
+
+impl Catalogs {
+    /// Reads the objects that the store keeps, and the jobs to start, upstream before downstream.
+    pub fn load(store: &Store) -> anyhow::Result<(Catalogs, Vec<JobSpec>)> {
+        let objects = stored_objects(store)?;
+        let jobs = in_order(&objects).into_iter().filter_map(|o| o.job.clone()).collect();
+        let mut catalog = empty();
+        for object in objects {
+            catalog.insert(object);
+        }
+        Ok((Catalogs { current: ArcSwap::from_pointee(catalog), writer: Mutex::new(()) }, jobs))
+    }
+
+    /// The catalog as of now.
+    pub fn current(&self) -> Arc<Catalog> {
+        self.current.load_full()
+    }
+
+    /// The right to change it.
+    pub async fn lock(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock().await
+    }
+
+    /// Shows a new object to everybody. It is durable.
+    pub fn add(&self, object: Object) {
+        let mut catalog = Catalog::clone(&self.current());
+        catalog.insert(object);
+        self.current.store(Arc::new(catalog));
+    }
+
+    /// Takes objects out of everybody's sight. That is durable.
+    pub fn remove(&self, ids: &[RelationId]) {
+        let mut catalog = Catalog::clone(&self.current());
+        for id in ids {
+            catalog.remove(*id);
+        }
+        self.current.store(Arc::new(catalog));
+    }
+}
+
+/// The objects of a directory, for the server and for `headwater inspect`.
+pub fn stored_objects(store: &Store) -> anyhow::Result<Vec<Object>> {
+    let entries = store.meta_scan(OBJECT_PREFIX.as_bytes())?;
+    let parse = |(key, value): (Vec<u8>, Vec<u8>)| {
+        let name = String::from_utf8_lossy(&key).into_owned();
+        serde_json::from_slice(&value)
+            .map_err(|error| anyhow::anyhow!("the catalog's entry {name} is corrupt: {error}"))
+    };
+    entries.into_iter().map(parse).collect()
+}
+
+/// The change that keeps an object.
+pub fn keep(object: &Object) -> Result<CatalogChanges> {
+    let json = serde_json::to_vec(object).map_err(|e| crate::error::Error::new("XX000", e.to_string()))?;
+    Ok(vec![(key(object.id), Some(json))])
+}
+
+/// The changes that forget objects.
+pub fn forget(ids: &[RelationId]) -> CatalogChanges {
+    ids.iter().map(|&id| (key(id), None)).collect()
+}
+
+fn key(id: RelationId) -> Vec<u8> {
+    format!("{OBJECT_PREFIX}{:010}", id.0).into_bytes()
+}
+
+/// A catalog with the system relations only.
+fn empty() -> Catalog {
+    let mut catalog = Catalog::default();
+    for relation in pg_catalog::all() {
+        catalog.insert(Object {
+            id: RelationId(relation.oid),
+            schema: relation.schema.to_owned(),
+            name: relation.name.to_owned(),
+            kind: ObjectKind::System,
+            columns: pg_catalog::columns(relation.columns),
+            ..Default::default()
+        });
+    }
+    catalog
+}
+
+/// Objects so that each stands behind what it depends on.
+pub fn in_order(objects: &[Object]) -> Vec<&Object> {
+    let by_id: BTreeMap<RelationId, &Object> = objects.iter().map(|o| (o.id, o)).collect();
+    let mut done = BTreeSet::new();
+    let mut order = Vec::new();
+    fn visit<'a>(
+        object: &'a Object,
+        by_id: &BTreeMap<RelationId, &'a Object>,
+        done: &mut BTreeSet<RelationId>,
+        order: &mut Vec<&'a Object>,
+    ) {
+        if done.insert(object.id) {
+            for upstream in object.depends_on.iter().filter_map(|id| by_id.get(id)) {
+                visit(upstream, by_id, done, order);
+            }
+            order.push(object);
+        }
+    }
+    for object in objects {
+        visit(object, &by_id, &mut done, &mut order);
+    }
+    order
+}
+
+/// Everything that depends on `id`, directly or not, nearest first.
+pub fn dependents(catalog: &Catalog, id: RelationId) -> Vec<Object> {
+    let mut found: Vec<Object> = Vec::new();
+    let mut wanted = vec![id];
+    let mut at = 0;
+    while at < wanted.len() {
+        for object in catalog.dependents(wanted[at]) {
+            if !wanted.contains(&object.id) {
+                wanted.push(object.id);
+                found.push(Object::clone(&object));
+            }
+        }
+        at += 1;
+    }
+    found
+}
+
+/// Whether a relation's rows are kept by the engine.
+pub fn is_stored(object: &Arc<Object>) -> bool {
+    matches!(object.kind, ObjectKind::Table | ObjectKind::MaterializedView | ObjectKind::Index)
+}
+
+/// The connector of a source.
+pub fn connector(object: &Object) -> Option<String> {
+    use streaming::operators::AnyOperator;
+    let job = object.job.as_ref()?;
+    job.plan.nodes.iter().find_map(|node| match &node.operator {
+        AnyOperator::Source(source) => {
+            source.spec.options.iter().find(|(name, _)| name == "connector").map(|(_, value)| value.clone())
+        }
+        _ => None,
+    })
+}
+
+/// What Postgres calls a kind of object.
+pub fn kind_name(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Table | ObjectKind::System => "table",
+        ObjectKind::Source => "source",
+        ObjectKind::View => "view",
+        ObjectKind::MaterializedView => "materialized view",
+        ObjectKind::Index => "index",
+    }
+}
+
+/// A name in double quotes if it needs them.
+pub fn quote_ident(name: &str) -> String {
+    let plain = !name.is_empty()
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && !name.starts_with(|c: char| c.is_ascii_digit());
+    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_start_behind_what_they_read() {
+        let object = |id, on: &[u32]| Object {
+            id: RelationId(id),
+            depends_on: on.iter().map(|&i| RelationId(i)).collect(),
+            ..Default::default()
+        };
+        let objects = [object(1, &[3]), object(2, &[]), object(3, &[2])];
+        let order: Vec<u32> = in_order(&objects).iter().map(|o| o.id.0).collect();
+        assert_eq!(order, [2, 3, 1]);
+    }
+}

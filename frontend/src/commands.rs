@@ -1,0 +1,6 @@
+//! The subcommands, one file each.
+
+pub mod demo;
+pub mod inspect;
+pub mod serve;
+pub mod sql;

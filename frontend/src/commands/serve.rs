@@ -1,0 +1,202 @@
+//! `headwater serve`: runs the server until it is told to stop.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use crate::server::{Server, ServerConfig};
+
+/// Flags, each with an environment variable and a key in the config file, in that order of precedence.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// Directory where everything is kept [default: headwater-data]
+    #[arg(long, value_name = "DIR", env = "HEADWATER_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address for Postgres clients [default: 127.0.0.1:4566]
+    #[arg(long, value_name = "ADDRESS", env = "HEADWATER_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Address for /healthz, /readyz and /metrics; "none" for none [default: 127.0.0.1:4567]
+    #[arg(long, value_name = "ADDRESS", env = "HEADWATER_HTTP_LISTEN")]
+    http_listen: Option<HttpListen>,
+    /// Worker threads [default: the number of cores, at most 16]
+    #[arg(long, value_name = "N", env = "HEADWATER_WORKERS")]
+    workers: Option<usize>,
+    /// Client connections at the same time [default: 1000]
+    #[arg(long, value_name = "N", env = "HEADWATER_CONNECTIONS_MAX")]
+    connections_max: Option<usize>,
+    /// Largest message that a client may send [default: 268435456]
+    #[arg(long, value_name = "N", env = "HEADWATER_MESSAGE_BYTES_MAX")]
+    message_bytes_max: Option<usize>,
+    /// How often changes are made durable [default: 1000]
+    #[arg(long, value_name = "MS", env = "HEADWATER_CHECKPOINT_INTERVAL_MS")]
+    checkpoint_interval_ms: Option<u64>,
+    /// Epochs are never sealed closer than this [default: 1]
+    #[arg(long, value_name = "MS", env = "HEADWATER_EPOCH_INTERVAL_MIN_MS")]
+    epoch_interval_min_ms: Option<u64>,
+    /// Let everybody who can reach the address in
+    #[arg(long, env = "HEADWATER_INSECURE", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    insecure: Option<bool>,
+    /// Config file (TOML) with the names of these flags as keys, `-` written as `_`
+    #[arg(long, value_name = "FILE", env = "HEADWATER_CONFIG")]
+    config: Option<PathBuf>,
+    /// What to log: error, warn, info, debug, trace, or a filter such as info,frontend=debug [default: info]
+    #[arg(long, value_name = "LEVEL", env = "HEADWATER_LOG_LEVEL")]
+    log_level: Option<String>,
+    /// How to log [default: text]
+    #[arg(long, value_name = "FORMAT", env = "HEADWATER_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+/// The config file.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data_dir: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    http_listen: Option<String>,
+    workers: Option<usize>,
+    connections_max: Option<usize>,
+    message_bytes_max: Option<usize>,
+    checkpoint_interval_ms: Option<u64>,
+    epoch_interval_min_ms: Option<u64>,
+    insecure: Option<bool>,
+    log_level: Option<String>,
+    log_format: Option<LogFormat>,
+}
+
+/// An address or nothing.
+#[derive(Clone, Copy, Debug)]
+struct HttpListen(Option<SocketAddr>);
+
+impl std::str::FromStr for HttpListen {
+    type Err = std::net::AddrParseError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(HttpListen(if text == "none" { None } else { Some(text.parse()?) }))
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// An object per line.
+    Json,
+}
+
+/// Runs the server.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let file = match &arguments.config {
+        Some(path) => read(path)?,
+        None => File::default(),
+    };
+    let level = arguments.log_level.clone().or(file.log_level.clone()).unwrap_or_else(|| "info".into());
+    log(&level, arguments.log_format.or(file.log_format).unwrap_or(LogFormat::Text))?;
+    let config = merge(arguments, file)?;
+    if config.workers == 0 {
+        anyhow::bail!("--workers must be at least 1");
+    }
+    runtime()?.block_on(async {
+        let server = Server::start(config).await?;
+        let signal = stop_signal().await?;
+        tracing::info!(signal, "stopping");
+        server.shutdown().await?;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// The threads that clients are served on.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    Ok(builder.enable_all().thread_name("session").build()?)
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub async fn stop_signal() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+fn read(path: &Path) -> anyhow::Result<File> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+}
+
+/// The flag (or its environment variable, which clap has put in its place), else the file, else the default.
+fn merge(arguments: Arguments, file: File) -> anyhow::Result<ServerConfig> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from).min(16);
+    let data_dir = arguments.data_dir.or(file.data_dir).unwrap_or_else(|| "headwater-data".into());
+    let mut config = ServerConfig::new(data_dir);
+    let http = match (arguments.http_listen, file.http_listen) {
+        (Some(flag), _) => Some(flag),
+        (None, Some(text)) => Some(text.parse().with_context(|| format!("http_listen = {text:?}"))?),
+        (None, None) => None,
+    };
+    fn choose<T>(target: &mut T, flag: Option<T>, file: Option<T>) {
+        if let Some(value) = flag.or(file) {
+            *target = value;
+        }
+    }
+    config.workers = cores;
+    choose(&mut config.listen, arguments.listen, file.listen);
+    choose(&mut config.http_listen, http.map(|h: HttpListen| h.0), None);
+    choose(&mut config.workers, arguments.workers, file.workers);
+    choose(&mut config.connections_max, arguments.connections_max, file.connections_max);
+    choose(&mut config.message_bytes_max, arguments.message_bytes_max, file.message_bytes_max);
+    choose(&mut config.insecure, arguments.insecure, file.insecure);
+    let ms = |v: Option<u64>| v.map(Duration::from_millis);
+    choose(&mut config.checkpoint_interval, ms(arguments.checkpoint_interval_ms), ms(file.checkpoint_interval_ms));
+    choose(&mut config.epoch_interval_min, ms(arguments.epoch_interval_min_ms), ms(file.epoch_interval_min_ms));
+    Ok(config)
+}
+
+/// Starts logging to the standard error.
+pub fn log(level: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(level).with_context(|| format!("log level {level:?}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match format {
+        LogFormat::Text => builder.with_ansi(false).with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("cannot log: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        use clap::Parser;
+        let flags = ["headwater", "--listen", "127.0.0.1:1", "--http-listen", "none"];
+        let arguments = Program::parse_from(flags).arguments;
+        let file = toml::from_str("listen = \"127.0.0.1:2\"\nworkers = 7\nhttp_listen = \"127.0.0.1:3\"").unwrap();
+        let config = merge(arguments, file).unwrap();
+        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.http_listen, None);
+        assert_eq!(config.workers, 7);
+        assert_eq!(config.connections_max, 1000);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        assert!(toml::from_str::<File>("lisen = \"127.0.0.1:2\"").is_err());
+    }
+}

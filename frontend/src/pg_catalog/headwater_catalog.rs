@@ -1,0 +1,169 @@
+//! `headwater_catalog`: the jobs and what they do, the sources and how far they are read, checkpoints, settings.
+
+use streaming::engine::JobState;
+
+use crate::error::Result;
+use crate::pg_catalog::{Context, Rows, SystemRelation};
+use crate::row;
+
+const fn relation(
+    name: &'static str,
+    oid: u32,
+    columns: &'static str,
+    fill: fn(&Context<'_>, &mut Rows) -> Result<()>,
+) -> SystemRelation {
+    SystemRelation { schema: "headwater_catalog", name, oid, columns, fill }
+}
+
+/// The relations of this file.
+pub const RELATIONS: &[SystemRelation] = &[
+    relation(
+        "jobs",
+        13_200,
+        "relation:oid name:text kind:text state:text error:text epoch:int8 epochs_behind:int8 rows_read:int8 \
+         rows_total:int8 progress:float8 rows_in:int8 rows_waiting:int8 state_rows:int8 state_bytes:int8",
+        |context, rows| {
+            let status = context.shared.engine()?.status();
+            for job in &status.jobs {
+                let kind = context.catalog.by_id(job.relation).map(|o| crate::catalog::kind_name(o.kind));
+                let progress = match (job.state, job.rows_total) {
+                    (JobState::Running, _) => Some(1.0),
+                    (_, Some(total)) if total > 0 => Some((job.rows_read as f64 / total as f64).min(1.0)),
+                    _ => None,
+                };
+                let state = match job.state {
+                    JobState::Creating => "creating",
+                    JobState::Running => "running",
+                    JobState::Failed => "failed",
+                };
+                let (state_rows, state_bytes) =
+                    job.operators.iter().fold((0, 0), |sum, (_, _, size)| (sum.0 + size.rows, sum.1 + size.bytes));
+                rows.push(row![
+                    job.relation.0,
+                    &job.name,
+                    kind,
+                    state,
+                    job.error.clone(),
+                    job.epoch.0,
+                    status.epoch.0.saturating_sub(job.epoch.0),
+                    job.rows_read,
+                    job.rows_total,
+                    progress,
+                    job.rows_in,
+                    job.rows_waiting,
+                    state_rows,
+                    state_bytes
+                ]);
+            }
+            Ok(())
+        },
+    ),
+    relation(
+        "operators",
+        13_201,
+        "relation:oid name:text node:int4 operator:text state_rows:int8 state_bytes:int8",
+        |context, rows| {
+            for job in &context.shared.engine()?.status().jobs {
+                for (node, operator, size) in &job.operators {
+                    rows.push(row![job.relation.0, &job.name, *node, *operator, size.rows, size.bytes]);
+                }
+            }
+            Ok(())
+        },
+    ),
+    relation(
+        "sources",
+        13_202,
+        "relation:oid name:text connector:text splits:int4 rows_in:int8 bytes_in:int8 lag:int8 error:text",
+        |context, rows| {
+            for job in context.shared.engine()?.status().jobs.iter().filter(|j| !j.splits.is_empty()) {
+                let ends = job.splits.iter().filter_map(|s| Some((s.end? - s.offset).max(0)));
+                let lag: Option<i64> = ends.fold(None, |sum, lag| Some(sum.unwrap_or(0) + lag));
+                let error = job.splits.iter().find_map(|s| s.error.clone());
+                let connector = context.catalog.by_id(job.relation).and_then(|o| crate::catalog::connector(o));
+                rows.push(row![
+                    job.relation.0,
+                    &job.name,
+                    connector,
+                    job.splits.len(),
+                    job.rows_in,
+                    job.bytes_in,
+                    lag,
+                    error
+                ]);
+            }
+            Ok(())
+        },
+    ),
+    relation(
+        "splits",
+        13_203,
+        "relation:oid source:text split:text offset:int8 end:int8 lag:int8 error:text",
+        |context, rows| {
+            for job in &context.shared.engine()?.status().jobs {
+                for split in &job.splits {
+                    let lag = split.end.map(|end| (end - split.offset).max(0));
+                    rows.push(row![
+                        job.relation.0,
+                        &job.name,
+                        &split.id,
+                        split.offset,
+                        split.end,
+                        lag,
+                        split.error.clone()
+                    ]);
+                }
+            }
+            Ok(())
+        },
+    ),
+    relation("errors", 13_204, "relation:oid name:text error:text", |context, rows| {
+        let status = context.shared.engine()?.status();
+        for job in &status.jobs {
+            if let Some(error) = &job.error {
+                rows.push(row![job.relation.0, &job.name, error]);
+            }
+            for split in job.splits.iter() {
+                if let Some(error) = &split.error {
+                    rows.push(row![job.relation.0, &job.name, format!("split {}: {error}", split.id)]);
+                }
+            }
+        }
+        if let Some(error) = &status.checkpoint_error {
+            rows.push(row![None::<i64>, "checkpoint", error]);
+        }
+        Ok(())
+    }),
+    relation(
+        "checkpoints",
+        13_205,
+        "epoch:int8 checkpoint:int8 duration_ms:float8 rows:int8 checkpoints:int8 error:text",
+        |context, rows| {
+            let s = context.shared.engine()?.status();
+            let ms = s.checkpoint_duration.as_secs_f64() * 1e3;
+            rows.push(row![s.epoch.0, s.checkpoint.0, ms, s.checkpoint_rows, s.checkpoints, s.checkpoint_error]);
+            Ok(())
+        },
+    ),
+    relation("settings", 13_206, "name:text setting:text description:text", |context, rows| {
+        for setting in crate::settings::SETTINGS {
+            rows.push(row![setting.name, context.settings.of(setting), setting.description]);
+        }
+        let config = &context.shared.config;
+        for (name, value, description) in [
+            ("data_dir", config.data_dir.display().to_string(), "Where everything is kept."),
+            ("listen", config.listen.to_string(), "Where Postgres clients connect."),
+            ("workers", config.workers.to_string(), "Worker threads."),
+            ("connections_max", config.connections_max.to_string(), "Client connections at the same time."),
+            ("message_bytes_max", config.message_bytes_max.to_string(), "The largest message of a client."),
+            (
+                "checkpoint_interval_ms",
+                config.checkpoint_interval.as_millis().to_string(),
+                "How often changes are made durable.",
+            ),
+        ] {
+            rows.push(row![name, value, description]);
+        }
+        Ok(())
+    }),
+];

@@ -1,0 +1,596 @@
+//! Relations, their columns, keys and indexes, as `pg_class`, `pg_attribute` and the rest know them.
+
+use planner::catalog::{Object, ObjectKind};
+use storage::{RelationId, SqlType};
+
+use crate::error::Result;
+use crate::pg_catalog::{Context, Rows, SystemRelation};
+use crate::row;
+
+/// The database's oid.
+pub const DATABASE_OID: u32 = 5;
+/// The database's name.
+pub const DATABASE: &str = "dev";
+/// The oid of the one role.
+pub const ROLE_OID: u32 = 10;
+/// The name of the one role.
+pub const ROLE: &str = "root";
+
+/// Schemas and their oids.
+pub const SCHEMAS: &[(&str, u32)] =
+    &[("pg_catalog", 11), ("public", 2200), ("information_schema", 13_000), ("headwater_catalog", 13_001)];
+
+/// The index that enforces the primary key of a table has this oid on top of the table's.
+const KEY_INDEX_OFFSET: u32 = 0x4000_0000;
+
+/// The oid of a schema.
+pub fn schema_oid(name: &str) -> u32 {
+    SCHEMAS.iter().find(|s| s.0 == name).map_or(2200, |s| s.1)
+}
+
+/// The oid of a table's key.
+pub fn key_index_oid(table: RelationId) -> u32 {
+    table.0 + KEY_INDEX_OFFSET
+}
+
+/// Everything that can stand in FROM, system relations included.
+fn objects<'a>(context: &'a Context<'_>) -> impl Iterator<Item = &'a Object> {
+    context.catalog.objects().map(AsRef::as_ref)
+}
+
+fn relkind(object: &Object) -> &'static str {
+    match object.kind {
+        ObjectKind::Table | ObjectKind::System => "r",
+        // What comes from elsewhere.
+        ObjectKind::Source => "f",
+        ObjectKind::View => "v",
+        ObjectKind::MaterializedView => "m",
+        ObjectKind::Index => "i",
+    }
+}
+
+/// The columns that a user sees.
+pub fn visible(object: &Object) -> &[storage::Column] {
+    &object.columns[..object.columns.len() - object.hidden]
+}
+
+/// The name of a table's key constraint and index.
+pub fn key_name(object: &Object) -> String {
+    format!("{}_pkey", object.name)
+}
+
+/// The columns of a key as `CREATE INDEX` writes them.
+fn column_names(object: &Object, columns: &[usize]) -> String {
+    columns.iter().map(|&i| crate::catalog::quote_ident(&object.columns[i].name)).collect::<Vec<_>>().join(", ")
+}
+
+/// `CREATE UNIQUE INDEX ...` of a table's key.
+pub fn key_index_definition(object: &Object) -> String {
+    format!(
+        "CREATE UNIQUE INDEX {} ON {}.{} USING btree ({})",
+        crate::catalog::quote_ident(&key_name(object)),
+        object.schema,
+        crate::catalog::quote_ident(&object.name),
+        column_names(object, &object.primary_key)
+    )
+}
+
+/// `PRIMARY KEY (...)` of a table.
+pub fn key_definition(object: &Object) -> String {
+    format!("PRIMARY KEY ({})", column_names(object, &object.primary_key))
+}
+
+fn has_key(object: &Object) -> bool {
+    object.kind == ObjectKind::Table && !object.primary_key.is_empty()
+}
+
+/// The table that an index is on.
+fn table_of(index: &Object) -> Option<RelationId> {
+    index.depends_on.first().copied()
+}
+
+fn has_index(context: &Context<'_>, object: &Object) -> bool {
+    has_key(object) || objects(context).any(|o| o.kind == ObjectKind::Index && table_of(o) == Some(object.id))
+}
+
+/// The relations of this file.
+pub const RELATIONS: &[SystemRelation] = &[
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_class",
+        oid: 1259,
+        columns: "oid:oid relname:name relnamespace:oid reltype:oid reloftype:oid relowner:oid relam:oid \
+                  relfilenode:oid reltablespace:oid relpages:int4 reltuples:float4 relallvisible:int4 \
+                  reltoastrelid:oid relhasindex:bool relisshared:bool relpersistence:char relkind:char relnatts:int2 \
+                  relchecks:int2 relhasrules:bool relhastriggers:bool relhassubclass:bool relrowsecurity:bool \
+                  relforcerowsecurity:bool relispopulated:bool relreplident:char relispartition:bool relrewrite:oid \
+                  relfrozenxid:int8 relminmxid:int8 relacl:text[] reloptions:text[] relpartbound:text",
+        fill: pg_class,
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_attribute",
+        oid: 1249,
+        columns: "attrelid:oid attname:name atttypid:oid attstattarget:int4 attlen:int2 attnum:int2 attndims:int4 \
+                  attcacheoff:int4 atttypmod:int4 attbyval:bool attalign:char attstorage:char attcompression:char \
+                  attnotnull:bool atthasdef:bool atthasmissing:bool attidentity:char attgenerated:char \
+                  attisdropped:bool attislocal:bool attinhcount:int4 attcollation:oid attacl:text[] \
+                  attoptions:text[] attfdwoptions:text[] attmissingval:text",
+        fill: pg_attribute,
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_namespace",
+        oid: 2615,
+        columns: "oid:oid nspname:name nspowner:oid nspacl:text[]",
+        fill: |_, rows| {
+            for (name, oid) in SCHEMAS {
+                rows.push(row![*oid, *name, ROLE_OID]);
+            }
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_index",
+        oid: 2610,
+        columns: "indexrelid:oid indrelid:oid indnatts:int2 indnkeyatts:int2 indisunique:bool \
+                  indnullsnotdistinct:bool indisprimary:bool indisexclusion:bool indimmediate:bool \
+                  indisclustered:bool indisvalid:bool indcheckxmin:bool indisready:bool indislive:bool \
+                  indisreplident:bool indkey:int2[] indcollation:oid[] indclass:oid[] indoption:int2[] indexprs:text \
+                  indpred:text",
+        fill: pg_index,
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_constraint",
+        oid: 2606,
+        columns: "oid:oid conname:name connamespace:oid contype:char condeferrable:bool condeferred:bool \
+                  convalidated:bool conrelid:oid contypid:oid conindid:oid conparentid:oid confrelid:oid \
+                  confupdtype:char confdeltype:char confmatchtype:char conislocal:bool coninhcount:int4 \
+                  connoinherit:bool conkey:int2[] confkey:int2[] conpfeqop:oid[] conppeqop:oid[] conffeqop:oid[] \
+                  conexclop:oid[] conbin:text",
+        fill: pg_constraint,
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_attrdef",
+        oid: 2604,
+        columns: "oid:oid adrelid:oid adnum:int2 adbin:text",
+        fill: |context, rows| {
+            for object in objects(context) {
+                for (i, default) in object.defaults.iter().enumerate() {
+                    if let Some(default) = default {
+                        rows.push(row![object.id.0, object.id.0, i + 1, default]);
+                    }
+                }
+            }
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_description",
+        oid: 2609,
+        columns: "objoid:oid classoid:oid objsubid:int4 description:text",
+        fill: |_, _| Ok(()),
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_am",
+        oid: 2601,
+        columns: "oid:oid amname:name amhandler:oid amtype:char",
+        fill: |_, rows| {
+            rows.push(row![2, "heap", 3, "t"]);
+            rows.push(row![403, "btree", 330, "i"]);
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_database",
+        oid: 1262,
+        columns: "oid:oid datname:name datdba:oid encoding:int4 datlocprovider:char datistemplate:bool \
+                  datallowconn:bool datconnlimit:int4 datfrozenxid:int8 datminmxid:int8 dattablespace:oid \
+                  datcollate:text datctype:text daticulocale:text datcollversion:text datacl:text[]",
+        fill: |_, rows| {
+            const UTF8: i32 = 6;
+            let none = None::<&str>;
+            rows.push(row![
+                DATABASE_OID,
+                DATABASE,
+                ROLE_OID,
+                UTF8,
+                "c",
+                false,
+                true,
+                -1,
+                0,
+                0,
+                1663,
+                "C",
+                "C.UTF-8",
+                none,
+                none,
+                none
+            ]);
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_tablespace",
+        oid: 1213,
+        columns: "oid:oid spcname:name spcowner:oid spcacl:text[] spcoptions:text[]",
+        fill: |_, rows| {
+            rows.push(row![1663, "pg_default", ROLE_OID]);
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_roles",
+        oid: 12_100,
+        columns: "rolname:name rolsuper:bool rolinherit:bool rolcreaterole:bool rolcreatedb:bool rolcanlogin:bool \
+                  rolreplication:bool rolconnlimit:int4 rolpassword:text rolvaliduntil:timestamptz rolbypassrls:bool \
+                  rolconfig:text[] oid:oid",
+        fill: |_, rows| {
+            let none = None::<&str>;
+            rows.push(row![ROLE, true, true, true, true, true, true, -1, "********", none, true, none, ROLE_OID]);
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_authid",
+        oid: 1260,
+        columns: "oid:oid rolname:name rolsuper:bool rolinherit:bool rolcreaterole:bool rolcreatedb:bool \
+                  rolcanlogin:bool rolreplication:bool rolbypassrls:bool rolconnlimit:int4 rolpassword:text \
+                  rolvaliduntil:timestamptz",
+        fill: |_, rows| {
+            rows.push(row![ROLE_OID, ROLE, true, true, true, true, true, true, true, -1]);
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_user",
+        oid: 12_101,
+        columns: "usename:name usesysid:oid usecreatedb:bool usesuper:bool userepl:bool usebypassrls:bool passwd:text \
+                  valuntil:timestamptz useconfig:text[]",
+        fill: |_, rows| {
+            rows.push(row![ROLE, ROLE_OID, true, true, true, true, "********"]);
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_group",
+        oid: 12_107,
+        columns: "groname:name grosysid:oid grolist:oid[]",
+        fill: |_, _| Ok(()),
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_tables",
+        oid: 12_102,
+        columns: "schemaname:name tablename:name tableowner:name tablespace:name hasindexes:bool hasrules:bool \
+                  hastriggers:bool rowsecurity:bool",
+        fill: |context, rows| {
+            for o in objects(context).filter(|o| matches!(o.kind, ObjectKind::Table | ObjectKind::System)) {
+                let indexed = has_index(context, o);
+                rows.push(row![&o.schema, &o.name, ROLE, None::<&str>, indexed, false, false, false]);
+            }
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_views",
+        oid: 12_103,
+        columns: "schemaname:name viewname:name viewowner:name definition:text",
+        fill: |context, rows| {
+            for o in objects(context).filter(|o| o.kind == ObjectKind::View) {
+                rows.push(row![&o.schema, &o.name, ROLE, &o.sql]);
+            }
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_matviews",
+        oid: 12_104,
+        columns: "schemaname:name matviewname:name matviewowner:name tablespace:name hasindexes:bool ispopulated:bool \
+                  definition:text",
+        fill: |context, rows| {
+            for o in objects(context).filter(|o| o.kind == ObjectKind::MaterializedView) {
+                let indexed = has_index(context, o);
+                rows.push(row![&o.schema, &o.name, ROLE, None::<&str>, indexed, true, &o.sql]);
+            }
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_indexes",
+        oid: 12_105,
+        columns: "schemaname:name tablename:name indexname:name tablespace:name indexdef:text",
+        fill: |context, rows| {
+            for o in objects(context) {
+                if has_key(o) {
+                    let definition = key_index_definition(o);
+                    rows.push(row![&o.schema, &o.name, key_name(o), None::<&str>, definition]);
+                } else if o.kind == ObjectKind::Index
+                    && let Some(table) = table_of(o).and_then(|id| context.catalog.by_id(id))
+                {
+                    rows.push(row![&table.schema, &table.name, &o.name, None::<&str>, &o.sql]);
+                }
+            }
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_settings",
+        oid: 12_106,
+        columns: "name:text setting:text unit:text category:text short_desc:text extra_desc:text context:text \
+                  vartype:text source:text min_val:text max_val:text enumvals:text[] boot_val:text reset_val:text \
+                  sourcefile:text sourceline:int4 pending_restart:bool",
+        fill: pg_settings,
+    },
+];
+
+fn pg_class(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
+    const HEAP: u32 = 2;
+    const BTREE: u32 = 403;
+    for o in objects(context) {
+        let kind = relkind(o);
+        let am = match kind {
+            "r" | "m" => HEAP,
+            "i" => BTREE,
+            _ => 0,
+        };
+        let none = None::<&str>;
+        rows.push(row![
+            o.id.0,
+            &o.name,
+            schema_oid(&o.schema),
+            0,
+            0,
+            ROLE_OID,
+            am,
+            o.id.0,
+            0,
+            0,
+            -1.0,
+            0,
+            0,
+            has_index(context, o),
+            false,
+            "p",
+            kind,
+            visible(o).len(),
+            0,
+            kind == "v",
+            false,
+            false,
+            false,
+            false,
+            true,
+            if kind == "i" { "n" } else { "d" },
+            false,
+            0,
+            0,
+            0,
+            none,
+            none,
+            none
+        ]);
+        if has_key(o) {
+            rows.push(row![
+                key_index_oid(o.id),
+                key_name(o),
+                schema_oid(&o.schema),
+                0,
+                0,
+                ROLE_OID,
+                BTREE,
+                key_index_oid(o.id),
+                0,
+                0,
+                -1.0,
+                0,
+                0,
+                false,
+                false,
+                "p",
+                "i",
+                o.primary_key.len(),
+                0,
+                false,
+                false,
+                false,
+                false,
+                false,
+                true,
+                "n",
+                false,
+                0,
+                0,
+                0,
+                none,
+                none,
+                none
+            ]);
+        }
+    }
+    Ok(())
+}
+
+fn pg_attribute(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
+    let mut add = |relation: u32, number: usize, column: &storage::Column, not_null: bool, has_default: bool| {
+        let ty = &column.ty;
+        let none = None::<&str>;
+        let dimensions = i32::from(matches!(ty, SqlType::Array(_)));
+        let size = planner::types::len(ty);
+        rows.push(row![
+            relation,
+            &column.name,
+            planner::types::oid(ty),
+            -1,
+            i64::from(size),
+            number,
+            dimensions,
+            -1,
+            column.typmod,
+            size > 0,
+            "i",
+            "p",
+            "",
+            not_null,
+            has_default,
+            false,
+            "",
+            "",
+            false,
+            true,
+            0,
+            super::types::collation(ty),
+            none,
+            none,
+            none,
+            none
+        ]);
+    };
+    for o in objects(context) {
+        for (i, column) in visible(o).iter().enumerate() {
+            let not_null = column.not_null || o.primary_key.contains(&i) && o.kind == ObjectKind::Table;
+            let has_default = o.defaults.get(i).is_some_and(Option::is_some);
+            add(o.id.0, i + 1, column, not_null, has_default);
+        }
+        if has_key(o) {
+            for (n, &i) in o.primary_key.iter().enumerate() {
+                add(key_index_oid(o.id), n + 1, &o.columns[i], false, false);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn pg_index(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
+    let mut add = |index: u32, table: u32, unique: bool, columns: Vec<i64>| {
+        let n = columns.len();
+        let zeros = vec![0i64; n];
+        let none = None::<&str>;
+        rows.push(row![
+            index,
+            table,
+            n,
+            n,
+            unique,
+            false,
+            unique,
+            false,
+            true,
+            false,
+            true,
+            false,
+            true,
+            true,
+            false,
+            columns,
+            zeros.clone(),
+            zeros.clone(),
+            zeros,
+            none,
+            none
+        ]);
+    };
+    for o in objects(context) {
+        if has_key(o) {
+            add(key_index_oid(o.id), o.id.0, true, o.primary_key.iter().map(|&i| i as i64 + 1).collect());
+        } else if o.kind == ObjectKind::Index
+            && let Some(table) = table_of(o).and_then(|id| context.catalog.by_id(id))
+        {
+            // The index's own columns by their names in the table.
+            let number = |c: &storage::Column| table.columns.iter().position(|t| t.name == c.name).map_or(0, |i| i + 1);
+            let key = o.stream_key.iter().filter_map(|&i| visible(o).get(i)).map(|c| number(c) as i64);
+            add(o.id.0, table.id.0, false, key.filter(|&n| n > 0).collect());
+        }
+    }
+    Ok(())
+}
+
+fn pg_constraint(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
+    for o in objects(context).filter(|o| has_key(o)) {
+        let index = key_index_oid(o.id);
+        let key: Vec<i64> = o.primary_key.iter().map(|&i| i as i64 + 1).collect();
+        rows.push(row![
+            index,
+            key_name(o),
+            schema_oid(&o.schema),
+            "p",
+            false,
+            false,
+            true,
+            o.id.0,
+            0,
+            index,
+            0,
+            0,
+            " ",
+            " ",
+            " ",
+            true,
+            0,
+            true,
+            key
+        ]);
+    }
+    Ok(())
+}
+
+fn pg_settings(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
+    use crate::settings::{Kind, SETTINGS};
+    for setting in SETTINGS {
+        let kind = match setting.kind {
+            Kind::Bool => "bool",
+            Kind::Int(..) | Kind::Time(_) => "integer",
+            Kind::Float => "real",
+            Kind::Word(_) => "enum",
+            Kind::Text | Kind::Fixed => "string",
+        };
+        let (min, max) = match setting.kind {
+            Kind::Int(min, max) => (Some(min.to_string()), Some(max.to_string())),
+            _ => (None, None),
+        };
+        let unit = if let Kind::Time(unit) = setting.kind { Some(unit) } else { None };
+        let words = match setting.kind {
+            Kind::Word(words) => Some(words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>()),
+            _ => None,
+        };
+        let may = if matches!(setting.kind, Kind::Fixed) { "internal" } else { "user" };
+        let value = context.settings.of(setting);
+        let source = if value == setting.default { "default" } else { "session" };
+        rows.push(row![
+            setting.name,
+            value,
+            unit,
+            "Settings",
+            setting.description,
+            None::<&str>,
+            may,
+            kind,
+            source,
+            min,
+            max,
+            words,
+            setting.default,
+            setting.default,
+            None::<&str>,
+            None::<i64>,
+            false
+        ]);
+    }
+    Ok(())
+}

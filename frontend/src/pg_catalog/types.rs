@@ -1,0 +1,131 @@
+//! `pg_type` and what belongs to types: collations, languages, functions.
+
+use storage::SqlType;
+
+use crate::error::Result;
+use crate::pg_catalog::objects::{ROLE_OID, schema_oid};
+use crate::pg_catalog::{Context, Rows, SystemRelation};
+use crate::row;
+
+/// The collation of text.
+const DEFAULT_COLLATION: u32 = 100;
+
+/// The collation of a type, 0 for none.
+pub fn collation(ty: &SqlType) -> u32 {
+    match ty {
+        SqlType::Text | SqlType::Varchar | SqlType::Char | SqlType::Unknown => DEFAULT_COLLATION,
+        SqlType::Name => 950,
+        SqlType::Array(item) => collation(item),
+        _ => 0,
+    }
+}
+
+/// The relations of this file.
+pub const RELATIONS: &[SystemRelation] = &[
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_type",
+        oid: 1247,
+        columns: "oid:oid typname:name typnamespace:oid typowner:oid typlen:int2 typbyval:bool typtype:char \
+                  typcategory:char typispreferred:bool typisdefined:bool typdelim:char typrelid:oid typsubscript:oid \
+                  typelem:oid typarray:oid typinput:oid typoutput:oid typreceive:oid typsend:oid typmodin:oid \
+                  typmodout:oid typanalyze:oid typalign:char typstorage:char typnotnull:bool typbasetype:oid \
+                  typtypmod:int4 typndims:int4 typcollation:oid typdefaultbin:text typdefault:text typacl:text[]",
+        fill: pg_type,
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_collation",
+        oid: 3456,
+        columns: "oid:oid collname:name collnamespace:oid collowner:oid collprovider:char collisdeterministic:bool \
+                  collencoding:int4 collcollate:text collctype:text colliculocale:text collversion:text",
+        fill: |_, rows| {
+            for (oid, name, locale) in
+                [(DEFAULT_COLLATION, "default", None), (950, "C", Some("C")), (951, "POSIX", Some("POSIX"))]
+            {
+                rows.push(row![oid, name, schema_oid("pg_catalog"), ROLE_OID, "c", true, -1, locale, locale]);
+            }
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_language",
+        oid: 2612,
+        columns: "oid:oid lanname:name lanowner:oid lanispl:bool lanpltrusted:bool lanplcallfoid:oid laninline:oid \
+                  lanvalidator:oid lanacl:text[]",
+        fill: |_, rows| {
+            rows.push(row![12, "internal", ROLE_OID, false, false, 0, 0, 0]);
+            rows.push(row![14, "sql", ROLE_OID, false, true, 0, 0, 0]);
+            Ok(())
+        },
+    },
+    SystemRelation {
+        schema: "pg_catalog",
+        name: "pg_proc",
+        oid: 1255,
+        columns: "oid:oid proname:name pronamespace:oid proowner:oid prolang:oid procost:float4 prorows:float4 \
+                  provariadic:oid prosupport:oid prokind:char prosecdef:bool proleakproof:bool proisstrict:bool \
+                  proretset:bool provolatile:char proparallel:char pronargs:int2 pronargdefaults:int2 prorettype:oid \
+                  proargtypes:oid[] proallargtypes:oid[] proargmodes:text[] proargnames:text[] prosrc:text probin:text \
+                  prosqlbody:text proconfig:text[] proacl:text[]",
+        fill: |_, _| Ok(()),
+    },
+];
+
+fn pg_type(_: &Context<'_>, rows: &mut Rows) -> Result<()> {
+    let namespace = schema_oid("pg_catalog");
+    let mut add = |ty: &SqlType, category: &str, element: u32, array: u32| {
+        let oid = planner::types::oid(ty);
+        let size = i64::from(planner::types::len(ty));
+        let name = planner::types::typname(ty);
+        let kind = if *ty == SqlType::Unknown { "p" } else { "b" };
+        let preferred = element == 0 && planner::types::is_preferred(ty);
+        // Clients look for array_recv and the like by name; the numbers only have to be the same for all of a kind.
+        let function = if element != 0 { 750 } else { oid };
+        let none = None::<&str>;
+        rows.push(row![
+            oid,
+            name,
+            namespace,
+            ROLE_OID,
+            size,
+            (1..=8).contains(&size),
+            kind,
+            category,
+            preferred,
+            true,
+            ",",
+            0,
+            0,
+            element,
+            array,
+            function,
+            function,
+            function,
+            function,
+            0,
+            0,
+            0,
+            "i",
+            if size < 0 { "x" } else { "p" },
+            false,
+            0,
+            -1,
+            0,
+            collation(ty),
+            none,
+            none,
+            none
+        ]);
+    };
+    for ty in &planner::types::ALL {
+        let array = SqlType::Array(Box::new(ty.clone()));
+        let array_oid = planner::types::array_oid(ty);
+        add(ty, &planner::types::category(ty).to_string(), 0, array_oid);
+        if array_oid != 0 {
+            add(&array, "A", planner::types::oid(ty), 0);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! COPY over the wire: rows out as CopyData, CopyData in as rows.
+
+use bytes::Bytes;
+use futures::StreamExt;
+use pgwire::messages::copy::{CopyData, CopyDone, CopyInResponse, CopyOutResponse};
+use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::pgwire::cancel::Cancel;
+use crate::pgwire::{Connection, Incoming, Wire, attend};
+use crate::statements::copy::{CopyIn, CopyOut};
+
+/// Rows that are handed on at once.
+const COPY_BYTES: usize = 64 << 10;
+
+/// Sends the rows of COPY ... TO STDOUT.
+pub async fn send(
+    wire: &mut Wire,
+    notices: &mut mpsc::Receiver<Error>,
+    cancel: &Cancel,
+    deadline: Option<Instant>,
+    out: &mut CopyOut,
+) -> Result<String> {
+    let n = out.rows.fields.len();
+    let response = CopyOutResponse::new(0, n as i16, vec![0; n]);
+    wire.put(PgWireBackendMessage::CopyOutResponse(response));
+    let mut rows = 0;
+    let mut text = out.header();
+    loop {
+        let next = async { out.rows.batches.next().await.transpose() };
+        let Some(batch) = attend(wire, notices, cancel, deadline, next).await? else { break };
+        for row in 0..batch.num_rows() {
+            out.write_row(&batch, row, &mut text)?;
+            // A message per row, as Postgres: clients rely on it.
+            let data = Bytes::from(std::mem::take(&mut text).into_bytes());
+            wire.put(PgWireBackendMessage::CopyData(CopyData::new(data)));
+            wire.relieve().await?;
+        }
+        rows += batch.num_rows();
+        if cancel.is_wanted() {
+            return Err(Error::cancelled());
+        }
+    }
+    if !text.is_empty() {
+        wire.put(PgWireBackendMessage::CopyData(CopyData::new(Bytes::from(text.into_bytes()))));
+    }
+    wire.put(PgWireBackendMessage::CopyDone(CopyDone::new()));
+    Ok(format!("COPY {rows}"))
+}
+
+impl Connection {
+    /// Receives the rows of COPY ... FROM STDIN.
+    pub(super) async fn receive_copy(&mut self, input: &mut CopyIn) -> Result<String> {
+        let n = input.columns();
+        let response = CopyInResponse::new(0, n as i16, vec![0; n]);
+        self.wire.put(PgWireBackendMessage::CopyInResponse(response));
+        self.wire.flush().await?;
+        // After an error the rest of the data is still to be read before anything else is said.
+        let mut failed = None;
+        let mut waiting = Vec::new();
+        loop {
+            match self.wire.next().await? {
+                Incoming::Gone => return Err(Error::fatal("08006", "unexpected EOF on client connection during COPY")),
+                Incoming::TooLarge(_, bytes) => {
+                    failed = failed.or(Some(Error::new("54000", format!("message of {bytes} bytes is too large"))));
+                }
+                Incoming::Message(PgWireFrontendMessage::CopyData(data)) if failed.is_none() => {
+                    waiting.extend_from_slice(&data.data);
+                    if waiting.len() >= COPY_BYTES {
+                        failed = input.push(&mut self.session, &waiting).await.err();
+                        waiting.clear();
+                    }
+                    if self.cancel.is_wanted() {
+                        failed = failed.or(Some(Error::cancelled()));
+                    }
+                }
+                Incoming::Message(PgWireFrontendMessage::CopyData(_)) => (),
+                Incoming::Message(PgWireFrontendMessage::CopyDone(_)) => break,
+                Incoming::Message(PgWireFrontendMessage::CopyFail(fail)) => {
+                    let message = format!("COPY from stdin failed: {}", fail.message);
+                    failed = Some(Error::new("57014", message));
+                    break;
+                }
+                // Clients say Sync right behind the Execute that begins the COPY.
+                Incoming::Message(PgWireFrontendMessage::Flush(_) | PgWireFrontendMessage::Sync(_)) => (),
+                Incoming::Message(_) => {
+                    return Err(Error::fatal("08P01", "unexpected message type during COPY from stdin"));
+                }
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        input.push(&mut self.session, &waiting).await?;
+        input.finish(&mut self.session).await
+    }
+}

@@ -1,0 +1,118 @@
+//! Columns and rows as messages: type OIDs, sizes and formats, values in text and binary.
+
+use arrow::array::RecordBatch;
+use bytes::{BufMut, BytesMut};
+use pgwire::messages::data::{FieldDescription, RowDescription};
+use storage::SqlType;
+
+use crate::error::{Error, Result};
+
+/// How a value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// As a person reads it.
+    Text,
+    /// As the type's send function writes it.
+    Binary,
+}
+
+/// The formats of `n` columns or parameters from a message's codes: none is all text, one is for all.
+pub fn formats(codes: &[i16], n: usize) -> Result<Vec<Format>> {
+    let one = |code: &i16| match code {
+        0 => Ok(Format::Text),
+        1 => Ok(Format::Binary),
+        code => Err(Error::new("22023", format!("unsupported format code: {code}"))),
+    };
+    match codes {
+        [] => Ok(vec![Format::Text; n]),
+        [code] => Ok(vec![one(code)?; n]),
+        codes if codes.len() == n => codes.iter().map(one).collect(),
+        codes => {
+            Err(Error::new("08P01", format!("bind message has {} formats but there are {n} columns", codes.len())))
+        }
+    }
+}
+
+/// A column of a result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Field {
+    /// Its name; names may repeat.
+    pub name: String,
+    /// Its type.
+    pub ty: SqlType,
+    /// Its type's modifier, -1 for none.
+    pub typmod: i32,
+}
+
+impl Field {
+    /// A column without a modifier.
+    pub fn new(name: impl Into<String>, ty: SqlType) -> Field {
+        Field { name: name.into(), ty, typmod: -1 }
+    }
+}
+
+/// The message that announces rows.
+pub fn row_description(fields: &[Field], formats: &[Format]) -> RowDescription {
+    let describe = |(i, f): (usize, &Field)| {
+        let ty = if f.ty == SqlType::Unknown { &SqlType::Text } else { &f.ty };
+        let code = match formats.get(i) {
+            Some(Format::Binary) => 1,
+            _ => 0,
+        };
+        FieldDescription::new(f.name.clone(), 0, 0, planner::types::oid(ty), planner::types::len(ty), f.typmod, code)
+    };
+    RowDescription::new(fields.iter().enumerate().map(describe).collect())
+}
+
+/// What the text of a value depends on besides the value.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
+    /// Where timestamptz values are shown.
+    pub zone: planner::types::datetime::Zone,
+}
+
+/// Encodes one row as a whole DataRow message.
+pub fn put_row(
+    out: &mut BytesMut,
+    batch: &RecordBatch,
+    row: usize,
+    fields: &[Field],
+    formats: &[Format],
+    style: &Style,
+    (scratch, binary): &mut (String, Vec<u8>),
+) -> Result<()> {
+    let start = out.len();
+    out.put_u8(b'D');
+    out.put_i32(0);
+    out.put_i16(fields.len() as i16);
+    for (i, field) in fields.iter().enumerate() {
+        let array = batch.column(i).as_ref();
+        if arrow::array::Array::is_null(array, row) {
+            out.put_i32(-1);
+            continue;
+        }
+        let at = out.len();
+        out.put_i32(0);
+        match formats[i] {
+            Format::Text => {
+                scratch.clear();
+                planner::types::text::write_in(array, row, &field.ty, &style.zone, scratch);
+                out.put_slice(scratch.as_bytes());
+            }
+            Format::Binary => {
+                binary.clear();
+                planner::types::binary::write(array, row, &field.ty, binary);
+                out.put_slice(binary);
+            }
+        }
+        let length = i32::try_from(out.len() - at - 4).map_err(|_| too_large())?;
+        out[at..at + 4].copy_from_slice(&length.to_be_bytes());
+    }
+    let length = i32::try_from(out.len() - start - 1).map_err(|_| too_large())?;
+    out[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
+    Ok(())
+}
+
+fn too_large() -> Error {
+    Error::new("54000", "a row is larger than the protocol can carry")
+}

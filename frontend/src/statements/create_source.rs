@@ -1,0 +1,96 @@
+//! `CREATE SOURCE [IF NOT EXISTS] s (columns) WITH (connector = '...', ...) [FORMAT f ENCODE e (...)]`
+
+use planner::catalog::{Object, ObjectKind};
+use planner::statement::CreateSource;
+use storage::{Column, SqlType};
+use streaming::engine::JobSpec;
+use streaming::operators::source::Source;
+use streaming::plan::Plan;
+use streaming::source::SourceSpec;
+
+use crate::error::{Error, Result};
+use crate::session::Session;
+use crate::statements::Outcome;
+use crate::statements::create_materialized_view::{create, exists, schema_of};
+use crate::statements::create_table::{ROW_ID, check_unique};
+
+/// Creates a source.
+pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) -> Result<Outcome> {
+    const TAG: &str = "CREATE SOURCE";
+    session.before_ddl(TAG).await?;
+    let shared = session.shared.clone();
+    let changing = shared.catalogs.lock().await;
+    let schema = schema_of(&statement.name)?;
+    if exists(session, &schema, statement.name.last(), statement.if_not_exists)? {
+        return Ok(Outcome::Done(TAG.into()));
+    }
+    // Asking the outside system may take its time.
+    drop(changing);
+    let spec = spec(statement)?;
+    let asked = tokio::task::spawn_blocking(move || connectors::Connectors.prepare(&spec));
+    let spec = asked.await.map_err(|e| Error::new("XX000", e.to_string()))??;
+    check_unique(&spec.columns)?;
+
+    let _changing = shared.catalogs.lock().await;
+    if exists(session, &schema, statement.name.last(), statement.if_not_exists)? {
+        return Ok(Outcome::Done(TAG.into()));
+    }
+    let engine = shared.engine()?;
+    let mut columns = spec.columns.clone();
+    columns.push(Column { not_null: true, ..Column::new(ROW_ID, SqlType::BigInt) });
+    let id = engine.allocate_relation();
+    let errors = engine.allocate_relation();
+    let mut plan = Plan::default();
+    plan.add(Source { spec, schema: storage::types::arrow_schema(&columns) }, vec![]);
+    let name = statement.name.last().to_owned();
+    let job = JobSpec { relation: id, name: name.clone(), plan, columns: columns.clone(), errors };
+    let object = Object {
+        id,
+        schema,
+        name,
+        kind: ObjectKind::Source,
+        stream_key: vec![columns.len() - 1],
+        columns,
+        hidden: 1,
+        sql: text.to_owned(),
+        job: Some(job),
+        errors: Some(errors),
+        append_only: true,
+        ..Default::default()
+    };
+    create(&shared, object, None).await?;
+    Ok(Outcome::Done(TAG.into()))
+}
+
+/// What the statement says, for the connector.
+fn spec(statement: &CreateSource) -> Result<SourceSpec> {
+    let columns = &statement.columns;
+    let connection = &statement.connection;
+    if !columns.watermarks.is_empty() {
+        return Err(Error::unsupported("watermarks are not supported yet"));
+    }
+    if let Some(include) = connection.includes.first() {
+        return Err(Error::unsupported(format!("INCLUDE {} is not supported yet", include.what)));
+    }
+    if !columns.primary_key.is_empty() {
+        return Err(Error::unsupported("a primary key of a source is not supported yet")
+            .hint("A source only appends: keep the newest row of each key in a materialized view."));
+    }
+    if let Some(column) = columns.columns.iter().find(|c| c.generated.is_some() || c.default.is_some()) {
+        let message = format!("a default or generated column \"{}\" of a source is not supported yet", column.name);
+        return Err(Error::unsupported(message).position(Some(column.position)));
+    }
+    let column = |c: &planner::statement::ColumnDef| Column {
+        name: c.name.clone(),
+        ty: c.ty.clone(),
+        typmod: c.typmod,
+        not_null: c.not_null,
+    };
+    Ok(SourceSpec {
+        options: connection.options.clone(),
+        format: connection.format.clone().unwrap_or_else(|| "plain".into()),
+        encode: connection.encode.clone().unwrap_or_else(|| "json".into()),
+        encode_options: connection.encode_options.clone(),
+        columns: columns.columns.iter().map(column).collect(),
+    })
+}

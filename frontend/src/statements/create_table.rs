@@ -1,0 +1,155 @@
+//! `CREATE TABLE [IF NOT EXISTS] t (column type [NOT NULL] [DEFAULT e] [PRIMARY KEY], ..., [PRIMARY KEY (...)])` and
+//! `CREATE TABLE t AS query`.
+
+use planner::catalog::{Object, ObjectKind};
+use planner::statement::{ColumnDef, CreateTable};
+use storage::{Column, RelationId, SqlType};
+use streaming::engine::JobSpec;
+use streaming::operators::materialize::Materialize;
+use streaming::operators::table_source::TableSource;
+use streaming::plan::Plan;
+
+use crate::error::{Error, Result};
+use crate::session::Session;
+use crate::statements::create_materialized_view::{create, exists, schema_of};
+use crate::statements::{Outcome, insert, select};
+
+/// The hidden column that tells equal rows of a table without a key apart.
+pub const ROW_ID: &str = "_row_id";
+
+/// Creates a table.
+pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> Result<Outcome> {
+    const TAG: &str = "CREATE TABLE";
+    session.before_ddl(TAG).await?;
+    if !statement.connection.options.is_empty() {
+        return Err(Error::unsupported("a table with a connector is not supported yet")
+            .hint("Use CREATE SOURCE, and a materialized view over it to keep its rows."));
+    }
+    if !statement.columns.watermarks.is_empty() || statement.columns.wildcard {
+        return Err(Error::unsupported("watermarks and * are not supported in a table yet"));
+    }
+    let shared = session.shared.clone();
+    let _changing = shared.catalogs.lock().await;
+    let name = statement.name.last();
+    let schema = schema_of(&statement.name)?;
+    if exists(session, &schema, name, statement.if_not_exists)? {
+        return Ok(Outcome::Done(TAG.into()));
+    }
+    let query = match &statement.query {
+        Some(query) => Some(select::bind(session, query, &Default::default())?),
+        None => None,
+    };
+    let (columns, defaults) = match &query {
+        Some(bound) => (query_columns(bound, &statement.query_columns)?, Vec::new()),
+        None => declared(session, &statement.columns.columns)?,
+    };
+    check_unique(&columns)?;
+    let primary_key = key(&columns, &statement.columns.primary_key)?;
+    let engine = shared.engine()?;
+    let mut object = Object {
+        id: engine.allocate_relation(),
+        schema,
+        name: name.to_owned(),
+        kind: ObjectKind::Table,
+        defaults,
+        sql: text.to_owned(),
+        errors: Some(engine.allocate_relation()),
+        append_only: statement.append_only,
+        stream_key: primary_key.clone(),
+        primary_key,
+        ..Default::default()
+    };
+    object.columns = columns;
+    if object.primary_key.is_empty() {
+        object.hidden = 1;
+        object.stream_key = vec![object.columns.len()];
+        object.columns.push(Column { not_null: true, ..Column::new(ROW_ID, SqlType::BigInt) });
+    }
+    object.job = Some(job(&object));
+    create(&shared, object.clone(), None).await?;
+    let Some(bound) = query else { return Ok(Outcome::Done(TAG.into())) };
+    let batches = select::collect(session, bound, &[], false).await?;
+    let (n, _) = insert::append(session, &std::sync::Arc::new(object), batches).await?;
+    Ok(Outcome::Done(format!("SELECT {n}")))
+}
+
+fn job(object: &Object) -> JobSpec {
+    let schema = storage::types::arrow_schema(&object.columns);
+    let mut plan = Plan::default();
+    let source = plan.add(TableSource { relation: object.id, schema: schema.clone() }, vec![]);
+    let key = object.stream_key.clone();
+    plan.add(Materialize { relation: object.id, key, key_order: Vec::new(), unique: true, schema }, vec![source]);
+    JobSpec {
+        relation: object.id,
+        name: object.name.clone(),
+        plan,
+        columns: object.columns.clone(),
+        errors: object.errors.unwrap_or(RelationId(0)),
+    }
+}
+
+/// The columns and their defaults, which must be expressions of the column's type.
+fn declared(session: &Session, columns: &[ColumnDef]) -> Result<(Vec<Column>, Vec<Option<String>>)> {
+    for column in columns {
+        if column.generated.is_some() {
+            let message = format!("generated column \"{}\" is not supported yet", column.name);
+            return Err(Error::unsupported(message).position(Some(column.position)));
+        }
+        if column.name == ROW_ID {
+            let message = format!("column name \"{ROW_ID}\" conflicts with a system column name");
+            return Err(Error::new("42701", message).position(Some(column.position)));
+        }
+        if let Some(default) = &column.default {
+            let ty = planner::types::format(&column.ty, column.typmod);
+            select::bind_text(session, &format!("SELECT CAST({default} AS {ty})"))
+                .map_err(|error| error.position(Some(column.position)))?;
+        }
+    }
+    let plain = |c: &ColumnDef| Column {
+        name: c.name.clone(),
+        ty: c.ty.clone(),
+        typmod: c.typmod,
+        not_null: c.not_null || c.primary_key,
+    };
+    Ok((columns.iter().map(plain).collect(), columns.iter().map(|c| c.default.clone()).collect()))
+}
+
+/// The columns of a query, some or all renamed.
+pub fn query_columns(bound: &planner::Bound, names: &[String]) -> Result<Vec<Column>> {
+    if names.len() > bound.columns.len() {
+        return Err(Error::new("42601", "too many column names were specified"));
+    }
+    let column = |(i, c): (usize, &planner::OutputColumn)| Column {
+        name: names.get(i).unwrap_or(&c.name).clone(),
+        ty: if c.ty == SqlType::Unknown { SqlType::Text } else { c.ty.clone() },
+        typmod: c.typmod,
+        not_null: false,
+    };
+    let columns: Vec<Column> = bound.columns.iter().enumerate().map(column).collect();
+    check_unique(&columns)?;
+    Ok(columns)
+}
+
+/// Columns of a relation have names of their own.
+pub fn check_unique(columns: &[Column]) -> Result<()> {
+    for (i, column) in columns.iter().enumerate() {
+        if columns[..i].iter().any(|c| c.name == column.name) {
+            return Err(Error::new("42701", format!("column \"{}\" specified more than once", column.name)));
+        }
+    }
+    Ok(())
+}
+
+fn key(columns: &[Column], names: &[String]) -> Result<Vec<usize>> {
+    let mut key = Vec::with_capacity(names.len());
+    for name in names {
+        let at = columns.iter().position(|c| c.name == *name);
+        let at = at.ok_or_else(|| Error::new("42703", format!("column \"{name}\" named in key does not exist")))?;
+        if key.contains(&at) {
+            let message = format!("column \"{name}\" appears twice in primary key constraint");
+            return Err(Error::new("42701", message));
+        }
+        key.push(at);
+    }
+    Ok(key)
+}

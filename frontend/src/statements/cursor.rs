@@ -1,0 +1,108 @@
+//! `DECLARE c CURSOR FOR query`, `FETCH`, `MOVE`, `CLOSE`: forward only, rows as they are asked for.
+
+use arrow::array::RecordBatch;
+use futures::StreamExt;
+use planner::statement::{Declare, Fetch, FetchCount};
+
+use crate::error::{Error, Result};
+use crate::session::Session;
+use crate::statements::{Outcome, Rows, RowsTag, select};
+
+/// A query that is read piece by piece.
+pub struct Cursor {
+    rows: Rows,
+    left: Option<(RecordBatch, usize)>,
+    hold: bool,
+    /// When it was declared and with what, for `pg_cursors`.
+    pub text: String,
+}
+
+impl Cursor {
+    /// Whether it outlives the transaction.
+    pub fn is_holdable(&self) -> bool {
+        self.hold
+    }
+
+    /// The columns.
+    pub fn fields(&self) -> &[crate::pgwire::types::Field] {
+        &self.rows.fields
+    }
+
+    async fn fetch(&mut self, count: FetchCount) -> Result<Vec<RecordBatch>> {
+        let (mut batches, mut n) = (Vec::new(), 0);
+        let max = match count {
+            FetchCount::Next(max) => max as usize,
+            FetchCount::All => usize::MAX,
+        };
+        while n < max {
+            let (batch, from) = match self.left.take() {
+                Some(left) => left,
+                None => match self.rows.batches.next().await.transpose()? {
+                    Some(batch) => (batch, 0),
+                    None => break,
+                },
+            };
+            let take = (batch.num_rows() - from).min(max - n);
+            batches.push(batch.slice(from, take));
+            n += take;
+            if from + take < batch.num_rows() {
+                self.left = Some((batch, from + take));
+            }
+        }
+        Ok(batches)
+    }
+}
+
+/// `DECLARE`: the query is bound and begun.
+pub async fn declare(session: &mut Session, declare: &Declare, text: &str) -> Result<Outcome> {
+    let name = &declare.name;
+    if !session.is_in_block() && !declare.hold {
+        return Err(Error::new("25P01", "DECLARE CURSOR can only be used in transaction blocks"));
+    }
+    if session.cursors.contains_key(name) {
+        return Err(Error::new("42P03", format!("cursor \"{name}\" already exists")));
+    }
+    let rows = select::run(session, &declare.query, &Default::default()).await?;
+    let cursor = Cursor { rows, left: None, hold: declare.hold, text: text.to_owned() };
+    session.cursors.insert(name.clone(), cursor);
+    Ok(Outcome::Done("DECLARE CURSOR".into()))
+}
+
+fn find<'a>(session: &'a mut Session, name: &str) -> Result<&'a mut Cursor> {
+    let missing = || Error::new("34000", format!("cursor \"{name}\" does not exist"));
+    session.cursors.get_mut(name).ok_or_else(missing)
+}
+
+/// `FETCH`, `MOVE`
+pub async fn fetch(session: &mut Session, fetch: &Fetch) -> Result<Outcome> {
+    let cursor = find(session, &fetch.cursor)?;
+    let batches = cursor.fetch(fetch.count).await?;
+    if fetch.is_move {
+        let n: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        return Ok(Outcome::Done(format!("MOVE {n}")));
+    }
+    let rows = Rows {
+        fields: cursor.rows.fields.clone(),
+        batches: futures::stream::iter(batches.into_iter().map(Ok)).boxed(),
+        tag: RowsTag::Fetch,
+        flush: false,
+        style: cursor.rows.style,
+        sent: 0,
+    };
+    Ok(Outcome::Rows(rows))
+}
+
+/// `CLOSE name`, `CLOSE ALL`
+pub fn close(session: &mut Session, name: Option<&str>) -> Result<Outcome> {
+    match name {
+        Some(name) => {
+            find(session, name)?;
+            session.cursors.remove(name);
+            Ok(Outcome::Done("CLOSE CURSOR".into()))
+        }
+        None => {
+            session.cursors.clear();
+            Ok(Outcome::Done("CLOSE CURSOR ALL".into()))
+        }
+    }
+}

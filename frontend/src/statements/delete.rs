@@ -1,0 +1,34 @@
+//! `DELETE FROM t [USING ...] [WHERE ...] [RETURNING ...]`
+
+use storage::Batch;
+
+use crate::error::Result;
+use crate::session::Session;
+use crate::statements::{Outcome, Parameters, insert, select};
+
+/// Takes rows away.
+pub async fn run(
+    session: &mut Session,
+    delete: &planner::statement::Delete,
+    parameters: &Parameters,
+) -> Result<Outcome> {
+    session.check_may_write("DELETE")?;
+    let catalog = session.shared.catalogs.current();
+    let mut types = parameters.known();
+    let bound = planner::bind_delete(&catalog, &session.bind_settings(), delete, &mut types)?;
+    insert::check_is_table(&bound.table, "delete from")?;
+    session.lock(&[bound.table.id]).await?;
+    let old = select::collect(session, bound.source, &parameters.values, true).await?;
+    let n: usize = old.iter().map(|b| b.num_rows()).sum();
+    let schema = storage::types::arrow_schema(&bound.table.columns);
+    let mut changes = Vec::with_capacity(old.len());
+    for batch in &old {
+        changes.push(Batch::inserts(batch.clone().with_schema(schema.clone())?).negate());
+    }
+    insert::apply(session, &bound.table, changes).await?;
+    let tag = format!("DELETE {n}");
+    match bound.returning {
+        None => Ok(Outcome::Done(tag)),
+        Some(returning) => select::returning(session, returning, old, &parameters.values, tag).await.map(Outcome::Rows),
+    }
+}

@@ -1,0 +1,234 @@
+//! `INSERT INTO t [(columns)] VALUES ... | SELECT ... [RETURNING ...]`, and the rules that every new row obeys.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions};
+use planner::catalog::{Object, ObjectKind};
+use storage::{Batch, RelationSnapshot};
+
+use crate::error::{Error, Result};
+use crate::pg_catalog::objects::{key_name, visible};
+use crate::session::Session;
+use crate::statements::{Outcome, Parameters, select};
+
+/// `INSERT`
+pub async fn run(
+    session: &mut Session,
+    insert: &planner::statement::Insert,
+    parameters: &Parameters,
+) -> Result<Outcome> {
+    session.check_may_write("INSERT")?;
+    let catalog = session.shared.catalogs.current();
+    let mut types = parameters.known();
+    let bound = planner::bind_insert(&catalog, &session.bind_settings(), insert, &mut types)?;
+    check_is_table(&bound.table, "insert into")?;
+    let batches = select::collect(session, bound.source, &parameters.values, false).await?;
+    let (n, written) = append(session, &bound.table, batches).await?;
+    let tag = format!("INSERT 0 {n}");
+    match bound.returning {
+        None => Ok(Outcome::Done(tag)),
+        Some(returning) => {
+            let written = written.iter().map(|b| b.data().clone()).collect();
+            select::returning(session, returning, written, &parameters.values, tag).await.map(Outcome::Rows)
+        }
+    }
+}
+
+/// Only tables can be written to.
+pub fn check_is_table(object: &Object, verb: &str) -> Result<()> {
+    match object.kind {
+        ObjectKind::Table => Ok(()),
+        ObjectKind::System => Err(Error::new("42501", format!("permission denied for table {}", object.name))),
+        kind => {
+            let message = format!("cannot {verb} {} \"{}\"", crate::catalog::kind_name(kind), object.name);
+            Err(Error::new(if kind == ObjectKind::View { "55000" } else { "42809" }, message))
+        }
+    }
+}
+
+/// A table and some of its columns, in the order in which values come.
+pub struct Target {
+    /// The table.
+    pub table: Arc<Object>,
+    /// Positions of the columns.
+    pub columns: Vec<usize>,
+}
+
+impl Target {
+    /// The name of the column that the `i`th value is for.
+    pub fn column_name(&self, i: usize) -> &str {
+        &self.table.columns[self.columns[i]].name
+    }
+
+    /// Inserts rows that are written as text; `line` is that of the first.
+    pub async fn insert_texts(&self, session: &mut Session, rows: &[Vec<Option<String>>], line: usize) -> Result<()> {
+        let style = session.text_session();
+        let n = rows.len();
+        let defaults = self.defaults(session, n).await?;
+        let mut arrays: Vec<ArrayRef> = Vec::new();
+        for (at, column) in visible(&self.table).iter().enumerate() {
+            let Some(i) = self.columns.iter().position(|&c| c == at) else {
+                arrays.push(match defaults.get(&at) {
+                    Some(values) => values.clone(),
+                    None => arrow::array::new_null_array(&column.ty.arrow(), n),
+                });
+                continue;
+            };
+            let mut values = Vec::with_capacity(n);
+            for (r, row) in rows.iter().enumerate() {
+                values.push(match &row[i] {
+                    None => planner::types::text::null(&column.ty),
+                    Some(text) => {
+                        planner::types::text::read_in(text, &column.ty, column.typmod, &style).map_err(|e| {
+                            let place = format!(
+                                "COPY {}, line {}, column {}: \"{text}\"",
+                                self.table.name,
+                                line + r,
+                                column.name
+                            );
+                            Error::from(e).detail(place)
+                        })?
+                    }
+                });
+            }
+            arrays.push(datafusion::scalar::ScalarValue::iter_to_array(values)?);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(n));
+        let schema = storage::types::arrow_schema(visible(&self.table));
+        let batch = RecordBatch::try_new_with_options(schema, arrays, &options)?;
+        append(session, &self.table, vec![batch]).await.map(drop)
+    }
+
+    /// `n` values of each column that is left out and has a default.
+    async fn defaults(&self, session: &mut Session, n: usize) -> Result<BTreeMap<usize, ArrayRef>> {
+        let left_out = |i: &usize| !self.columns.contains(i);
+        let wanted: Vec<(usize, &String)> = (0..visible(&self.table).len())
+            .filter(left_out)
+            .filter_map(|i| Some((i, self.table.defaults.get(i)?.as_ref()?)))
+            .collect();
+        if wanted.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        // One row per row to come: nextval and the like must differ.
+        let expressions: Vec<String> = (wanted.iter())
+            .map(|&(i, default)| {
+                let column = &self.table.columns[i];
+                format!("CAST({default} AS {})", planner::types::format(&column.ty, column.typmod))
+            })
+            .collect();
+        let query = format!("SELECT {} FROM generate_series(1, {n})", expressions.join(", "));
+        let batches = super::select::collect_text(session, &query).await?;
+        let schema = batches.first().map(|b| b.schema()).ok_or_else(|| Error::new("XX000", "no default values"))?;
+        let batch = arrow::compute::concat_batches(&schema, &batches)?;
+        Ok(wanted.iter().enumerate().map(|(at, &(i, _))| (i, batch.column(at).clone())).collect())
+    }
+}
+
+/// Inserts rows with all visible columns, checked; the table's lock is taken. Returns their number, and them with all
+/// columns.
+pub async fn append(
+    session: &mut Session,
+    table: &Arc<Object>,
+    batches: Vec<RecordBatch>,
+) -> Result<(u64, Vec<Batch>)> {
+    let mut changes = Vec::with_capacity(batches.len());
+    let mut n = 0;
+    let engine = session.shared.engine()?;
+    for batch in batches.iter().filter(|b| b.num_rows() > 0) {
+        check_not_null(table, batch)?;
+        let mut arrays = batch.columns().to_vec();
+        if table.hidden > 0 {
+            let first = engine.allocate_row_ids(batch.num_rows() as u64);
+            arrays.push(Arc::new(Int64Array::from_iter_values((0..batch.num_rows() as i64).map(|i| first + i))));
+        }
+        let schema = storage::types::arrow_schema(&table.columns);
+        changes.push(Batch::inserts(RecordBatch::try_new(schema, arrays)?));
+        n += batch.num_rows() as u64;
+    }
+    apply(session, table, changes.clone()).await?;
+    Ok((n, changes))
+}
+
+/// Adds changes with all columns to the transaction, if the table's key allows them.
+pub async fn apply(session: &mut Session, table: &Arc<Object>, changes: Vec<Batch>) -> Result<()> {
+    session.lock(&[table.id]).await?;
+    if !table.primary_key.is_empty() && changes.iter().any(|c| c.num_rows() > 0) {
+        let mut snapshots = session.snapshots(&[table.id], true).await?;
+        let snapshot =
+            snapshots.remove(&table.id).ok_or_else(|| Error::new("XX000", "a table without rows to read"))?;
+        check_key(session, table, &snapshot, &changes)?;
+    }
+    for batch in changes {
+        session.write(table.id, batch);
+    }
+    Ok(())
+}
+
+/// NOT NULL, which a primary key implies.
+pub fn check_not_null(table: &Object, batch: &RecordBatch) -> Result<()> {
+    for (i, column) in visible(table).iter().enumerate() {
+        if !(column.not_null || table.primary_key.contains(&i)) || batch.column(i).null_count() == 0 {
+            continue;
+        }
+        let row = (0..batch.num_rows()).find(|&r| batch.column(i).is_null(r)).unwrap_or(0);
+        let (name, relation) = (&column.name, &table.name);
+        let message =
+            format!("null value in column \"{name}\" of relation \"{relation}\" violates not-null constraint");
+        let values: Vec<String> = (0..visible(table).len()).map(|c| shown(table, batch, c, row)).collect();
+        return Err(Error::new("23502", message)
+            .detail(format!("Failing row contains ({}).", values.join(", ")))
+            .constraint(&table.schema, relation, Some(name), None));
+    }
+    Ok(())
+}
+
+fn shown(table: &Object, batch: &RecordBatch, column: usize, row: usize) -> String {
+    let array = batch.column(column).as_ref();
+    let mut text = String::new();
+    if array.is_null(row) {
+        return "null".into();
+    }
+    planner::types::text::write(array, row, &table.columns[column].ty, &mut text);
+    text
+}
+
+/// A key may be there once: counted over what is stored, what the transaction changed before, and the changes.
+fn check_key(session: &mut Session, table: &Object, snapshot: &RelationSnapshot, changes: &[Batch]) -> Result<()> {
+    let counts = session.key_counts(table.id);
+    let mut touched: HashMap<Vec<u8>, (usize, usize)> = HashMap::new();
+    for (b, batch) in changes.iter().enumerate() {
+        let key: Vec<ArrayRef> = table.primary_key.iter().map(|&i| batch.column(i).clone()).collect();
+        let encoded = storage::row::encode_rows(&key, batch.num_rows())?;
+        for row in 0..batch.num_rows() {
+            let diff = batch.diff(row);
+            let bytes = encoded.get(row);
+            *counts.entry(bytes.to_vec()).or_insert(0) += diff;
+            if diff > 0 {
+                touched.insert(bytes.to_vec(), (b, row));
+            }
+        }
+    }
+    for (bytes, (b, row)) in touched {
+        let own = counts.get(&bytes).copied().unwrap_or(0);
+        if own <= 0 {
+            continue;
+        }
+        let batch = &changes[b];
+        let key: Vec<ArrayRef> = table.primary_key.iter().map(|&i| batch.column(i).slice(row, 1)).collect();
+        if own > 1 || snapshot.get(&key)?.is_some_and(|rows| rows.num_rows() > 0) {
+            let names: Vec<&str> = table.primary_key.iter().map(|&i| table.columns[i].name.as_str()).collect();
+            let values: Vec<String> = table.primary_key.iter().map(|&i| shown(table, batch.data(), i, row)).collect();
+            let constraint = key_name(table);
+            let message = format!("duplicate key value violates unique constraint \"{constraint}\"");
+            let detail = format!("Key ({})=({}) already exists.", names.join(", "), values.join(", "));
+            return Err(Error::new("23505", message).detail(detail).constraint(
+                &table.schema,
+                &table.name,
+                None,
+                Some(&constraint),
+            ));
+        }
+    }
+    Ok(())
+}

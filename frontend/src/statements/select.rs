@@ -1,0 +1,180 @@
+//! `SELECT`, `VALUES` and `TABLE`: rows as of one epoch, as they are computed.
+
+use std::collections::BTreeMap;
+
+use arrow::array::RecordBatch;
+use datafusion::scalar::ScalarValue;
+use futures::{StreamExt, TryStreamExt};
+use planner::batch::{Query, TableRows, Tables};
+use planner::{Bound, Statement};
+use storage::RelationId;
+
+use crate::error::{Error, Result};
+use crate::pg_catalog;
+use crate::pgwire::types::{Field, Style};
+use crate::session::Session;
+use crate::statements::{Parameters, Rows, RowsTag};
+
+/// A bound query that is optimised and may run many times.
+pub struct Ready {
+    /// The columns.
+    pub fields: Vec<Field>,
+    /// What it reads.
+    pub relations: Vec<RelationId>,
+    query: Query,
+}
+
+impl Ready {
+    /// Optimises a query.
+    pub fn new(bound: Bound) -> Result<Ready> {
+        let fields = fields(&bound);
+        Ok(Ready { fields, relations: bound.relations, query: Query::new(bound.plan)? })
+    }
+
+    /// The optimised query.
+    pub fn query(&self) -> &Query {
+        &self.query
+    }
+
+    /// Begins to run it.
+    pub async fn rows(&self, session: &mut Session, values: &[ScalarValue], tag: RowsTag) -> Result<Rows> {
+        let tables = tables(session, &self.relations, false).await?;
+        self.rows_over(style(session), &tables, values, tag).await
+    }
+
+    /// Begins to run it over rows that are chosen already.
+    pub async fn rows_over(
+        &self,
+        style: Style,
+        tables: &SessionTables,
+        values: &[ScalarValue],
+        tag: RowsTag,
+    ) -> Result<Rows> {
+        let stream = self.query.run(values, tables).await?;
+        let batches = stream.map_err(Error::from).boxed();
+        Ok(Rows { fields: self.fields.clone(), batches, tag, flush: false, style, sent: 0 })
+    }
+}
+
+/// Binds and runs a query.
+pub async fn run(session: &mut Session, query: &planner::statement::Query, parameters: &Parameters) -> Result<Rows> {
+    let ready = Ready::new(bind(session, query, parameters)?)?;
+    ready.rows(session, &parameters.values, RowsTag::Select).await
+}
+
+/// Binds a query.
+pub fn bind(session: &Session, query: &planner::statement::Query, parameters: &Parameters) -> Result<Bound> {
+    let catalog = session.shared.catalogs.current();
+    let mut types = parameters.known();
+    Ok(planner::bind_query(&catalog, &session.bind_settings(), query, &mut types)?)
+}
+
+/// Binds a query of the server's own making.
+pub fn bind_text(session: &Session, text: &str) -> Result<Bound> {
+    let parsed = planner::parse(text)?.pop();
+    match parsed.map(|p| p.statement) {
+        Some(Statement::Query(query)) => bind(session, &query, &Parameters::default()),
+        _ => Err(Error::new("42601", format!("not a query: {text}"))),
+    }
+}
+
+/// The columns of a bound query.
+pub fn fields(bound: &Bound) -> Vec<Field> {
+    bound.columns.iter().map(|c| Field { name: c.name.clone(), ty: c.ty.clone(), typmod: c.typmod }).collect()
+}
+
+/// How the session wants values written.
+pub fn style(session: &Session) -> Style {
+    Style { zone: session.zone() }
+}
+
+/// The relations that one query reads.
+pub struct SessionTables {
+    relations: BTreeMap<RelationId, TableRows>,
+}
+
+impl SessionTables {
+    /// Adds rows, such as those that RETURNING reads.
+    pub fn add(&mut self, relation: RelationId, rows: Vec<RecordBatch>) {
+        self.relations.insert(relation, TableRows::Rows(rows));
+    }
+}
+
+impl Tables for SessionTables {
+    fn table(&self, relation: RelationId) -> planner::Result<TableRows> {
+        let missing = || planner::Error::new("55000", format!("relation {} was not read", relation.0));
+        self.relations.get(&relation).cloned().ok_or_else(missing)
+    }
+}
+
+/// What the relations hold for this session: stored ones as of one epoch, with the transaction's own changes; system
+/// ones as of now.
+pub async fn tables(session: &mut Session, relations: &[RelationId], to_change: bool) -> Result<SessionTables> {
+    let catalog = session.shared.catalogs.current();
+    let mut found = BTreeMap::new();
+    let mut stored = Vec::new();
+    for &id in relations {
+        if id == planner::bind::RETURNING {
+            continue;
+        }
+        if let Some(object) = catalog.by_id(id)
+            && object.kind == planner::catalog::ObjectKind::Source
+        {
+            let message = format!("source \"{}\" keeps no rows that could be read", object.name);
+            return Err(Error::unsupported(message).hint("Create a materialized view over it and read that."));
+        }
+        match pg_catalog::find(id) {
+            Some(system) => {
+                let context = pg_catalog::Context {
+                    catalog: &catalog,
+                    shared: &session.shared,
+                    settings: &session.settings,
+                    user: &session.user,
+                };
+                found.insert(id, TableRows::Rows(vec![pg_catalog::rows(system, &context)?]));
+            }
+            None => stored.push(id),
+        }
+    }
+    for (id, snapshot) in session.snapshots(&stored, to_change).await? {
+        let pending = session.pending(id);
+        let rows = match pending {
+            [] => TableRows::Snapshot(snapshot),
+            pending => TableRows::Overlay { snapshot, changes: pending.to_vec() },
+        };
+        found.insert(id, rows);
+    }
+    Ok(SessionTables { relations: found })
+}
+
+/// All rows of a query of the server's own making.
+pub async fn collect_text(session: &mut Session, query: &str) -> Result<Vec<RecordBatch>> {
+    let bound = bind_text(session, query)?;
+    collect(session, bound, &[], false).await
+}
+
+/// All rows of a bound query.
+pub async fn collect(
+    session: &mut Session,
+    bound: Bound,
+    values: &[ScalarValue],
+    to_change: bool,
+) -> Result<Vec<RecordBatch>> {
+    let tables = tables(session, &bound.relations, to_change).await?;
+    let stream = Query::new(bound.plan)?.run(values, &tables).await?;
+    Ok(stream.try_collect().await?)
+}
+
+/// The rows of a RETURNING clause over the rows that were written.
+pub async fn returning(
+    session: &mut Session,
+    bound: Bound,
+    written: Vec<RecordBatch>,
+    values: &[ScalarValue],
+    tag: String,
+) -> Result<Rows> {
+    let others: Vec<RelationId> = bound.relations.iter().copied().filter(|r| *r != planner::bind::RETURNING).collect();
+    let mut tables = tables(session, &others, false).await?;
+    tables.add(planner::bind::RETURNING, written);
+    Ready::new(bound)?.rows_over(style(session), &tables, values, RowsTag::Known(tag)).await
+}

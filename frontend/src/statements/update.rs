@@ -1,0 +1,47 @@
+//! `UPDATE t SET ... [FROM ...] [WHERE ...] [RETURNING ...]`: the old rows go and the new ones come, in one epoch.
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use storage::Batch;
+
+use crate::error::Result;
+use crate::session::Session;
+use crate::statements::{Outcome, Parameters, insert, select};
+
+/// Changes rows.
+pub async fn run(
+    session: &mut Session,
+    update: &planner::statement::Update,
+    parameters: &Parameters,
+) -> Result<Outcome> {
+    session.check_may_write("UPDATE")?;
+    let catalog = session.shared.catalogs.current();
+    let mut types = parameters.known();
+    let bound = planner::bind_update(&catalog, &session.bind_settings(), update, &mut types)?;
+    insert::check_is_table(&bound.table, "update")?;
+    session.lock(&[bound.table.id]).await?;
+    let rows = select::collect(session, bound.source, &parameters.values, true).await?;
+    let table = &bound.table;
+    let schema = storage::types::arrow_schema(&table.columns);
+    let width = table.columns.len();
+    let (mut changes, mut written, mut n) = (Vec::new(), Vec::new(), 0);
+    for batch in rows.iter().filter(|b| b.num_rows() > 0) {
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let part = |columns: &[arrow::array::ArrayRef]| {
+            RecordBatch::try_new_with_options(schema.clone(), columns.to_vec(), &options)
+        };
+        let (old, new) = (part(&batch.columns()[..width])?, part(&batch.columns()[width..])?);
+        insert::check_not_null(table, &new)?;
+        changes.push(Batch::inserts(old).negate());
+        changes.push(Batch::inserts(new.clone()));
+        written.push(new);
+        n += batch.num_rows();
+    }
+    insert::apply(session, table, changes).await?;
+    let tag = format!("UPDATE {n}");
+    match bound.returning {
+        None => Ok(Outcome::Done(tag)),
+        Some(returning) => {
+            select::returning(session, returning, written, &parameters.values, tag).await.map(Outcome::Rows)
+        }
+    }
+}
