@@ -159,3 +159,54 @@ const RISINGWAVES: &[&str] = &[
     "sqlserver-cdc",
     "webhook",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tables of options in `docs/connectors/` are made from the code; `UPDATE_EXPECT=1` writes them.
+    #[test]
+    fn documents_every_option() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/connectors");
+        let mut pages: Vec<(&str, &str, &[OptionDoc])> =
+            ALL.iter().map(|connector| (connector.name(), connector.name(), connector.options())).collect();
+        pages.push(("formats", "json", formats::json::OPTIONS));
+        pages.push(("formats", "csv", formats::csv::OPTIONS));
+        for (page, what, docs) in pages {
+            let path = folder.join(format!("{page}.md"));
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mark = format!("<!-- options:{what} -->\n");
+            let (before, after) = text.split_once(&mark).unwrap_or_else(|| panic!("{page}.md has no {mark}"));
+            let after = after.trim_start_matches('\n');
+            let rest: String =
+                after.lines().skip_while(|line| line.starts_with('|')).fold(String::new(), |mut all, line| {
+                    all += line;
+                    all.push('\n');
+                    all
+                });
+            let fresh = format!("{before}{mark}\n{}\n{}", options::table(docs), rest.trim_start_matches('\n'));
+            if std::env::var_os("UPDATE_EXPECT").is_some() {
+                std::fs::write(&path, &fresh).unwrap();
+            } else {
+                assert!(fresh == text, "{page}.md is stale: run the test with UPDATE_EXPECT=1");
+            }
+        }
+    }
+
+    #[test]
+    fn names_the_connectors_that_there_are() {
+        let open = |name: &str| {
+            let spec = SourceSpec {
+                options: vec![("connector".into(), name.into())],
+                format: String::new(),
+                encode: String::new(),
+                encode_options: vec![],
+                columns: vec![],
+            };
+            Connectors.open(&spec).err().unwrap()
+        };
+        let error = open("kafak").to_string();
+        assert_eq!(error, "there is no connector \"kafak\"\nHINT:  The connectors are: datagen, file, kafka, nexmark.");
+        assert!(matches!(open("kinesis"), Error::Unsupported(_)));
+    }
+}
