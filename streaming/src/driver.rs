@@ -131,6 +131,8 @@ pub fn leaf<'s>(
         Box::new(move || wake())
     });
     let mut leaf = make(wake);
+    // What it was told before it could be woken.
+    local.activate();
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop().expect("one output");
         let mut sealed = 0u64;

@@ -312,7 +312,9 @@ impl Engine {
                 })
                 .collect();
             drop(state);
-            last = enqueue(&self.coordinator.clock, &changes, sequence);
+            if !changes.is_empty() {
+                last = enqueue(&self.coordinator.clock, &changes, sequence);
+            }
             Ok(())
         })?;
         Ok(last)
