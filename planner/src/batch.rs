@@ -6,6 +6,8 @@ pub mod constant;
 pub mod point;
 pub mod query;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
