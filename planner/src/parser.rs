@@ -101,10 +101,9 @@ fn split(sql: &str) -> Result<Vec<(String, usize, Vec<TokenWithSpan>)>> {
         let (Some(&(start, ..)), Some(&(_, end, _))) = (current.first(), current.last()) else { return };
         let text: String = chars[start.min(chars.len())..end.min(chars.len())].iter().collect();
         let at = |offset: usize| Location { line: 1, column: (offset - start + 1) as u64 };
-        let tokens = current.drain(..).map(|(from, to, token)| TokenWithSpan {
-            token,
-            span: Span { start: at(from), end: at(to.max(from)) },
-        });
+        let tokens = current
+            .drain(..)
+            .map(|(from, to, token)| TokenWithSpan { token, span: Span { start: at(from), end: at(to.max(from)) } });
         statements.push((text, start, tokens.collect()));
     };
     for TokenWithSpan { token, span } in tokens {
@@ -200,9 +199,7 @@ impl Reader<'static> {
 /// `TUMBLE(TABLE t, ...)` is `TUMBLE(t, ...)`.
 fn without_table_arguments(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let is_table = |t: &TokenWithSpan| matches!(&t.token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case("table"));
-    let is_window = |t: &TokenWithSpan| {
-        matches!(&t.token, Token::Word(w) if ["tumble", "hop", "session"].iter().any(|f| w.value.eq_ignore_ascii_case(f)))
-    };
+    let is_window = |t: &TokenWithSpan| matches!(&t.token, Token::Word(w) if ["tumble", "hop", "session"].iter().any(|f| w.value.eq_ignore_ascii_case(f)));
     let mut kept: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     for token in tokens {
         let inside = matches!(kept.as_slice(), [.., f, open] if open.token == Token::LParen && is_window(f));
@@ -570,14 +567,83 @@ impl Reader<'_> {
 /// Postgres' reserved words: none of them names a thing without quotes.
 fn is_reserved(word: &str) -> bool {
     const RESERVED: &[&str] = &[
-        "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "both", "case", "cast", "check",
-        "collate", "column", "constraint", "create", "current_catalog", "current_date", "current_role", "current_time",
-        "current_timestamp", "current_user", "default", "deferrable", "desc", "distinct", "do", "else", "end", "except",
-        "false", "fetch", "for", "foreign", "from", "grant", "group", "having", "in", "initially", "intersect", "into",
-        "lateral", "leading", "limit", "localtime", "localtimestamp", "not", "null", "offset", "on", "only", "or",
-        "order", "placing", "primary", "references", "returning", "select", "session_user", "some", "symmetric",
-        "table", "then", "to", "trailing", "true", "union", "unique", "user", "using", "variadic", "when", "where",
-        "window", "with",
+        "all",
+        "analyse",
+        "analyze",
+        "and",
+        "any",
+        "array",
+        "as",
+        "asc",
+        "asymmetric",
+        "both",
+        "case",
+        "cast",
+        "check",
+        "collate",
+        "column",
+        "constraint",
+        "create",
+        "current_catalog",
+        "current_date",
+        "current_role",
+        "current_time",
+        "current_timestamp",
+        "current_user",
+        "default",
+        "deferrable",
+        "desc",
+        "distinct",
+        "do",
+        "else",
+        "end",
+        "except",
+        "false",
+        "fetch",
+        "for",
+        "foreign",
+        "from",
+        "grant",
+        "group",
+        "having",
+        "in",
+        "initially",
+        "intersect",
+        "into",
+        "lateral",
+        "leading",
+        "limit",
+        "localtime",
+        "localtimestamp",
+        "not",
+        "null",
+        "offset",
+        "on",
+        "only",
+        "or",
+        "order",
+        "placing",
+        "primary",
+        "references",
+        "returning",
+        "select",
+        "session_user",
+        "some",
+        "symmetric",
+        "table",
+        "then",
+        "to",
+        "trailing",
+        "true",
+        "union",
+        "unique",
+        "user",
+        "using",
+        "variadic",
+        "when",
+        "where",
+        "window",
+        "with",
     ];
     RESERVED.iter().any(|r| word.eq_ignore_ascii_case(r))
 }

@@ -38,8 +38,10 @@ impl Tables for Database {
 }
 
 fn rows(rows: &[(i32, i32, &str)], diff: i64) -> Batch {
-    let texts: Vec<_> =
-        rows.iter().map(|(a, b, c)| (vec![Some(a.to_string()), Some(b.to_string()), Some(c.to_string())], diff)).collect();
+    let texts: Vec<_> = rows
+        .iter()
+        .map(|(a, b, c)| (vec![Some(a.to_string()), Some(b.to_string()), Some(c.to_string())], diff))
+        .collect();
     batch(&schema("a int, b int, c text"), &texts)
 }
 
@@ -92,41 +94,152 @@ fn check(plan: LogicalPlanBuilder, params: &[ScalarValue], database: &Database, 
 #[test]
 fn looks_up_a_key() {
     let plan = t(1)
-        .filter(c(1).eq(param(1, DataType::Int32)).and(c(2).eq(lit(2_i32))).and(c(3).not_eq(param(2, DataType::Utf8View))))
+        .filter(
+            c(1).eq(param(1, DataType::Int32)).and(c(2).eq(lit(2_i32))).and(c(3).not_eq(param(2, DataType::Utf8View))),
+        )
         .unwrap()
         .project(vec![c(3).alias("c7"), param(2, DataType::Utf8View).alias("c8")])
         .unwrap();
     let text = |s: &str| ScalarValue::Utf8View(Some(s.into()));
     let one = ScalarValue::Int32(Some(1));
-    check(plan.clone(), &[one.clone(), text("x")], &database(), expect![[r#""#]]);
-    check(plan.clone(), &[one, text("two")], &database(), expect![[r#""#]]);
-    check(plan, &[ScalarValue::Int32(None), text("x")], &database(), expect![[r#""#]]);
+    check(
+        plan.clone(),
+        &[one.clone(), text("x")],
+        &database(),
+        expect![[r#"
+        point lookup
+        +-----+----+
+        | c7  | c8 |
+        +-----+----+
+        | two | x  |
+        +-----+----+
+    "#]],
+    );
+    check(
+        plan.clone(),
+        &[one, text("two")],
+        &database(),
+        expect![[r#"
+        point lookup
+        +----+----+
+        | c7 | c8 |
+        +----+----+
+        +----+----+
+    "#]],
+    );
+    check(
+        plan,
+        &[ScalarValue::Int32(None), text("x")],
+        &database(),
+        expect![[r#"
+        point lookup
+        +----+----+
+        | c7 | c8 |
+        +----+----+
+        +----+----+
+    "#]],
+    );
 }
 
 #[test]
 fn reads_a_part_of_the_key() {
     let plan = t(1).filter(c(1).eq(lit(1_i32)).and(c(2).gt(lit(1_i32)))).unwrap();
-    check(plan, &[], &database(), expect![[r#""#]]);
+    check(
+        plan,
+        &[],
+        &database(),
+        expect![[r#"
+        +----+----+-------+
+        | c1 | c2 | c3    |
+        +----+----+-------+
+        | 1  | 3  | three |
+        | 1  | 2  | two   |
+        +----+----+-------+
+    "#]],
+    );
     let plan = t(1).filter(c(1).gt_eq(lit(2_i32))).unwrap().project(vec![c(3)]).unwrap();
-    check(plan.sort(vec![c(3).sort(true, false)]).unwrap(), &[], &database(), expect![[r#""#]]);
+    check(
+        plan.sort(vec![c(3).sort(true, false)]).unwrap(),
+        &[],
+        &database(),
+        expect![[r#"
+        +------+
+        | c3   |
+        +------+
+        | five |
+        | four |
+        +------+
+    "#]],
+    );
 }
 
 #[test]
 fn sees_the_changes_of_the_transaction() {
     let mut database = database();
-    database.changes = vec![rows(&[(1, 2, "two")], -1), rows(&[(1, 2, "zwei"), (9, 9, "nine")], 1), rows(&[(2, 1, "four")], -1)];
+    database.changes =
+        vec![rows(&[(1, 2, "two")], -1), rows(&[(1, 2, "zwei"), (9, 9, "nine")], 1), rows(&[(2, 1, "four")], -1)];
     let sorted = t(1).sort(vec![c(1).sort(true, false), c(2).sort(true, false)]).unwrap();
-    check(sorted, &[], &database, expect![[r#""#]]);
+    check(
+        sorted,
+        &[],
+        &database,
+        expect![[r#"
+        +----+----+-------+
+        | c1 | c2 | c3    |
+        +----+----+-------+
+        | 1  | 1  | one   |
+        | 1  | 2  | zwei  |
+        | 1  | 3  | three |
+        | 3  | 5  | five  |
+        | 9  | 9  | nine  |
+        +----+----+-------+
+    "#]],
+    );
     let plan = t(1).filter(c(1).eq(lit(1_i32)).and(c(2).eq(lit(2_i32)))).unwrap();
-    check(plan, &[], &database, expect![[r#""#]]);
+    check(
+        plan,
+        &[],
+        &database,
+        expect![[r#"
+        point lookup
+        +----+----+------+
+        | c1 | c2 | c3   |
+        +----+----+------+
+        | 1  | 2  | zwei |
+        +----+----+------+
+    "#]],
+    );
 }
 
 #[test]
 fn limits_and_counts() {
     let plan = t(1).sort(vec![c(2).sort(false, true), c(1).sort(true, false)]).unwrap().limit(1, Some(2)).unwrap();
-    check(plan.project(vec![c(3)]).unwrap(), &[], &database(), expect![[r#""#]]);
+    check(
+        plan.project(vec![c(3)]).unwrap(),
+        &[],
+        &database(),
+        expect![[r#"
+        +-------+
+        | c3    |
+        +-------+
+        | three |
+        | two   |
+        +-------+
+    "#]],
+    );
     let count = datafusion::functions_aggregate::count::count_udaf().call(vec![lit(1_i64)]).alias("c9");
-    check(t(1).aggregate(Vec::<Expr>::new(), vec![count]).unwrap(), &[], &database(), expect![[r#""#]]);
+    check(
+        t(1).aggregate(Vec::<Expr>::new(), vec![count]).unwrap(),
+        &[],
+        &database(),
+        expect![[r#"
+        +----+
+        | c9 |
+        +----+
+        | 5  |
+        +----+
+    "#]],
+    );
 }
 
 #[test]
@@ -134,7 +247,18 @@ fn computes_without_reading() {
     let plan = LogicalPlanBuilder::empty(true)
         .project(vec![lit(1_i32).alias("c1"), param(1, DataType::Boolean).not().alias("c2")])
         .unwrap();
-    check(plan, &[ScalarValue::Boolean(Some(true))], &database(), expect![[r#""#]]);
+    check(
+        plan,
+        &[ScalarValue::Boolean(Some(true))],
+        &database(),
+        expect![[r#"
+        +----+-------+
+        | c1 | c2    |
+        +----+-------+
+        | 1  | false |
+        +----+-------+
+    "#]],
+    );
 }
 
 #[test]
@@ -142,5 +266,12 @@ fn refuses_several_rows_of_a_scalar_subquery() {
     let several = t(11).project(vec![c(11)]).unwrap().build().unwrap();
     let several = Subquery { subquery: Arc::new(several), outer_ref_columns: vec![], spans: Default::default() };
     let plan = t(1).filter(c(1).eq(Expr::ScalarSubquery(several))).unwrap();
-    check(plan, &[], &database(), expect![[r#""#]]);
+    check(
+        plan,
+        &[],
+        &database(),
+        expect![[r#"
+        21000 more than one row returned by a subquery used as an expression
+    "#]],
+    );
 }

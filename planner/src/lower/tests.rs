@@ -72,6 +72,10 @@ fn outer(plan: &LogicalPlanBuilder, e: Expr) -> Expr {
 }
 
 fn check(plan: LogicalPlanBuilder, names: &[&str], expected: Expect) {
+    check_plan(plan, names, true, expected);
+}
+
+fn check_plan(plan: LogicalPlanBuilder, names: &[&str], oracle: bool, expected: Expect) {
     let plan = plan.build().unwrap();
     let columns = names.iter().zip(plan.schema().fields());
     let columns = columns.map(|(n, f)| Column::new(*n, sql_type(f.data_type()))).collect();
@@ -80,7 +84,9 @@ fn check(plan: LogicalPlanBuilder, names: &[&str], expected: Expect) {
         Ok(view) => {
             let plan = serde_json::to_string(&view.job.plan).unwrap();
             serde_json::from_str::<streaming::plan::Plan>(&plan).expect("a plan survives the catalog");
-            super::oracle::check(&view, query);
+            if oracle {
+                super::oracle::check(&view, query);
+            }
             let hidden = if view.hidden > 0 { format!("hidden columns: {}\n", view.hidden) } else { String::new() };
             hidden + &explain_stream(&view.job.plan)
         }
@@ -456,15 +462,15 @@ fn joins_correlated_subqueries() {
         all.clone().project(vec![c(1), exists.alias("c20")]).unwrap(),
         &["id", "ordered"],
         expect![[r#"
-        hidden columns: 2
-        Materialize key id, _key_1, _key_2
-          -> Project id, (CASE WHEN (constant IS NULL) THEN 0 ELSE count END > 0) AS ordered, customer AS _key_1, constant AS _key_2
-            -> HashJoin left on id = customer
-              -> TapReader customers (id)
-              -> Aggregate by customer, constant: count(*)
-                -> Project customer, true AS constant
-                  -> TapReader orders (customer)
-    "#]],
+            hidden columns: 1
+            Materialize key id, _key_1
+              -> Project id, (CASE WHEN (constant IS NULL) THEN 0 ELSE count END > 0) AS ordered, customer AS _key_1
+                -> HashJoin left on id = customer
+                  -> TapReader customers (id)
+                  -> Aggregate by customer, constant: count(*)
+                    -> Project customer, true AS constant
+                      -> TapReader orders (customer)
+        "#]],
     );
     let count =
         theirs.clone().aggregate(Vec::<Expr>::new(), vec![count_udaf().call(vec![lit(1_i64)]).alias("c16")]).unwrap();
@@ -473,24 +479,34 @@ fn joins_correlated_subqueries() {
         all.clone().project(vec![c(1), count]).unwrap(),
         &["id", "n"],
         expect![[r#"
-        hidden columns: 2
-        Materialize key id, _key_1, _key_2
-          -> Project id, CASE WHEN (constant IS NULL) THEN 0 ELSE count END AS n, customer AS _key_1, constant AS _key_2
-            -> HashJoin left on id = customer
-              -> TapReader customers (id)
-              -> Aggregate by customer, constant: count(*)
-                -> Project customer, true AS constant
-                  -> TapReader orders (customer)
-    "#]],
+            hidden columns: 1
+            Materialize key id, _key_1
+              -> Project id, CASE WHEN (constant IS NULL) THEN 0 ELSE count END AS n, customer AS _key_1
+                -> HashJoin left on id = customer
+                  -> TapReader customers (id)
+                  -> Aggregate by customer, constant: count(*)
+                    -> Project customer, true AS constant
+                      -> TapReader orders (customer)
+        "#]],
     );
     let amount = theirs.project(vec![c(13)]).unwrap();
     let amount = Expr::ScalarSubquery(subquery(amount.build().unwrap(), vec![id])).alias("c22");
-    check(
+    // Random orders have several of a customer: rows fail, as they should.
+    check_plan(
         all.project(vec![c(1), amount]).unwrap(),
         &["id", "amount"],
+        false,
         expect![[r#"
-        XX000 Error during planning: Correlated scalar subquery must be aggregated to return at most one row
-    "#]],
+            hidden columns: 1
+            Materialize key id, _key_1
+              -> Project id, case AS amount, customer AS _key_1
+                -> HashJoin left on id = customer
+                  -> TapReader customers (id)
+                  -> Project CASE WHEN (count > 1) THEN more_than_one_row(max) ELSE max END AS case, customer
+                    -> Aggregate by customer, constant: count(*), max(amount)
+                      -> Project customer, true AS constant, amount
+                        -> TapReader orders (amount, customer)
+        "#]],
     );
 }
 
@@ -530,24 +546,24 @@ fn tests_membership() {
         orders(1).project(vec![c(1), of(ids(), false).alias("c20")]).unwrap(),
         &["id", "known"],
         expect![[r#"
-        hidden columns: 2
-        Materialize key id, _key_1, _key_2
-          -> Project id, CASE WHEN (CASE WHEN (constant IS NULL) THEN 0 ELSE count END > 0) THEN true WHEN (count = 0) THEN false WHEN (customer IS NULL) THEN NULL WHEN (count > 0) THEN NULL ELSE false END AS known, id AS _key_1, constant AS _key_2
-            -> HashJoin inner, every pair
-              -> HashJoin inner, every pair
-                -> HashJoin left on customer = id
-                  -> TapReader orders (id, customer)
-                  -> Aggregate by id, constant: count(*)
-                    -> Project id, true AS constant
-                      -> TapReader #1 customers (id)
-                -> SingleRow
-                  -> Aggregate count(*)
-                    -> TapReader #1 (as above)
-              -> SingleRow
-                -> Aggregate count(*)
-                  -> Filter (id IS NULL)
-                    -> TapReader #1 (as above)
-    "#]],
+            hidden columns: 1
+            Materialize key id, _key_1
+              -> Project id, CASE WHEN (CASE WHEN (constant IS NULL) THEN 0 ELSE count END > 0) THEN true WHEN (count = 0) THEN false WHEN (customer IS NULL) THEN NULL WHEN (count > 0) THEN NULL ELSE false END AS known, id AS _key_1
+                -> HashJoin inner, every pair
+                  -> HashJoin inner, every pair
+                    -> HashJoin left on customer = id
+                      -> TapReader orders (id, customer)
+                      -> Aggregate by id, constant: count(*)
+                        -> Project id, true AS constant
+                          -> TapReader #1 customers (id)
+                    -> SingleRow
+                      -> Aggregate count(*)
+                        -> TapReader #1 (as above)
+                  -> SingleRow
+                    -> Aggregate count(*)
+                      -> Filter (id IS NULL)
+                        -> TapReader #1 (as above)
+        "#]],
     );
 }
 

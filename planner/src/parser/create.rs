@@ -36,10 +36,36 @@ impl Reader<'_> {
             return self.create_sink();
         }
         for words in [
-            "temporary table", "temp table", "temporary view", "temp view", "temporary source", "unlogged table",
-            "user", "role", "database", "schema", "function", "aggregate", "type", "domain", "sequence", "extension",
-            "secret", "connection", "subscription", "trigger", "rule", "server", "procedure", "cast", "operator",
-            "collation", "publication", "policy", "statistics", "event trigger",
+            "temporary table",
+            "temp table",
+            "temporary view",
+            "temp view",
+            "temporary source",
+            "unlogged table",
+            "user",
+            "role",
+            "database",
+            "schema",
+            "function",
+            "aggregate",
+            "type",
+            "domain",
+            "sequence",
+            "extension",
+            "secret",
+            "connection",
+            "subscription",
+            "trigger",
+            "rule",
+            "server",
+            "procedure",
+            "cast",
+            "operator",
+            "collation",
+            "publication",
+            "policy",
+            "statistics",
+            "event trigger",
         ] {
             if self.at(&words.split(' ').collect::<Vec<_>>()) {
                 let what = words.replace("temp ", "temporary ").to_uppercase();
@@ -264,8 +290,7 @@ impl Reader<'_> {
                 self.object_name()?;
             } else if self.eat(&["constraint"]) {
                 self.ident()?;
-            } else if let Some(refused) =
-                ["unique", "check", "references", "generated"].iter().find(|w| self.at(&[w]))
+            } else if let Some(refused) = ["unique", "check", "references", "generated"].iter().find(|w| self.at(&[w]))
             {
                 return Err(unsupported_constraint(refused).at(position));
             } else {
@@ -342,9 +367,7 @@ impl Reader<'_> {
         self.expect_token(Token::LParen)?;
         let columns = self.comma_separated(|r| {
             let position = r.position();
-            if !matches!(r.peek().token, Token::Word(_))
-                || matches!(r.p.peek_nth_token_ref(1).token, Token::LParen)
-            {
+            if !matches!(r.peek().token, Token::Word(_)) || matches!(r.p.peek_nth_token_ref(1).token, Token::LParen) {
                 return Err(Error::unsupported("an index on an expression is not supported")
                     .at(position)
                     .with_hint("Index a materialized view that computes the expression."));
@@ -392,7 +415,8 @@ impl Reader<'_> {
                     Token::LParen => depth += 1,
                     Token::RParen => depth -= 1,
                     t if depth == 0
-                        && (Self::is_word(t, "with") && self.tokens.get(i + 1).is_some_and(|t| t.token == Token::LParen)
+                        && (Self::is_word(t, "with")
+                            && self.tokens.get(i + 1).is_some_and(|t| t.token == Token::LParen)
                             || Self::is_word(t, "format")) =>
                     {
                         end = i;
@@ -431,8 +455,21 @@ impl Reader<'_> {
     pub(super) fn drop(&mut self) -> Result<Statement> {
         self.expect(&["drop"])?;
         for words in [
-            "user", "role", "function", "aggregate", "type", "domain", "sequence", "extension", "secret", "connection",
-            "subscription", "trigger", "schema", "database", "owned",
+            "user",
+            "role",
+            "function",
+            "aggregate",
+            "type",
+            "domain",
+            "sequence",
+            "extension",
+            "secret",
+            "connection",
+            "subscription",
+            "trigger",
+            "schema",
+            "database",
+            "owned",
         ] {
             if self.at(&[words]) {
                 return self.unsupported(&format!("DROP {}", words.to_uppercase()));
