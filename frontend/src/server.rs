@@ -156,6 +156,13 @@ impl Server {
 
         let opening = config.clone();
         let shared = tokio::task::spawn_blocking(move || open(opening, started_at)).await??;
+        let started = shared.clone();
+        tokio::spawn(async move {
+            let change = vec![(STARTS_KEY.to_vec(), Some(started.starts.to_be_bytes().to_vec()))];
+            if let Ok(engine) = started.engine() {
+                let _ = engine.change_catalog(change).await;
+            }
+        });
         let (stop, stopping) = watch::channel(false);
         let mut doors = JoinSet::new();
         doors.spawn(accept(shared.clone(), listener, stopping.clone()));

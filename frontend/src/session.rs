@@ -20,6 +20,9 @@ use crate::statements::prepare::Prepared;
 /// A transaction that holds tables waits so long for another one before it counts as a deadlock.
 const DEADLOCK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 
+/// A block waits so long for relations that it may read later.
+const EVERYTHING_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// One client's session.
 pub struct Session {
     /// What all sessions share.
@@ -541,7 +544,12 @@ impl Session {
                 wanted.extend(stored.map(|j| j.relation));
             }
             let wanted: Vec<RelationId> = wanted.into_iter().collect();
-            let view = engine.read(&wanted, at_least).await?;
+            // But nobody waits for a view that is behind, or fails with one, without reading it.
+            let everything = tokio::time::timeout(EVERYTHING_TIMEOUT, engine.read(&wanted, at_least)).await;
+            let view = match everything {
+                Ok(Ok(view)) => view,
+                _ => engine.read(relations, at_least).await?,
+            };
             for (id, snapshot) in view.relations {
                 work.snapshots.entry(id).or_insert(snapshot);
             }

@@ -32,41 +32,18 @@ pub struct Arguments {
 /// How often the view is shown.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The columns of a Nexmark source are what Nexmark defines; the views are what people ask first.
+/// The sources make the events of one auction house; the views are what people ask first.
 fn statements(rate: u64) -> Vec<(&'static str, String)> {
-    let source = |name: &str, columns: &str, kind: &str| {
+    let source = |name: &str, kind: &str| {
         format!(
-            "CREATE SOURCE {name} ({columns}) WITH (connector = 'nexmark', nexmark.table.type = '{kind}', \
-             nexmark.event.rate = '{rate}')"
+            "CREATE SOURCE {name} WITH (connector = 'nexmark', nexmark.table.type = '{kind}', \
+             nexmark.events.per.second = '{rate}')"
         )
     };
     vec![
-        (
-            "bid, auction, person: what happens at an auction house, as it happens",
-            source(
-                "bid",
-                "auction bigint, bidder bigint, price bigint, channel varchar, url varchar, date_time timestamp, extra varchar",
-                "Bid",
-            ),
-        ),
-        (
-            "",
-            source(
-                "auction",
-                "id bigint, item_name varchar, description varchar, initial_bid bigint, reserve bigint, \
-                 date_time timestamp, expires timestamp, seller bigint, category bigint, extra varchar",
-                "Auction",
-            ),
-        ),
-        (
-            "",
-            source(
-                "person",
-                "id bigint, name varchar, email_address varchar, credit_card varchar, city varchar, state varchar, \
-                 date_time timestamp, extra varchar",
-                "Person",
-            ),
-        ),
+        ("bid, auction, person: what happens at an auction house, as it happens", source("bid", "Bid")),
+        ("", source("auction", "Auction")),
+        ("", source("person", "Person")),
         (
             "channels: bids per channel",
             "CREATE MATERIALIZED VIEW channels AS \

@@ -101,6 +101,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if config.workers == 0 {
         anyhow::bail!("--workers must be at least 1");
     }
+    raise_file_limit();
     runtime()?.block_on(async {
         let server = Server::start(config).await?;
         let signal = stop_signal().await?;
@@ -109,6 +110,19 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// Every client and every file of the store is a file descriptor: takes as many as the system lets us have.
+fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls get a pointer to a valid struct that lives until they return, and touch nothing else.
+    #[allow(unsafe_code)]
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
 }
 
 /// The threads that clients are served on.

@@ -4,7 +4,7 @@ use planner::catalog::ObjectKind;
 use storage::SqlType;
 
 use crate::error::Result;
-use crate::pg_catalog::objects::{DATABASE, ROLE, SCHEMAS, key_name, visible};
+use crate::pg_catalog::objects::{DATABASE, ROLE, SCHEMAS, key_name, shown_default, visible};
 use crate::pg_catalog::{Context, Rows, SystemRelation};
 use crate::row;
 
@@ -168,7 +168,7 @@ fn columns(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
             };
             let micro = matches!(c.ty, SqlType::Time | SqlType::Timestamp | SqlType::TimestampTz | SqlType::Interval);
             let datetime = if c.ty == SqlType::Date { Some(0) } else { micro.then_some(6) };
-            let default = o.defaults.get(i).and_then(Option::as_ref);
+            let default = o.defaults.get(i).and_then(Option::as_ref).map(|d| shown_default(d, c));
             rows.push(row![
                 DATABASE,
                 &o.schema,

@@ -80,6 +80,17 @@ pub fn key_definition(object: &Object) -> String {
     format!("PRIMARY KEY ({})", column_names(object, &object.primary_key))
 }
 
+/// A default as Postgres would write it back: with the type behind a quoted constant.
+pub fn shown_default(default: &str, column: &storage::Column) -> String {
+    let inner = default.strip_prefix('\'').and_then(|d| d.strip_suffix('\''));
+    match inner {
+        Some(inner) if !inner.replace("''", "").contains('\'') => {
+            format!("{default}::{}", planner::types::format(&column.ty, -1))
+        }
+        _ => default.to_owned(),
+    }
+}
+
 fn has_key(object: &Object) -> bool {
     object.kind == ObjectKind::Table && !object.primary_key.is_empty()
 }
@@ -161,7 +172,7 @@ pub const RELATIONS: &[SystemRelation] = &[
             for object in objects(context) {
                 for (i, default) in object.defaults.iter().enumerate() {
                     if let Some(default) = default {
-                        rows.push(row![object.id.0, object.id.0, i + 1, default]);
+                        rows.push(row![object.id.0, object.id.0, i + 1, shown_default(default, &object.columns[i])]);
                     }
                 }
             }
@@ -173,7 +184,14 @@ pub const RELATIONS: &[SystemRelation] = &[
         name: "pg_description",
         oid: 2609,
         columns: "objoid:oid classoid:oid objsubid:int4 description:text",
-        fill: |_, _| Ok(()),
+        fill: |context, rows| {
+            for o in objects(context) {
+                if let Some(comment) = &o.comment {
+                    rows.push(row![o.id.0, 1259, 0, comment]);
+                }
+            }
+            Ok(())
+        },
     },
     SystemRelation {
         schema: "pg_catalog",

@@ -28,13 +28,14 @@ pub struct Prepared {
     pub fields: Option<Vec<Field>>,
     /// What it was bound against.
     catalog: Arc<Catalog>,
-    search_path: String,
+    /// The settings that binding depends on: the search path and the time zone.
+    bound_with: (String, String),
 }
 
 /// Binds a statement as far as that is possible before it runs.
 pub fn prepare(session: &mut Session, parsed: Option<Parsed>, given: Vec<Option<SqlType>>) -> Result<Prepared> {
     let catalog = session.shared.catalogs.current();
-    let search_path = session.settings.get("search_path")?.to_owned();
+    let bound_with = bound_with(session)?;
     let mut types = given.clone();
     let described = match &parsed {
         Some(parsed) => describe(session, &catalog, &parsed.statement, &mut types)?,
@@ -46,7 +47,11 @@ pub fn prepare(session: &mut Session, parsed: Option<Parsed>, given: Vec<Option<
         None => types.into_iter().map(|t| t.unwrap_or(SqlType::Text)).collect(),
     };
     let (ready, fields) = (described.ready, described.fields);
-    Ok(Prepared { parsed, ready, parameters, given, fields, catalog, search_path })
+    Ok(Prepared { parsed, ready, parameters, given, fields, catalog, bound_with })
+}
+
+fn bound_with(session: &Session) -> Result<(String, String)> {
+    Ok((session.settings.get("search_path")?.to_owned(), session.settings.get("TimeZone")?.to_owned()))
 }
 
 /// What is known of a statement before it runs.
@@ -183,7 +188,7 @@ pub fn deallocate(session: &mut Session, name: Option<&str>) -> Result<Outcome> 
 /// The same statement bound again if something was created, dropped or set since.
 pub fn refresh(session: &mut Session, prepared: Arc<Prepared>, name: Option<&str>) -> Result<Arc<Prepared>> {
     let catalog = session.shared.catalogs.current();
-    if Arc::ptr_eq(&catalog, &prepared.catalog) && session.settings.get("search_path")? == prepared.search_path {
+    if Arc::ptr_eq(&catalog, &prepared.catalog) && bound_with(session)? == prepared.bound_with {
         return Ok(prepared);
     }
     let again = prepare(session, prepared.parsed.clone(), prepared.given.clone())?;
