@@ -72,9 +72,6 @@ impl Connector for File {
         let path = options.required("path")?;
         let pattern = if Path::new(path).is_dir() { format!("{}/*", path.trim_end_matches('/')) } else { path.into() };
         glob::Pattern::new(&pattern).map_err(|e| invalid(format!("option \"path\": {}", e.msg)))?;
-        if !pattern.contains(['*', '?', '[']) && !Path::new(&pattern).exists() {
-            return Err(Error::invalid("58P01", format!("file \"{pattern}\" does not exist")));
-        }
         let format = formats::open(spec)?;
         let transport = FileTransport {
             pattern,
@@ -82,7 +79,6 @@ impl Connector for File {
             discovery: options.duration("discovery.interval", Duration::from_secs(1))?.max(Duration::from_millis(10)),
             ends: Mutex::default(),
         };
-        transport.splits()?;
         Ok(Arc::new(Decoding::new(transport, format, spec)?))
     }
 }
@@ -111,6 +107,9 @@ fn failure(path: &Path, error: &std::io::Error) -> Error {
 
 impl Transport for FileTransport {
     fn splits(&self) -> Result<Vec<Split>> {
+        if !self.pattern.contains(['*', '?', '[']) && !Path::new(&self.pattern).exists() {
+            return Err(Error::invalid("58P01", format!("file \"{}\" does not exist", self.pattern)));
+        }
         let mut splits = Vec::new();
         let paths = glob::glob(&self.pattern).map_err(|e| invalid(format!("option \"path\": {}", e.msg)))?;
         for path in paths {
@@ -384,7 +383,7 @@ mod tests {
         std::fs::write(dir.path().join("c.json.gz"), "").unwrap();
         let error = source.splits().unwrap_err();
         assert!(matches!(&error, Error::Unsupported(text) if text.contains("compressed")), "{error}");
-        let error = Connectors.open(&spec(&dir.path().join("nothing"), "json", &[])).err().unwrap().to_string();
+        let error = Connectors.prepare(&spec(&dir.path().join("nothing"), "json", &[])).unwrap_err().to_string();
         assert!(error.ends_with("does not exist"), "{error}");
     }
 

@@ -59,7 +59,8 @@ pub trait Connector: Send + Sync {
         decoding::declared_columns(spec)
     }
 
-    /// Opens the source that `spec` describes; asks the outside system whether it is there.
+    /// Opens the source that `spec` describes. Does not ask whether the outside system is there: a server starts
+    /// without it.
     fn source(&self, spec: &SourceSpec) -> Result<Arc<dyn Source>>;
 
     /// The same source with everything fixed that depends on the moment of its creation (`latest`, `now`).
@@ -95,6 +96,7 @@ impl Connectors {
         let mut spec = SourceSpec { columns: connector.columns(spec)?, ..spec.clone() };
         spec = connector.fix(&spec)?;
         let source = connector.source(&spec)?;
+        source.splits()?;
         spec.columns = source.columns().to_vec();
         Ok(spec)
     }

@@ -319,7 +319,7 @@ fn serves_several_readers_of_one_partition() {
 #[test]
 fn says_what_is_not_there() {
     let broker = Broker::shared();
-    let error = Connectors.open(&broker.spec("nowhere", &[])).err().unwrap();
+    let error = Connectors.prepare(&broker.spec("nowhere", &[])).unwrap_err();
     assert_eq!(error.to_string(), "Kafka topic \"nowhere\" does not exist");
 
     broker.topic("short", 1);

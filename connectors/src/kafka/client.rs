@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -124,20 +124,20 @@ impl Client {
 /// All clients of a source.
 pub(super) struct Clients {
     settings: Arc<Settings>,
-    /// The first also asks for metadata and lives as long as the source.
-    clients: Mutex<Vec<Arc<Client>>>,
-    first: Arc<Client>,
-    partitions: usize,
+    /// Asks for metadata and commits offsets; nobody reads through it.
+    asking: Client,
+    /// Those that readers have.
+    reading: Mutex<Vec<Arc<Client>>>,
+    /// How many partitions there were when it was last asked; 0 before.
+    partitions: AtomicUsize,
 }
 
 impl Clients {
-    /// Connects, and checks that the topic is there.
-    pub(super) fn connect(settings: Arc<Settings>) -> Result<Clients> {
-        // How many partitions there are decides on the memory for each: a client without readers asks.
+    /// Makes a client and does not wait for a connection: a server starts whether its brokers are there or not.
+    pub(super) fn new(settings: Settings) -> Result<Clients> {
+        let settings = Arc::new(settings);
         let asking = Client::new(&settings, 1)?;
-        let partitions = partitions(&asking)?.len();
-        let first = Arc::new(Client::new(&settings, partitions)?);
-        Ok(Clients { settings, clients: Mutex::new(vec![first.clone()]), first, partitions })
+        Ok(Clients { settings, asking, reading: Mutex::default(), partitions: AtomicUsize::new(0) })
     }
 
     /// What the options say.
@@ -147,15 +147,22 @@ impl Clients {
 
     /// The topic's partitions.
     pub(super) fn partitions(&self) -> Result<Vec<i32>> {
-        partitions(&self.first)
+        let partitions = partitions(&self.asking)?;
+        self.partitions.store(partitions.len(), Ordering::Relaxed);
+        Ok(partitions)
     }
 
     /// The end of a partition: behind the last record that is not part of an open transaction.
     pub(super) fn end(&self, partition: i32) -> Result<i64> {
-        self.first.serve();
-        let settings = &self.settings;
-        match self.first.consumer.fetch_watermarks(&settings.topic, partition, settings.timeout) {
-            Ok((_, high)) => Ok(high),
+        self.asking.serve();
+        // Who asks for many partitions shall not wait for each while no broker answers.
+        let down = self.asking.watch().is_down();
+        let timeout = if down { Duration::from_millis(500) } else { self.settings.timeout };
+        match self.asking.consumer.fetch_watermarks(&self.settings.topic, partition, timeout) {
+            Ok((_, high)) => {
+                self.asking.watch().answered();
+                Ok(high)
+            }
             Err(error) => Err(self.failure(&error)),
         }
     }
@@ -167,7 +174,7 @@ impl Clients {
             list.add_partition_offset(&self.settings.topic, partition, Offset::Offset(millis))
                 .map_err(|error| self.failure(&error))?;
         }
-        let found = self.first.consumer.offsets_for_times(list, self.settings.timeout);
+        let found = self.asking.consumer.offsets_for_times(list, self.settings.timeout);
         let found = found.map_err(|error| self.failure(&error))?;
         let offset = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset() {
             Offset::Offset(offset) => Ok((element.partition(), offset)),
@@ -182,9 +189,9 @@ impl Clients {
         for (partition, offset) in offsets {
             let _ = list.add_partition_offset(&self.settings.topic, partition, Offset::Offset(offset));
         }
-        self.first.serve();
+        self.asking.serve();
         if list.count() > 0
-            && let Err(error) = self.first.consumer.commit(&list, CommitMode::Async)
+            && let Err(error) = self.asking.consumer.commit(&list, CommitMode::Async)
         {
             tracing::debug!(target: "kafka", "offsets were not committed: {error}");
         }
@@ -192,22 +199,27 @@ impl Clients {
 
     /// A client on which nobody reads `partition`; from now on the caller does.
     pub(super) fn take(&self, partition: i32) -> Result<Arc<Client>> {
-        let mut clients = self.clients.lock();
+        if self.partitions.load(Ordering::Relaxed) == 0 {
+            // How many there are decides on the memory for each.
+            self.partitions()?;
+        }
+        let mut clients = self.reading.lock();
         // A further client ends with its last reader.
-        clients.retain(|client| Arc::ptr_eq(client, &self.first) || !client.taken.lock().is_empty());
+        let mut first = true;
+        clients.retain(|client| std::mem::take(&mut first) || !client.taken.lock().is_empty());
         for client in clients.iter() {
             if client.taken.lock().insert(partition) {
                 return Ok(client.clone());
             }
         }
-        let client = Arc::new(Client::new(&self.settings, self.partitions)?);
+        let client = Arc::new(Client::new(&self.settings, self.partitions.load(Ordering::Relaxed))?);
         client.taken.lock().insert(partition);
         clients.push(client.clone());
         Ok(client)
     }
 
     fn failure(&self, error: &KafkaError) -> Error {
-        failure(&self.first, error)
+        failure(&self.asking, error)
     }
 }
 

@@ -69,9 +69,6 @@ fn spec(statement: &CreateSource) -> Result<SourceSpec> {
     if !columns.watermarks.is_empty() {
         return Err(Error::unsupported("watermarks are not supported yet"));
     }
-    if let Some(include) = connection.includes.first() {
-        return Err(Error::unsupported(format!("INCLUDE {} is not supported yet", include.what)));
-    }
     if !columns.primary_key.is_empty() {
         return Err(Error::unsupported("a primary key of a source is not supported yet")
             .hint("A source only appends: keep the newest row of each key in a materialized view."));
@@ -86,8 +83,15 @@ fn spec(statement: &CreateSource) -> Result<SourceSpec> {
         typmod: c.typmod,
         not_null: c.not_null,
     };
+    // `INCLUDE partition AS p` is an option of the connector, which adds the column.
+    let mut options = connection.options.clone();
+    for include in &connection.includes {
+        let what = include.key.iter().fold(include.what.clone(), |what, key| format!("{what}.{key}"));
+        let column = include.alias.clone().unwrap_or_else(|| format!("_rw_{}", what.replace('.', "_")));
+        options.push((format!("include.{what}"), column));
+    }
     Ok(SourceSpec {
-        options: connection.options.clone(),
+        options,
         format: connection.format.clone().unwrap_or_else(|| "plain".into()),
         encode: connection.encode.clone().unwrap_or_else(|| "json".into()),
         encode_options: connection.encode_options.clone(),
