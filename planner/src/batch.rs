@@ -3,6 +3,7 @@
 //! A query without FROM and a lookup by key do not reach DataFusion's planner: see [`mod@constant`] and [`point`].
 
 pub mod constant;
+mod index;
 pub mod point;
 pub mod query;
 mod table;

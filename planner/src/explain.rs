@@ -253,7 +253,7 @@ fn duration(us: i64) -> String {
 /// A read's plan: the lookup that it is, or what DataFusion would run over `tables`.
 pub async fn explain_read(query: &Query, tables: &dyn Tables) -> Result<String> {
     if let Some(point) = query.point() {
-        return Ok(format!("Point lookup on {}\n", point.name()));
+        return Ok(format!("Lookup by key in {}\n", point.name()));
     }
     let (physical, _) = query.physical(&[], tables).await?;
     Ok(tidy(&displayable(physical.as_ref()).indent(false).to_string()))
@@ -262,7 +262,7 @@ pub async fn explain_read(query: &Query, tables: &dyn Tables) -> Result<String> 
 /// The same as nested objects.
 pub async fn explain_read_json(query: &Query, tables: &dyn Tables) -> Result<String> {
     let tree = if let Some(point) = query.point() {
-        json!({ "operator": "Point lookup", "details": point.name(), "inputs": [] })
+        json!({ "operator": "Lookup by key", "details": point.name(), "inputs": [] })
     } else {
         let (physical, _) = query.physical(&[], tables).await?;
         json_physical(physical.as_ref())

@@ -3,6 +3,7 @@
 //! Prepared once: which value each key column has (a constant or a parameter), and the rest of the plan as steps over
 //! the few rows that are found. A run is one lookup and these steps.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
@@ -16,6 +17,7 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator, TableScan, TableSource};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use storage::{RelationId, RelationSnapshot};
 
 use super::constant::one_batch;
@@ -86,7 +88,7 @@ impl PointLookup {
         };
         let schema = TableSource::schema(source);
         let key: Vec<Value> = source.key().iter().map_while(|&k| equal(k)).collect();
-        if key.len() < source.key().len() || key.is_empty() {
+        if key.is_empty() {
             return None;
         }
         let key_types = source.key().iter().map(|&k| schema.field(k).data_type().clone()).collect();
@@ -152,8 +154,17 @@ impl PointLookup {
         &self.schema
     }
 
-    /// The rows.
+    /// All rows at once.
     pub fn run(&self, params: &[ScalarValue], snapshot: &RelationSnapshot) -> Result<RecordBatch> {
+        let Some(key) = self.key(params)? else { return Ok(RecordBatch::new_empty(self.schema.clone())) };
+        match snapshot.get(&key)? {
+            Some(found) => self.rows(found.project(&self.columns)?, params),
+            None => Ok(RecordBatch::new_empty(self.schema.clone())),
+        }
+    }
+
+    /// The key as values; `None` if one of them is NULL, which equals nothing.
+    fn key(&self, params: &[ScalarValue]) -> Result<Option<Vec<ArrayRef>>> {
         let mut key: Vec<ArrayRef> = Vec::with_capacity(self.key.len());
         for (value, data_type) in self.key.iter().zip(&self.key_types) {
             let value = match value {
@@ -161,18 +172,20 @@ impl PointLookup {
                 Value::Param(i) => params.get(*i).ok_or_else(|| no_param(*i))?,
             };
             if value.is_null() {
-                return Ok(RecordBatch::new_empty(self.schema.clone()));
+                return Ok(None);
             }
             if value.data_type() != *data_type {
-                return Err(Error::new(
-                    "XX000",
-                    format!("a key of type {data_type} is compared with {}", value.data_type()),
-                ));
+                let message = format!("a key of type {data_type} is compared with {}", value.data_type());
+                return Err(Error::new("XX000", message));
             }
             key.push(value.to_array_of_size(1)?);
         }
-        let Some(found) = snapshot.get(&key)? else { return Ok(RecordBatch::new_empty(self.schema.clone())) };
-        let mut rows = with_params(found.project(&self.columns)?, &self.params, params)?;
+        Ok(Some(key))
+    }
+
+    /// What the steps make of the rows that were found.
+    fn rows(&self, found: RecordBatch, params: &[ScalarValue]) -> Result<RecordBatch> {
+        let mut rows = with_params(found, &self.params, params)?;
         let n_params = self.params.len();
         for step in &self.steps {
             match step {
@@ -203,9 +216,25 @@ impl PointLookup {
         Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?)
     }
 
-    /// The rows, as every query gives them.
-    pub fn stream(&self, params: &[ScalarValue], snapshot: &RelationSnapshot) -> Result<SendableRecordBatchStream> {
-        Ok(one_batch(self.schema.clone(), self.run(params, snapshot)?))
+    /// The rows, as every query gives them. Those of a part of the key come one batch after the other.
+    pub fn stream(
+        self: &Arc<Self>,
+        params: &[ScalarValue],
+        snapshot: &RelationSnapshot,
+    ) -> Result<SendableRecordBatchStream> {
+        let spec = snapshot.spec();
+        if self.key.len() == spec.key.len() && spec.unique {
+            return Ok(one_batch(self.schema.clone(), self.run(params, snapshot)?));
+        }
+        let Some(key) = self.key(params)? else {
+            return Ok(one_batch(self.schema.clone(), RecordBatch::new_empty(self.schema.clone())));
+        };
+        let options = &spec.key_options[..spec.key_options.len().min(key.len())];
+        let prefix = storage::keys::encode_rows(&key, options, 1)?.get(0).to_vec();
+        let found = snapshot.scan_range(Bound::Included(prefix.clone()), Bound::Included(prefix), Some(&self.columns));
+        let (lookup, params) = (self.clone(), params.to_vec());
+        let rows = found.map(move |batch| Ok(lookup.rows(batch.map_err(Error::from)?, &params)?));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(rows))))
     }
 }
 

@@ -1,9 +1,10 @@
 //! A query that is ready to run: optimised once, run as often as asked with other parameters and newer snapshots.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SendableRecordBatchStream;
@@ -18,8 +19,10 @@ use storage::{Batch, RelationId, RelationSnapshot};
 
 use super::RelationSource;
 use super::constant::Constant;
+use super::index::use_indexes;
 use super::point::PointLookup;
 use super::table::RelationTable;
+use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::{nodes, rules};
 
@@ -81,7 +84,7 @@ pub struct Query {
 
 enum Way {
     Constant(Constant),
-    Point(PointLookup),
+    Point(Arc<PointLookup>),
     Plan,
 }
 
@@ -91,10 +94,34 @@ impl Query {
         if let Some(constant) = Constant::prepare(&plan) {
             return Ok(Query { plan, way: Way::Constant(constant), has_params: true });
         }
-        let plan = rules::optimize_batch(plan)?;
+        Query::optimised(rules::optimize_batch(plan)?)
+    }
+
+    fn optimised(plan: LogicalPlan) -> Result<Query> {
         let has_params = !plan.get_parameter_names()?.is_empty();
-        let way = PointLookup::prepare(&plan).map_or(Way::Plan, Way::Point);
+        let way = PointLookup::prepare(&plan).map_or(Way::Plan, |point| Way::Point(Arc::new(point)));
         Ok(Query { plan, way, has_params })
+    }
+
+    /// The same query through indexes, if there are any that find its rows sooner. It reads other relations, see
+    /// [`Query::relations`], and so it does not see what the session's own transaction has changed in theirs.
+    pub fn with_indexes(&self, catalog: &Catalog) -> Result<Option<Query>> {
+        match self.way {
+            Way::Constant(_) => Ok(None),
+            _ => use_indexes(&self.plan, catalog)?.map(Query::optimised).transpose(),
+        }
+    }
+
+    /// The relations that are read, each once.
+    pub fn relations(&self) -> Vec<RelationId> {
+        let mut relations = BTreeSet::new();
+        let _ = self.plan.apply_with_subqueries(|node| {
+            if let LogicalPlan::TableScan(scan) = node {
+                relations.extend(RelationSource::of(scan).map(RelationSource::relation));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        relations.into_iter().collect()
     }
 
     /// The optimised plan.
@@ -103,7 +130,7 @@ impl Query {
     }
 
     /// The lookup by key that the query is, if it is one.
-    pub fn point(&self) -> Option<&PointLookup> {
+    pub fn point(&self) -> Option<&Arc<PointLookup>> {
         match &self.way {
             Way::Point(point) => Some(point),
             _ => None,

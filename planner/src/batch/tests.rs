@@ -149,13 +149,14 @@ fn reads_a_part_of_the_key() {
         &[],
         &database(),
         expect![[r#"
-        +----+----+-------+
-        | c1 | c2 | c3    |
-        +----+----+-------+
-        | 1  | 3  | three |
-        | 1  | 2  | two   |
-        +----+----+-------+
-    "#]],
+            point lookup
+            +----+----+-------+
+            | c1 | c2 | c3    |
+            +----+----+-------+
+            | 1  | 3  | three |
+            | 1  | 2  | two   |
+            +----+----+-------+
+        "#]],
     );
     let plan = t(1).filter(c(1).gt_eq(lit(2_i32))).unwrap().project(vec![c(3)]).unwrap();
     check(
@@ -274,4 +275,48 @@ fn refuses_several_rows_of_a_scalar_subquery() {
         21000 more than one row returned by a subquery used as an expression
     "#]],
     );
+}
+
+#[test]
+fn reads_through_an_index() {
+    use crate::catalog::{Catalog, Object, ObjectKind};
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreOptions::small()).unwrap();
+    // The index of t by c: its columns are c, a, b.
+    let columns = schema("c text, a int, b int");
+    let relation = store.relation(RelationSpec::new(RelationId(2), columns.clone(), vec![0, 1, 2], true)).unwrap();
+    let row = |c: &str, a: i32, b: i32| (vec![Some(c.to_string()), Some(a.to_string()), Some(b.to_string())], 1);
+    relation.publish(0, Epoch(1), &batch(&columns, &[row("x", 1, 2), row("x", 3, 4), row("y", 5, 6)])).unwrap();
+    relation.advance(Epoch(1));
+    let index = Database { _dir: dir, _store: store, snapshot: relation.snapshot(Epoch(1)).unwrap(), changes: vec![] };
+    let mut catalog = Catalog::default();
+    catalog.insert(Object {
+        id: RelationId(2),
+        name: "t_c_idx".into(),
+        kind: ObjectKind::Index,
+        depends_on: vec![RelationId(1)],
+        source_columns: vec![2, 0, 1],
+        stream_key: vec![0, 1, 2],
+        ..Object::default()
+    });
+    let text = ScalarValue::Utf8View(Some("x".into()));
+    let plan = t(1).filter(c(3).eq(param(1, DataType::Utf8View))).unwrap().project(vec![c(2), c(1)]).unwrap();
+    let query = Query::new(plan.build().unwrap()).unwrap().with_indexes(&catalog).unwrap().expect("an index");
+    assert_eq!(query.relations(), [RelationId(2)]);
+    assert!(query.point().is_some());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let batches: Vec<_> =
+        runtime.block_on(async { query.run(&[text], &index).await.unwrap().try_collect().await.unwrap() });
+    expect![[r#"
+        +----+----+
+        | c2 | c1 |
+        +----+----+
+        | 2  | 1  |
+        | 4  | 3  |
+        +----+----+
+    "#]]
+    .assert_eq(&format!("{}\n", pretty_format_batches(&batches).unwrap()));
+    let by_key = t(1).filter(c(1).eq(lit(1_i32))).unwrap();
+    let by_key = Query::new(by_key.build().unwrap()).unwrap();
+    assert!(by_key.with_indexes(&catalog).unwrap().is_none(), "the relation's own key does as well");
 }
