@@ -14,6 +14,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
+use futures::FutureExt;
 use pgwire::messages::response::{ReadyForQuery, TransactionStatus};
 use pgwire::messages::{DecodeContext, PgWireBackendMessage, PgWireFrontendMessage, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -227,7 +228,7 @@ impl Connection {
                 PgWireFrontendMessage::Sync(_) => self.sync().await?,
                 message if self.skipping => drop(message),
                 message => {
-                    if let Err(error) = self.extended(message).await {
+                    if let Err(error) = contain(self.extended(message)).await {
                         let fatal = error.is_fatal();
                         self.fail(&error);
                         self.skipping = true;
@@ -269,6 +270,19 @@ impl Connection {
         let status: TransactionStatus = self.session.status();
         self.wire.put(PgWireBackendMessage::ReadyForQuery(ReadyForQuery::new(status)));
         self.wire.flush().await
+    }
+}
+
+/// A panic while a statement runs is a bug of ours: the statement fails with it, and nobody else notices.
+async fn contain(work: impl Future<Output = Result<()>>) -> Result<()> {
+    match std::panic::AssertUnwindSafe(work).catch_unwind().await {
+        Ok(done) => done,
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            tracing::error!(panic = text, "a statement panicked");
+            Err(Error::new("XX000", format!("internal error: {text}")))
+        }
     }
 }
 

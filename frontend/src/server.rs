@@ -259,6 +259,13 @@ fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>
         epoch_interval_min: config.epoch_interval_min,
         checkpoint_interval: config.checkpoint_interval,
     };
+    let spill_dir = config.data_dir.join("tmp");
+    std::fs::create_dir_all(&spill_dir)?;
+    planner::batch::set_limits(planner::batch::ReadLimits {
+        spill_dir: Some(spill_dir),
+        threads: config.workers,
+        ..Default::default()
+    });
     let functions = Arc::new(planner::functions::Registry);
     let sources = Arc::new(connectors::Connectors);
     let engine = Engine::start(engine_config, store.clone(), functions, sources, jobs)

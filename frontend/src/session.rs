@@ -156,13 +156,15 @@ impl Session {
     /// How the planner sees the session.
     pub fn bind_settings(&self) -> planner::Settings {
         let path = self.settings.get("search_path").unwrap_or("public");
+        let mut values = self.settings.all();
+        values.insert("backend_pid".into(), self.pid.to_string());
         planner::Settings {
             timezone: self.settings.get("TimeZone").unwrap_or("UTC").to_owned(),
             search_path: search_path(path, &self.user),
             now: self.now(),
             user: self.user.clone(),
             database: crate::pg_catalog::objects::DATABASE.to_owned(),
-            values: self.settings.all(),
+            values,
         }
     }
 

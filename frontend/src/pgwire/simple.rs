@@ -6,14 +6,14 @@ use pgwire::messages::response::{CommandComplete, EmptyQueryResponse};
 
 use crate::error::{Error, Result};
 use crate::pgwire::types::{Format, put_row, row_description};
-use crate::pgwire::{Connection, attend, copy};
+use crate::pgwire::{Connection, attend, contain, copy};
 use crate::statements::{self, Outcome, Parameters};
 
 impl Connection {
     /// Answers a Query message.
     pub(super) async fn simple_query(&mut self, text: &str) -> Result<()> {
         self.cancel.begin();
-        let done = self.simple_statements(text).await;
+        let done = contain(self.simple_statements(text)).await;
         self.cancel.end();
         if let Err(error) = done {
             let fatal = error.is_fatal();

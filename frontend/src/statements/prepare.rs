@@ -50,6 +50,16 @@ pub fn prepare(session: &mut Session, parsed: Option<Parsed>, given: Vec<Option<
     Ok(Prepared { parsed, ready, parameters, given, fields, catalog, bound_with })
 }
 
+/// Whether a text may contain a function or a constant whose value is fixed when it is bound.
+fn depends_on_moment(text: &str) -> bool {
+    const WORDS: &[&str] = &[
+        "now", "current_", "localtime", "_timestamp", "today", "tomorrow", "yesterday", "age", "user", "pg_get_",
+        "description", "pg_backend_pid", "pg_postmaster", "regclass", "set_config",
+    ];
+    let text = text.to_ascii_lowercase();
+    WORDS.iter().any(|word| text.contains(word))
+}
+
 fn bound_with(session: &Session) -> Result<(String, String)> {
     Ok((session.settings.get("search_path")?.to_owned(), session.settings.get("TimeZone")?.to_owned()))
 }
@@ -79,8 +89,10 @@ fn describe(
         Statement::Query(query) => {
             let bound = planner::bind_query(catalog, &settings, query, types)?;
             let parameters = bound.params.clone();
-            let ready = Ready::new(bound)?;
-            Description { fields: Some(ready.fields.clone()), ready: Some(ready), parameters: Some(parameters) }
+            let fields = Some(select::fields(&bound));
+            // What is read out of the catalog or the clock when it is bound must be bound again for each run.
+            let ready = if depends_on_moment(&query.text) { None } else { Some(Ready::new(bound)?) };
+            Description { fields, ready, parameters: Some(parameters) }
         }
         Statement::Insert(insert) => {
             let bound = planner::bind_insert(catalog, &settings, insert, types)?;
