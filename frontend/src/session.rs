@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pgwire::messages::response::TransactionStatus;
+use planner::catalog::ObjectKind;
 use storage::{Batch, Epoch, RelationId, RelationSnapshot};
 use streaming::engine::TableLocks;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -515,8 +516,11 @@ impl Session {
         }
         let engine = self.shared.engine()?;
         let catalog = self.shared.catalogs.current();
-        let tables_only =
-            relations.iter().all(|&r| catalog.by_id(r).is_some_and(|o| o.kind == planner::catalog::ObjectKind::Table));
+        let is_table = |r: RelationId| catalog.by_id(r).is_some_and(|o| o.kind == ObjectKind::Table);
+        let tables_only = relations.iter().all(|&r| match catalog.by_id(r) {
+            Some(index) if index.kind == ObjectKind::Index => index.depends_on.iter().all(|&on| is_table(on)),
+            _ => is_table(r),
+        });
         // What this client wrote is there, and what anybody wrote to a table too, since that costs no waiting for
         // a view that is behind.
         let at_least = if tables_only || to_change { self.shared.last_write() } else { self.last_write };

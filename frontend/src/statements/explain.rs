@@ -1,7 +1,6 @@
 //! `EXPLAIN [(options)] statement`: the operators of a view with what each keeps, or the plan of a read.
 
 use planner::Statement;
-use planner::batch::Query;
 use planner::explain;
 use storage::SqlType;
 
@@ -70,11 +69,12 @@ pub async fn run(
 }
 
 async fn read(session: &mut Session, bound: planner::Bound, json: bool) -> Result<String> {
-    let tables = select::tables(session, &bound.relations, false).await?;
-    let query = Query::new(bound.plan)?;
+    let ready = select::ready(session, bound)?;
+    let (query, relations) = ready.way(session);
+    let tables = select::tables(session, relations, false).await?;
     Ok(if json {
-        explain::explain_read_json(&query, &tables).await?
+        explain::explain_read_json(query, &tables).await?
     } else {
-        explain::explain_read(&query, &tables).await?
+        explain::explain_read(query, &tables).await?
     })
 }

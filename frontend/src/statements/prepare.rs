@@ -53,8 +53,21 @@ pub fn prepare(session: &mut Session, parsed: Option<Parsed>, given: Vec<Option<
 /// Whether a text may contain a function or a constant whose value is fixed when it is bound.
 fn depends_on_moment(text: &str) -> bool {
     const WORDS: &[&str] = &[
-        "now", "current_", "localtime", "_timestamp", "today", "tomorrow", "yesterday", "age", "user", "pg_get_",
-        "description", "pg_backend_pid", "pg_postmaster", "regclass", "set_config",
+        "now",
+        "current_",
+        "localtime",
+        "_timestamp",
+        "today",
+        "tomorrow",
+        "yesterday",
+        "age",
+        "user",
+        "pg_get_",
+        "description",
+        "pg_backend_pid",
+        "pg_postmaster",
+        "regclass",
+        "set_config",
     ];
     let text = text.to_ascii_lowercase();
     WORDS.iter().any(|word| text.contains(word))
@@ -91,7 +104,7 @@ fn describe(
             let parameters = bound.params.clone();
             let fields = Some(select::fields(&bound));
             // What is read out of the catalog or the clock when it is bound must be bound again for each run.
-            let ready = if depends_on_moment(&query.text) { None } else { Some(Ready::new(bound)?) };
+            let ready = if depends_on_moment(&query.text) { None } else { Some(Ready::new(bound, catalog)?) };
             Description { fields, ready, parameters: Some(parameters) }
         }
         Statement::Insert(insert) => {

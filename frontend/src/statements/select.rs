@@ -6,6 +6,7 @@ use arrow::array::RecordBatch;
 use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryStreamExt};
 use planner::batch::{Query, TableRows, Tables};
+use planner::catalog::Catalog;
 use planner::{Bound, Statement};
 use storage::RelationId;
 
@@ -22,44 +23,50 @@ pub struct Ready {
     /// What it reads.
     pub relations: Vec<RelationId>,
     query: Query,
+    /// The same through indexes, and what that reads.
+    indexed: Option<(Query, Vec<RelationId>)>,
 }
 
 impl Ready {
     /// Optimises a query.
-    pub fn new(bound: Bound) -> Result<Ready> {
+    pub fn new(bound: Bound, catalog: &Catalog) -> Result<Ready> {
         let fields = fields(&bound);
-        Ok(Ready { fields, relations: bound.relations, query: Query::new(bound.plan)? })
+        let query = Query::new(bound.plan)?;
+        let indexed = query.with_indexes(catalog)?.map(|query| {
+            let relations = query.relations();
+            (query, relations)
+        });
+        Ok(Ready { fields, relations: bound.relations, query, indexed })
     }
 
-    /// The optimised query.
-    pub fn query(&self) -> &Query {
-        &self.query
+    /// The way to its rows that this session takes: an index does not have what the transaction has changed.
+    pub fn way(&self, session: &Session) -> (&Query, &[RelationId]) {
+        match &self.indexed {
+            Some((query, relations)) if self.relations.iter().all(|r| session.pending(*r).is_empty()) => {
+                (query, relations)
+            }
+            _ => (&self.query, &self.relations),
+        }
     }
 
     /// Begins to run it.
     pub async fn rows(&self, session: &mut Session, values: &[ScalarValue], tag: RowsTag) -> Result<Rows> {
-        let tables = tables(session, &self.relations, false).await?;
-        self.rows_over(style(session), &tables, values, tag).await
-    }
-
-    /// Begins to run it over rows that are chosen already.
-    pub async fn rows_over(
-        &self,
-        style: Style,
-        tables: &SessionTables,
-        values: &[ScalarValue],
-        tag: RowsTag,
-    ) -> Result<Rows> {
-        let stream = self.query.run(values, tables).await?;
-        let batches = stream.map_err(Error::from).boxed();
-        Ok(Rows { fields: self.fields.clone(), batches, tag, flush: false, style, sent: 0 })
+        let (query, relations) = self.way(session);
+        let tables = tables(session, relations, false).await?;
+        let batches = query.run(values, &tables).await?.map_err(Error::from).boxed();
+        Ok(Rows { fields: self.fields.clone(), batches, tag, flush: false, style: style(session), sent: 0 })
     }
 }
 
 /// Binds and runs a query.
 pub async fn run(session: &mut Session, query: &planner::statement::Query, parameters: &Parameters) -> Result<Rows> {
-    let ready = Ready::new(bind(session, query, parameters)?)?;
+    let ready = ready(session, bind(session, query, parameters)?)?;
     ready.rows(session, &parameters.values, RowsTag::Select).await
+}
+
+/// Optimises a query against the catalog as of now.
+pub fn ready(session: &Session, bound: Bound) -> Result<Ready> {
+    Ready::new(bound, &session.shared.catalogs.current())
 }
 
 /// Binds a query.
@@ -176,5 +183,7 @@ pub async fn returning(
     let others: Vec<RelationId> = bound.relations.iter().copied().filter(|r| *r != planner::bind::RETURNING).collect();
     let mut tables = tables(session, &others, false).await?;
     tables.add(planner::bind::RETURNING, written);
-    Ready::new(bound)?.rows_over(style(session), &tables, values, RowsTag::Known(tag)).await
+    let fields = fields(&bound);
+    let batches = Query::new(bound.plan)?.run(values, &tables).await?.map_err(Error::from).boxed();
+    Ok(Rows { fields, batches, tag: RowsTag::Known(tag), flush: false, style: style(session), sent: 0 })
 }
