@@ -96,6 +96,12 @@ impl Definition {
         self
     }
 
+    /// Takes the time zone behind its arguments.
+    fn in_zone(mut self) -> Definition {
+        self.zoned = true;
+        self
+    }
+
     fn volatile(mut self) -> Definition {
         self.volatility = Volatility::Volatile;
         self
@@ -354,6 +360,9 @@ fn make(library: &Library, symbol: &str) -> Option<Arc<ScalarUDF>> {
     let (base, types) = symbol.strip_suffix(']')?.split_once('[')?;
     let types: Option<Vec<SqlType>> = split_types(types).map(|t| crate::types::parse(t).ok().map(|t| t.0)).collect();
     let types = types?;
+    if base == "array_key" {
+        return array::key(symbol, types.first()?);
+    }
     if base == "cast" {
         let [from, to] = &types[..] else { return None };
         return cast::make(symbol, from, to);

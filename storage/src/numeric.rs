@@ -544,6 +544,14 @@ impl Numeric {
         self.div_to(other, div_scale(self, other))
     }
 
+    /// `self / other` rounded to `scale` digits.
+    pub fn div_rounded(&self, other: &Numeric, scale: i32) -> Result {
+        match self.div_special(other)? {
+            Some(special) => Ok(special),
+            None => self.div_to(other, scale.max(0)),
+        }
+    }
+
     /// The quotient when NaN or an infinity takes part, or the error for a zero divisor.
     fn div_special(&self, other: &Numeric) -> Result<Option<Numeric>> {
         if self.is_nan() || other.is_nan() {

@@ -9,13 +9,14 @@ use arrow::array::{
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{SortOptions, concat, take};
-use arrow::datatypes::{Field, Int32Type, UInt32Type};
+use arrow::datatypes::{DataType, Field, Int32Type, UInt32Type};
 use datafusion::common::DataFusionError;
+use datafusion::logical_expr::{ScalarUDF, Volatility};
 use storage::SqlType;
 
 use super::rows::*;
+use super::text::zone_behind;
 use super::{Definition, Param, comparison, generic};
-use crate::types::datetime;
 use crate::types::error;
 use crate::types::text as form;
 
@@ -97,6 +98,21 @@ fn keys(array: &ArrayRef, ty: &SqlType) -> Result<ArrayRef> {
     let run = comparison::functions().into_iter().find(|d| d.symbol == symbol).map(|d| d.body);
     let Some(super::Body::Fixed(run)) = run else { unreachable!("the table has it") };
     run(&Args { arrays: vec![array.clone()], constant: vec![false], rows: array.len() })
+}
+
+/// The arrays of the keys of their elements: how arrays of numerics and the like are compared.
+pub(super) fn key(symbol: &str, ty: &SqlType) -> Option<Arc<ScalarUDF>> {
+    let SqlType::Array(item) = ty else { return None };
+    let item = item.as_ref().clone();
+    let returns = keys(&arrow::array::new_empty_array(&item.arrow()), &item).ok()?.data_type().clone();
+    let field = Arc::new(Field::new("item", returns, true));
+    let list = DataType::List(field.clone());
+    let run: Run = Arc::new(move |args: &Args| {
+        let array = args.arrays[0].as_list::<i32>();
+        let values = keys(array.values(), &item)?;
+        Ok(Arc::new(ListArray::new(field.clone(), array.offsets().clone(), values, array.nulls().cloned())))
+    });
+    Some(super::udf(symbol.into(), list, true, Volatility::Immutable, run))
 }
 
 fn comparator(a: &ArrayRef, b: &ArrayRef, ty: &SqlType) -> Result<DynComparator> {
@@ -280,8 +296,9 @@ fn sets(types: &[SqlType], test: fn(&dyn Fn(usize, usize) -> bool, &[usize], &[u
 
 /// `array_to_string`: NULLs are left out or written as the third argument says.
 fn array_to_string(types: &[SqlType]) -> Run {
-    let item = item_of(&types[0]);
+    let (item, n) = (item_of(&types[0]), types.len());
     Arc::new(move |args: &Args| {
+        let zone = zone_behind(args, n)?;
         let list = args.arrays[0].as_list::<i32>();
         let mut out = StringViewBuilder::with_capacity(args.rows);
         for row in 0..args.rows {
@@ -290,7 +307,7 @@ fn array_to_string(types: &[SqlType]) -> Run {
                 continue;
             }
             let text = |arg: usize| {
-                let array = args.arrays.get(arg)?;
+                let array = args.arrays[..n].get(arg)?;
                 (!args.is_null(arg, row)).then(|| array.as_string_view().value(args.at(arg, row)).to_string())
             };
             let null = text(2);
@@ -301,7 +318,7 @@ fn array_to_string(types: &[SqlType]) -> Run {
                     continue;
                 }
                 let mut shown = String::new();
-                form::write_in(list.values(), place as usize, &item, &datetime::UTC, &mut shown);
+                form::write_in(list.values(), place as usize, &item, &zone, &mut shown);
                 parts.push(shown);
             }
             out.append_value(parts.join(&text(1).unwrap_or_default()));
@@ -368,8 +385,8 @@ pub fn functions() -> Vec<Definition> {
         generic("array_position", "array_position_start", vec![array(), element(), int()], int(), find),
         generic("array_remove", "array_remove", vec![array(), element()], array(), remove),
         generic("array_replace", "array_replace", vec![array(), element(), element()], array(), replace),
-        generic("array_to_string", "array_to_text", vec![array(), text()], text(), array_to_string).stable(),
-        generic("array_to_string", "array_to_text_null", vec![array(), text(), text()], text(), array_to_string).stable(),
+        generic("array_to_string", "array_to_text", vec![array(), text()], text(), array_to_string).stable().in_zone(),
+        generic("array_to_string", "array_to_text_null", vec![array(), text(), text()], text(), array_to_string).stable().in_zone(),
         generic("array_fill", "array_fill", vec![element(), ints()], array(), fill),
         generic("array_get", "array_get", vec![array(), int()], element(), subscript),
         generic("array_slice", "array_slice", vec![array(), int(), int()], array(), slice),

@@ -27,6 +27,10 @@ pub struct Comparison {
 
 /// The function whose results compare, hash and group as the values of that type do; `None` if they do so themselves.
 pub fn key(ty: &SqlType) -> Option<Arc<ScalarUDF>> {
+    if let SqlType::Array(item) = ty {
+        key(item)?;
+        return by_symbol(&format!("array_key[{}]", name(ty)));
+    }
     by_symbol(match ty {
         SqlType::Numeric => "numeric_key",
         SqlType::Interval => "interval_key",

@@ -7,11 +7,12 @@ use arrow::array::{Array, ArrayRef, AsArray, StringViewArray, StringViewBuilder}
 use storage::SqlType;
 
 use super::rows::*;
-use super::text::shown;
+use super::text::{shown, zone_behind};
 use super::{Definition, Param, functions, generic};
+use crate::types::datetime::Zone;
 use crate::types::json::{self, Json};
 use crate::types::text as form;
-use crate::types::{category, datetime, error};
+use crate::types::{category, error};
 
 fn text_of(value: Option<&str>) -> Row<Option<String>> {
     Ok(value.and_then(json::unquote).map(Cow::into_owned))
@@ -218,17 +219,17 @@ fn strip_nulls(json: Json) -> Json {
 }
 
 /// A SQL value as JSON.
-fn to_json(array: &ArrayRef, row: usize, ty: &SqlType) -> Row<Json> {
+fn to_json(array: &ArrayRef, row: usize, ty: &SqlType, zone: &Zone) -> Row<Json> {
     if array.is_null(row) {
         return Ok(Json::Null);
     }
     let mut text = String::new();
     if let SqlType::Array(item) = ty {
         let items = array.as_list::<i32>().value(row);
-        let items: Row<Vec<Json>> = (0..items.len()).map(|i| to_json(&items, i, item)).collect();
+        let items: Row<Vec<Json>> = (0..items.len()).map(|i| to_json(&items, i, item, zone)).collect();
         return Ok(Json::Array(items?));
     }
-    form::write_in(array, row, ty, &datetime::UTC, &mut text);
+    form::write_in(array, row, ty, zone, &mut text);
     Ok(match ty {
         SqlType::Boolean => Json::Bool(text == "t"),
         SqlType::Jsonb => parse(&text)?,
@@ -237,8 +238,10 @@ fn to_json(array: &ArrayRef, row: usize, ty: &SqlType) -> Row<Json> {
         // ISO 8601 with the T.
         SqlType::Timestamp => Json::String(text.replacen(' ', "T", 1)),
         SqlType::TimestampTz => {
+            // The offset always with its minutes.
             let text = text.replacen(' ', "T", 1);
-            Json::String(if text.ends_with("+00") { text + ":00" } else { text })
+            let short = text.len() > 3 && matches!(text.as_bytes()[text.len() - 3], b'+' | b'-');
+            Json::String(if short { text + ":00" } else { text })
         }
         _ => Json::String(text),
     })
@@ -251,12 +254,13 @@ fn is_reg(ty: &SqlType) -> bool {
 fn to_jsonb(types: &[SqlType]) -> Run {
     let ty = types[0].clone();
     Arc::new(move |args: &Args| {
+        let zone = zone_behind(args, 1)?;
         let mut out = StringViewBuilder::with_capacity(args.rows);
         for row in 0..args.rows {
             if args.is_null(0, row) {
                 out.append_null();
             } else {
-                let json = to_json(&args.arrays[0], args.at(0, row), &ty).map_err(external)?;
+                let json = to_json(&args.arrays[0], args.at(0, row), &ty, &zone).map_err(external)?;
                 out.append_value(json.canonical());
             }
         }
@@ -267,10 +271,11 @@ fn to_jsonb(types: &[SqlType]) -> Run {
 fn build_array(types: &[SqlType]) -> Run {
     let types = types.to_vec();
     Arc::new(move |args: &Args| {
+        let zone = zone_behind(args, types.len())?;
         let mut out = StringViewBuilder::with_capacity(args.rows);
         for row in 0..args.rows {
             let items: Row<Vec<Json>> =
-                types.iter().enumerate().map(|(i, ty)| to_json(&args.arrays[i], args.at(i, row), ty)).collect();
+                types.iter().enumerate().map(|(i, ty)| to_json(&args.arrays[i], args.at(i, row), ty, &zone)).collect();
             out.append_value(Json::Array(items.map_err(external)?).canonical());
         }
         Ok(Arc::new(out.finish()))
@@ -280,6 +285,7 @@ fn build_array(types: &[SqlType]) -> Run {
 fn build_object(types: &[SqlType]) -> Run {
     let types = types.to_vec();
     Arc::new(move |args: &Args| {
+        let zone = zone_behind(args, types.len())?;
         let mut out = StringViewBuilder::with_capacity(args.rows);
         for row in 0..args.rows {
             if types.len() % 2 != 0 {
@@ -288,13 +294,14 @@ fn build_object(types: &[SqlType]) -> Run {
             let mut members = Vec::new();
             for i in (0..types.len()).step_by(2) {
                 let key = match &types[i] {
-                    SqlType::Boolean => shown(args, i, row, &types[i])
+                    SqlType::Boolean => shown(args, i, row, &types[i], &zone)
                         .map(|t| if t == "t" { "true".into() } else { "false".to_string() }),
-                    ty => shown(args, i, row, ty),
+                    ty => shown(args, i, row, ty, &zone),
                 };
                 let key =
                     key.ok_or_else(|| external(error("22023", format!("argument {}: key must not be null", i + 1))))?;
-                let value = to_json(&args.arrays[i + 1], args.at(i + 1, row), &types[i + 1]).map_err(external)?;
+                let value =
+                    to_json(&args.arrays[i + 1], args.at(i + 1, row), &types[i + 1], &zone).map_err(external)?;
                 members.push((key, value));
             }
             out.append_value(Json::object(members).canonical());
@@ -367,9 +374,9 @@ pub fn functions() -> Vec<Definition> {
     let (jsonb, text, any) = (|| Param::Type(SqlType::Jsonb), || Param::Type(SqlType::Text), || Param::Any);
     let variadic = |definition: Definition| Definition { variadic: true, ..definition };
     list.extend([
-        generic("to_jsonb", "to_jsonb", vec![Param::AnyElement], jsonb(), to_jsonb).stable(),
-        variadic(generic("jsonb_build_array", "jsonb_build_array", vec![any()], jsonb(), build_array).stable()),
-        variadic(generic("jsonb_build_object", "jsonb_build_object", vec![any()], jsonb(), build_object).stable()),
+        generic("to_jsonb", "to_jsonb", vec![Param::AnyElement], jsonb(), to_jsonb).stable().in_zone(),
+        variadic(generic("jsonb_build_array", "jsonb_build_array", vec![any()], jsonb(), build_array).stable().in_zone()),
+        variadic(generic("jsonb_build_object", "jsonb_build_object", vec![any()], jsonb(), build_object).stable().in_zone()),
         variadic(generic("jsonb_extract_path", "jsonb_extract_path", vec![jsonb(), text()], jsonb(), |_| extract_path(false))),
         variadic(generic("jsonb_extract_path_text", "jsonb_extract_path_text", vec![jsonb(), text()], text(), |_| extract_path(true))),
     ]);

@@ -1,7 +1,6 @@
 //! Mathematical functions.
 //!
-//! `exp`, `ln`, `log` and `power` of numerics are computed in double precision where Postgres computes digit by digit:
-//! they keep Postgres' scale and its first 15 digits. A power of an integer exponent that fits 38 digits is exact.
+//! `exp`, `ln`, `log` and `power` of numerics are computed with 36 digits behind the point and rounded to Postgres' scale.
 
 use storage::numeric::Numeric;
 
@@ -47,34 +46,161 @@ fn ln(a: f64, f: fn(f64) -> f64) -> Row<f64> {
     float(f(a), a.is_infinite(), a == 1.0)
 }
 
-/// A number that was computed in double precision, rounded to Postgres' scale for its size.
-fn approximate(value: f64, scale_least: i32) -> Row<Numeric> {
-    let exponent = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
-    let scale = (16 - exponent).max(scale_least).clamp(0, 60);
-    // More than 15 digits of a double are noise: they come out as zeros.
-    num(num(Numeric::from_f64(value))?.round(scale))
+/// Fixed-point numbers with [`PLACES`] digits behind the point, for logarithms and powers of numerics.
+mod fixed {
+    use arrow::datatypes::i256;
+    use storage::numeric::Numeric;
+
+    /// A product of two has twice as many digits, which must stay below the 76 of an i256.
+    pub const PLACES: i32 = 36;
+
+    fn one() -> i256 {
+        power(PLACES as u32)
+    }
+
+    pub fn power(n: u32) -> i256 {
+        i256::from_i128(10).wrapping_pow(n)
+    }
+
+    fn mul(a: i256, b: i256) -> i256 {
+        let product = a.wrapping_mul(b);
+        let half = one().wrapping_div(i256::from_i128(2));
+        product.wrapping_add(if product.is_negative() { half.wrapping_neg() } else { half }).wrapping_div(one())
+    }
+
+    /// From a decimal text.
+    pub fn read(text: &str) -> i256 {
+        let (negative, body) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let (whole, fraction) = body.split_once('.').unwrap_or((body, ""));
+        let digits: String = fraction.chars().chain(std::iter::repeat('0')).take(PLACES as usize).collect();
+        let value = i256::from_string(&format!("{whole}{digits}")).unwrap_or(i256::ZERO);
+        if negative { value.wrapping_neg() } else { value }
+    }
+
+    pub fn ln10() -> i256 {
+        read("2.302585092994045684017991454684364208")
+    }
+
+    /// e^r for |r| < 4.
+    pub fn exp(r: i256) -> i256 {
+        let (mut sum, mut term, mut n) = (one(), one(), 0);
+        while term != i256::ZERO {
+            n += 1;
+            term = mul(term, r).wrapping_div(i256::from_i128(n));
+            sum = sum.wrapping_add(term);
+        }
+        sum
+    }
+
+    /// The natural logarithm of a number above zero.
+    pub fn ln(a: &Numeric) -> i256 {
+        let exponent = a.exponent();
+        // a = m * 10^exponent with m in [1, 10).
+        let digits: String = a.abs().to_string().chars().filter(char::is_ascii_digit).collect();
+        let digits = digits.trim_start_matches('0');
+        let (first, rest) = digits.split_at(1);
+        let m = read(&format!("{first}.{rest}"));
+        // A double is a good start; what is missing is the logarithm of a number very close to 1.
+        let near = m.to_string().parse::<f64>().unwrap_or(1.0) / 1e36;
+        let start = read(&format!("{:.18}", near.ln()));
+        let d = mul(m, exp(start.wrapping_neg())).wrapping_sub(one());
+        let d2 = mul(d, d);
+        let correction = d.wrapping_sub(d2.wrapping_div(i256::from_i128(2)));
+        start.wrapping_add(correction).wrapping_add(ln10().wrapping_mul(i256::from_i128(exponent as i128)))
+    }
+
+    /// A fixed-point number times 10^exponent, rounded to `scale` digits.
+    pub fn numeric(value: i256, exponent: i32, scale: i32) -> Result<Numeric, storage::numeric::NumericError> {
+        let overflow = storage::numeric::NumericError::Overflow;
+        let drop = PLACES - exponent - scale;
+        if !(0..=75).contains(&drop) {
+            return Err(overflow);
+        }
+        let unit = power(drop as u32);
+        let half = unit.wrapping_div(i256::from_i128(2));
+        let rounded =
+            value.wrapping_add(if value.is_negative() { half.wrapping_neg() } else { half }).wrapping_div(unit);
+        let mantissa = rounded.to_i128().ok_or(overflow.clone())?;
+        Numeric::new(mantissa, scale.try_into().map_err(|_| overflow)?)
+    }
+
+    /// `a / b`
+    pub fn div(a: i256, b: i256) -> i256 {
+        // Digits that fit before the division.
+        a.wrapping_mul(one()).wrapping_div(b)
+    }
+
+    /// `value * factor`, the factor's digits beyond what fits being cut.
+    pub fn times(value: i256, factor: &Numeric) -> i256 {
+        mul(value, read(&factor.to_string()))
+    }
 }
 
-fn numeric_ln(a: Numeric, base10: bool) -> Row<Numeric> {
+fn check_logarithm(a: &Numeric) -> Row<()> {
     if a.is_zero() {
         return Err(domain("2201E", "cannot take logarithm of zero"));
     }
     if a.is_negative() {
         return Err(domain("2201E", "cannot take logarithm of a negative number"));
     }
+    Ok(())
+}
+
+/// Postgres' estimate of the power of ten of ln(a).
+fn logarithm_size(a: &Numeric) -> i32 {
+    let value = a.to_f64();
+    if (0.9..=1.1).contains(&value) {
+        let distance = (a.sub(&Numeric::ONE)).map_or(0.0, |d| d.to_f64().abs());
+        return if distance == 0.0 { 0 } else { distance.log10().floor() as i32 };
+    }
+    value.ln().abs().log10() as i32
+}
+
+fn numeric_ln(a: Numeric) -> Row<Numeric> {
+    check_logarithm(&a)?;
     if !a.is_finite() {
         return Ok(a);
     }
-    // A power of ten has an exact logarithm.
-    if base10 && num(power_of_ten(a.exponent()))? == a {
-        return num(num(Numeric::from_i128(a.exponent() as i128))?.round((a.scale() as i32).max(16)));
-    }
-    let value = if base10 { a.to_f64().log10() } else { a.to_f64().ln() };
-    approximate(value, a.scale() as i32)
+    let scale = (16 - logarithm_size(&a)).max(a.scale() as i32).max(0);
+    num(fixed::numeric(fixed::ln(&a), 0, scale))
 }
 
-fn power_of_ten(exponent: i32) -> Result<Numeric, storage::numeric::NumericError> {
-    Numeric::parse(&format!("1e{exponent}"))
+fn numeric_log(base: Numeric, a: Numeric) -> Row<Numeric> {
+    check_logarithm(&base)?;
+    check_logarithm(&a)?;
+    if !a.is_finite() || !base.is_finite() {
+        return num(Numeric::from_f64(a.to_f64().ln() / base.to_f64().ln()));
+    }
+    let (below, above) = (fixed::ln(&base), fixed::ln(&a));
+    if below == arrow::datatypes::i256::ZERO {
+        return Err(zero());
+    }
+    let size = logarithm_size(&a) - logarithm_size(&base);
+    let scale = (16 - size).max(base.scale() as i32).max(a.scale() as i32).max(0);
+    num(fixed::numeric(fixed::div(above, below), 0, scale))
+}
+
+/// e^x of a fixed-point number, rounded to a scale.
+fn exp_to(x: arrow::datatypes::i256, scale: i32) -> Row<Numeric> {
+    let ten = fixed::ln10();
+    let exponent = x.wrapping_div(ten);
+    let rest = x.wrapping_sub(exponent.wrapping_mul(ten));
+    let exponent = exponent.to_i128().and_then(|e| i32::try_from(e).ok()).unwrap_or(i32::MAX);
+    if exponent > 130 {
+        return Err(error("22003", "value overflows numeric format"));
+    }
+    if exponent < -130 {
+        return num(Numeric::ZERO.round(scale.min(200)));
+    }
+    num(fixed::numeric(fixed::exp(rest), exponent, scale))
+}
+
+/// Postgres' scale of a power whose logarithm to the base 10 is about that.
+fn power_scale(log10: f64, least: i32) -> i32 {
+    (16 - log10 as i32).max(least).max(0)
 }
 
 fn numeric_exp(a: Numeric) -> Row<Numeric> {
@@ -84,10 +210,11 @@ fn numeric_exp(a: Numeric) -> Row<Numeric> {
     if a.is_infinite() {
         return Ok(Numeric::ZERO);
     }
-    if a.is_zero() {
-        return num(Numeric::ONE.round((a.scale() as i32).max(16)));
+    let size = a.to_f64() * std::f64::consts::LOG10_E;
+    if size > 128.0 {
+        return Err(error("22003", "value overflows numeric format"));
     }
-    approximate(a.to_f64().exp(), a.scale() as i32)
+    exp_to(fixed::read(&a.to_string()), power_scale(size.max(-150.0), a.scale() as i32))
 }
 
 fn numeric_power(a: Numeric, b: Numeric) -> Row<Numeric> {
@@ -104,31 +231,39 @@ fn numeric_power(a: Numeric, b: Numeric) -> Row<Numeric> {
     if !a.is_finite() || !b.is_finite() {
         return num(Numeric::from_f64(a.to_f64().powf(b.to_f64())));
     }
-    let size = a.to_f64().abs().powf(b.to_f64());
-    let exponent = if size > 0.0 && size.is_finite() { size.log10() as i32 } else { 0 };
-    let scale =
-        if whole { 16.max(a.scale() as i32) } else { (16 - exponent).max(a.scale().max(b.scale()) as i32).max(0) };
-    if let (true, Some(n)) = (whole, b.to_i64())
-        && (0..=130).contains(&n)
-    {
-        // Without its trailing zeros, so that only real digits count against the 38.
-        let (base, mut product) = (a.trim_scale(), Numeric::ONE);
-        let mut exact = true;
-        for _ in 0..n {
-            match product.mul(&base) {
-                Ok(next) => product = next.trim_scale(),
-                Err(_) => {
-                    exact = false;
-                    break;
-                }
-            }
-        }
-        if exact {
-            return num(product.round(scale));
+    if let (true, Some(n)) = (whole, b.to_i64()) {
+        let scale = 16.max(a.scale() as i32);
+        if let Some(exact) = whole_power(&a, n.unsigned_abs()) {
+            return if n >= 0 {
+                num(exact.round(scale))
+            } else {
+                num(num(Numeric::ONE.div_rounded(&exact, scale))?.round(scale))
+            };
         }
     }
-    let sign = if a.is_negative() && b.to_i128().is_some_and(|n| n % 2 != 0) { -1.0 } else { 1.0 };
-    num(num(Numeric::from_f64(sign * size))?.round(scale))
+    if a.is_zero() {
+        return num(Numeric::ZERO.round(16.max(a.scale().max(b.scale()) as i32)));
+    }
+    let size = b.to_f64() * a.to_f64().abs().log10();
+    if size > 128.0 {
+        return Err(error("22003", "value overflows numeric format"));
+    }
+    let scale = if whole { 16.max(a.scale() as i32) } else { power_scale(size, a.scale().max(b.scale()) as i32) };
+    let result = exp_to(fixed::times(fixed::ln(&a.abs()), &b), scale)?;
+    Ok(if a.is_negative() && b.to_i128().is_some_and(|n| n % 2 != 0) { result.neg() } else { result })
+}
+
+/// `a^n` if it fits the digits of a numeric.
+fn whole_power(a: &Numeric, n: u64) -> Option<Numeric> {
+    if n > 130 && a.abs() != Numeric::ONE && !a.is_zero() {
+        return None;
+    }
+    // Without trailing zeros, so that only real digits count.
+    let (base, mut product) = (a.trim_scale(), Numeric::ONE);
+    for _ in 0..if a.abs() == Numeric::ONE || a.is_zero() { n.min(2 - n % 2) } else { n } {
+        product = product.mul(&base).ok()?.trim_scale();
+    }
+    Some(product)
 }
 
 fn gcd(a: i128, b: i128) -> i128 {
@@ -228,18 +363,12 @@ pub fn functions() -> Vec<Definition> {
         "exp" dexp (Float8) -> Float8 = |a| float(a.exp(), a.is_infinite(), a.is_infinite());
         "exp" numeric_exp (Num) -> Num = numeric_exp;
         "ln" dlog1 (Float8) -> Float8 = |a| ln(a, f64::ln);
-        "ln" numeric_ln (Num) -> Num = |a| numeric_ln(a, false);
+        "ln" numeric_ln (Num) -> Num = numeric_ln;
         "log" dlog10 (Float8) -> Float8 = |a| ln(a, f64::log10);
-        "log" numeric_log10 (Num) -> Num = |a| numeric_ln(a, true);
+        "log" numeric_log10 (Num) -> Num = |a| numeric_log(Numeric::from_i64(10), a);
         "log10" dlog10_long (Float8) -> Float8 = |a| ln(a, f64::log10);
-        "log10" numeric_log10_long (Num) -> Num = |a| numeric_ln(a, true);
-        "log" numeric_log (Num, Num) -> Num = |base, a| {
-            let (divisor, dividend) = (numeric_ln(base, false)?, numeric_ln(a, false)?);
-            if divisor.is_zero() {
-                return Err(zero());
-            }
-            approximate(dividend.to_f64() / divisor.to_f64(), base.scale().max(a.scale()) as i32)
-        };
+        "log10" numeric_log10_long (Num) -> Num = |a| numeric_log(Numeric::from_i64(10), a);
+        "log" numeric_log (Num, Num) -> Num = numeric_log;
         "degrees" degrees (Float8) -> Float8 = |a| float(a.to_degrees(), a.is_infinite(), a == 0.0);
         "radians" radians (Float8) -> Float8 = |a| Ok(a.to_radians());
         "pi" dpi () -> Float8 = || Ok(std::f64::consts::PI);

@@ -250,7 +250,9 @@ fn finish(candidate: &Candidate, args: &[SqlType]) -> Result<Resolved, Failure> 
             Param::Any | Param::AnyNonArray => arg.clone(),
         })
         .collect();
-    let function = instantiate(candidate.definition, casts.clone()).ok_or(Failure::None)?;
+    // Only this one asks what an untyped literal was.
+    let types = if candidate.definition.name == "pg_typeof" { args.to_vec() } else { casts.clone() };
+    let function = instantiate(candidate.definition, types).ok_or(Failure::None)?;
     Ok(Resolved { function, casts })
 }
 

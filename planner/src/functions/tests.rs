@@ -79,17 +79,20 @@ fn operator(name: &str, args: Vec<Typed>) -> Result<Typed, EvalError> {
                 None => value,
             });
         }
-        use arrow::compute::kernels::cmp;
-        let (a, b) = (keys[0].to_scalar().unwrap(), keys[1].to_scalar().unwrap());
+        if keys.iter().any(ScalarValue::is_null) {
+            return Ok((ScalarValue::Boolean(None), SqlType::Boolean));
+        }
+        let (a, b) = (keys[0].to_array().unwrap(), keys[1].to_array().unwrap());
+        let order = arrow::array::make_comparator(&a, &b, Default::default()).unwrap()(0, 0);
         let result = match name {
-            "=" => cmp::eq(&a, &b),
-            "<>" => cmp::neq(&a, &b),
-            "<" => cmp::lt(&a, &b),
-            "<=" => cmp::lt_eq(&a, &b),
-            ">" => cmp::gt(&a, &b),
-            _ => cmp::gt_eq(&a, &b),
+            "=" => order.is_eq(),
+            "<>" => order.is_ne(),
+            "<" => order.is_lt(),
+            "<=" => order.is_le(),
+            ">" => order.is_gt(),
+            _ => order.is_ge(),
         };
-        return Ok((ScalarValue::try_from_array(&result.unwrap(), 0).unwrap(), SqlType::Boolean));
+        return Ok((ScalarValue::Boolean(Some(result)), SqlType::Boolean));
     }
     call(resolve_operator(name, &types)?, args)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, StringViewBuilder};
 use arrow::datatypes::{Int16Type, Int32Type, Int64Type};
 use base64::Engine;
+use datafusion::common::DataFusionError;
 use md5::Digest;
 use storage::SqlType;
 use streaming::expr::EvalError;
@@ -13,8 +14,9 @@ use streaming::expr::EvalError;
 use super::arithmetic::integer_range;
 use super::rows::*;
 use super::{Definition, Param, functions, generic};
+use crate::types::datetime::Zone;
+use crate::types::error;
 use crate::types::text::{self as form, push_hex};
-use crate::types::{self, error};
 
 /// Longest text that a function makes, as Postgres' allocations end there.
 const BYTES_MAX: usize = 1 << 30;
@@ -150,7 +152,7 @@ fn repeat(text: &str, n: i32) -> Row<String> {
 fn chr(code: i32) -> Row<String> {
     match code {
         0 => Err(error("54000", "null character not permitted")),
-        ..0 => Err(error("54000", "character number must be positive")),
+        ..0 => Err(error("22023", "character number must be positive")),
         _ => char::from_u32(code as u32)
             .map(String::from)
             .ok_or_else(|| error("54000", format!("requested character too large for encoding: {code}"))),
@@ -385,29 +387,45 @@ fn string_to_array(text: &str, delimiter: Option<&str>, null: Option<&str>) -> V
     }
 }
 
+/// The time zone that follows the `n` arguments of SQL.
+pub(super) fn zone_behind(args: &Args, n: usize) -> Result<Zone, DataFusionError> {
+    Zone::parse(args.arrays[n].as_string_view().value(0)).map_err(external)
+}
+
 /// The text of an argument of any type; `None` for NULL.
-pub(super) fn shown(args: &Args, arg: usize, row: usize, ty: &SqlType) -> Option<String> {
+pub(super) fn shown(args: &Args, arg: usize, row: usize, ty: &SqlType, zone: &Zone) -> Option<String> {
     if args.is_null(arg, row) {
         return None;
     }
     let mut out = String::new();
-    form::write_in(&args.arrays[arg], args.at(arg, row), ty, &types::datetime::UTC, &mut out);
+    form::write_in(&args.arrays[arg], args.at(arg, row), ty, zone, &mut out);
     Some(out)
+}
+
+/// The same as a cast to text writes it: booleans in full, a char(n) without its blanks.
+fn cast(args: &Args, arg: usize, row: usize, ty: &SqlType, zone: &Zone) -> Option<String> {
+    let text = shown(args, arg, row, ty, zone)?;
+    Some(match ty {
+        SqlType::Boolean => if text == "t" { "true" } else { "false" }.to_string(),
+        SqlType::Char => text.trim_end_matches(' ').to_string(),
+        _ => text,
+    })
 }
 
 /// `concat` and `concat_ws`: NULLs are left out.
 fn concat(types: &[SqlType], separated: bool) -> Run {
     let types = types.to_vec();
     Arc::new(move |args: &Args| {
+        let zone = zone_behind(args, types.len())?;
         let mut out = StringViewBuilder::with_capacity(args.rows);
         for row in 0..args.rows {
-            let separator = if separated { shown(args, 0, row, &types[0]) } else { Some(String::new()) };
+            let separator = if separated { shown(args, 0, row, &types[0], &zone) } else { Some(String::new()) };
             let Some(separator) = separator else {
                 out.append_null();
                 continue;
             };
             let parts: Vec<String> =
-                (separated as usize..types.len()).filter_map(|i| shown(args, i, row, &types[i])).collect();
+                (separated as usize..types.len()).filter_map(|i| shown(args, i, row, &types[i], &zone)).collect();
             out.append_value(parts.join(&separator));
         }
         Ok(Arc::new(out.finish()))
@@ -418,9 +436,10 @@ fn concat(types: &[SqlType], separated: bool) -> Run {
 fn concat_operator(types: &[SqlType]) -> Run {
     let types = types.to_vec();
     Arc::new(move |args: &Args| {
+        let zone = zone_behind(args, 2)?;
         let mut out = StringViewBuilder::with_capacity(args.rows);
         for row in 0..args.rows {
-            match (shown(args, 0, row, &types[0]), shown(args, 1, row, &types[1])) {
+            match (cast(args, 0, row, &types[0], &zone), cast(args, 1, row, &types[1], &zone)) {
                 (Some(left), Some(right)) => out.append_value(left + &right),
                 _ => out.append_null(),
             }
@@ -433,9 +452,10 @@ fn concat_operator(types: &[SqlType]) -> Run {
 fn quote(types: &[SqlType], nullable: bool) -> Run {
     let ty = types[0].clone();
     Arc::new(move |args: &Args| {
+        let zone = zone_behind(args, 1)?;
         let mut out = StringViewBuilder::with_capacity(args.rows);
         for row in 0..args.rows {
-            match shown(args, 0, row, &ty) {
+            match cast(args, 0, row, &ty, &zone) {
                 Some(text) => out.append_value(quote_literal(&text)),
                 None if nullable => out.append_value("NULL"),
                 None => out.append_null(),
@@ -449,6 +469,7 @@ fn quote(types: &[SqlType], nullable: bool) -> Run {
 fn format(types: &[SqlType]) -> Run {
     let types = types.to_vec();
     Arc::new(move |args: &Args| {
+        let zone = zone_behind(args, types.len())?;
         let mut out = StringViewBuilder::with_capacity(args.rows);
         for row in 0..args.rows {
             if args.is_null(0, row) {
@@ -460,7 +481,7 @@ fn format(types: &[SqlType]) -> Run {
                 if i >= types.len() {
                     return Err(error("22023", "too few arguments for format()"));
                 }
-                Ok(shown(args, i, row, &types[i]))
+                Ok(shown(args, i, row, &types[i], &zone))
             };
             out.append_value(format_row(pattern, &value).map_err(external)?);
         }
@@ -612,7 +633,13 @@ fn pg_size_pretty(types: &[SqlType]) -> Run {
 #[rustfmt::skip]
 pub fn functions() -> Vec<Definition> {
     let mut list = functions! {
-        "||" textcat (Text, Text) -> Text = |a, b| Ok(a.to_string() + b);
+        "||" textcat (Text, Text) -> Text = |a, b| {
+            let bytes = a.len() + b.len() + 4;
+            if bytes >= BYTES_MAX {
+                return Err(error("XX000", format!("invalid memory alloc request size {bytes}")));
+            }
+            Ok([a, b].concat())
+        };
         "||" byteacat (Bytea, Bytea) -> Bytea = |a, b| Ok([a, b].concat());
         "length" textlen (Text) -> Int4 = |a| Ok(count(a));
         "length" bpcharlen (Char) -> Int4 = |a| Ok(count(a.trim_end_matches(' ')));
@@ -692,14 +719,14 @@ pub fn functions() -> Vec<Definition> {
     let text_array = || Param::Type(SqlType::Array(Box::new(SqlType::Text)));
     let variadic = |definition: Definition| Definition { variadic: true, ..definition };
     list.extend([
-        variadic(generic("concat", "text_concat", vec![any()], text(), |t| concat(t, false)).stable()),
-        variadic(generic("concat_ws", "text_concat_ws", vec![text(), any()], text(), |t| concat(t, true)).stable()),
-        variadic(generic("format", "text_format", vec![text(), any()], text(), format).stable()),
-        generic("||", "textanycat", vec![text(), Param::AnyNonArray], text(), concat_operator),
-        generic("||", "anytextcat", vec![Param::AnyNonArray, text()], text(), concat_operator),
-        generic("quote_literal", "quote_literal_any", vec![Param::AnyElement], text(), |t| quote(t, false)),
-        generic("quote_nullable", "quote_nullable", vec![text()], text(), |t| quote(t, true)),
-        generic("quote_nullable", "quote_nullable_any", vec![Param::AnyElement], text(), |t| quote(t, true)),
+        variadic(generic("concat", "text_concat", vec![any()], text(), |t| concat(t, false)).stable()).in_zone(),
+        variadic(generic("concat_ws", "text_concat_ws", vec![text(), any()], text(), |t| concat(t, true)).stable()).in_zone(),
+        variadic(generic("format", "text_format", vec![text(), any()], text(), format).stable()).in_zone(),
+        generic("||", "textanycat", vec![text(), Param::AnyNonArray], text(), concat_operator).in_zone(),
+        generic("||", "anytextcat", vec![Param::AnyNonArray, text()], text(), concat_operator).in_zone(),
+        generic("quote_literal", "quote_literal_any", vec![Param::AnyElement], text(), |t| quote(t, false)).in_zone(),
+        generic("quote_nullable", "quote_nullable", vec![text()], text(), |t| quote(t, true)).in_zone(),
+        generic("quote_nullable", "quote_nullable_any", vec![Param::AnyElement], text(), |t| quote(t, true)).in_zone(),
         variadic(generic("num_nulls", "pg_num_nulls", vec![any()], Param::Type(SqlType::Int), |_| count_nulls(true))),
         variadic(generic("num_nonnulls", "pg_num_nonnulls", vec![any()], Param::Type(SqlType::Int), |_| count_nulls(false))),
         generic("string_to_array", "text_to_array", vec![text(), text()], text_array(), string_to_array_run),
