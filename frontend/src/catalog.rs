@@ -23,6 +23,33 @@ pub struct Catalogs {
     current: ArcSwap<Catalog>,
     /// Held by whoever changes it.
     writer: Mutex<()>,
+    /// Objects whose jobs still read their inputs: nobody sees them, but their names and inputs are taken.
+    creating: Arc<parking_lot::Mutex<BTreeMap<RelationId, Creating>>>,
+}
+
+/// An object on its way into the catalog.
+#[derive(Clone, Debug)]
+pub struct Creating {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: ObjectKind,
+    /// What it reads.
+    pub depends_on: Vec<RelationId>,
+}
+
+/// An object's place until it is in the catalog; given up when dropped.
+pub struct Place {
+    id: RelationId,
+    creating: Arc<parking_lot::Mutex<BTreeMap<RelationId, Creating>>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.creating.lock().remove(&self.id);
+    }
 }
 
 impl Catalogs {
@@ -34,7 +61,8 @@ impl Catalogs {
         for object in objects {
             catalog.insert(object);
         }
-        Ok((Catalogs { current: ArcSwap::from_pointee(catalog), writer: Mutex::new(()) }, jobs))
+        let current = ArcSwap::from_pointee(catalog);
+        Ok((Catalogs { current, writer: Mutex::new(()), creating: Arc::default() }, jobs))
     }
 
     /// The catalog as of now.
@@ -47,20 +75,46 @@ impl Catalogs {
         self.writer.lock().await
     }
 
+    /// Takes an object's name and inputs while its job reads them. The catalog's lock is held.
+    pub fn take_place(&self, object: &Object) -> Place {
+        let creating = Creating {
+            schema: object.schema.clone(),
+            name: object.name.clone(),
+            kind: object.kind,
+            depends_on: object.depends_on.clone(),
+        };
+        self.creating.lock().insert(object.id, creating);
+        Place { id: object.id, creating: self.creating.clone() }
+    }
+
+    /// Whether an object of that name is on its way.
+    pub fn is_name_taken(&self, schema: &str, name: &str) -> bool {
+        self.creating.lock().values().any(|c| c.schema == schema && c.name == name)
+    }
+
+    /// An object on its way that reads `id`.
+    pub fn created_over(&self, id: RelationId) -> Option<Creating> {
+        self.creating.lock().values().find(|c| c.depends_on.contains(&id)).cloned()
+    }
+
     /// Shows a new object to everybody. It is durable.
     pub fn add(&self, object: Object) {
-        let mut catalog = Catalog::clone(&self.current());
-        catalog.insert(object);
-        self.current.store(Arc::new(catalog));
+        self.current.rcu(|current| {
+            let mut catalog = Catalog::clone(current);
+            catalog.insert(object.clone());
+            catalog
+        });
     }
 
     /// Takes objects out of everybody's sight. That is durable.
     pub fn remove(&self, ids: &[RelationId]) {
-        let mut catalog = Catalog::clone(&self.current());
-        for id in ids {
-            catalog.remove(*id);
-        }
-        self.current.store(Arc::new(catalog));
+        self.current.rcu(|current| {
+            let mut catalog = Catalog::clone(current);
+            for id in ids {
+                catalog.remove(*id);
+            }
+            catalog
+        });
     }
 }
 

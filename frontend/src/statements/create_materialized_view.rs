@@ -49,10 +49,13 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
         job: Some(plan.job),
         ..Default::default()
     };
+    // Others may create things while this one reads.
+    let place = shared.catalogs.take_place(&object);
+    drop(changing);
     if session.settings.is_on("background_ddl") {
-        drop(changing);
         let (shared, notices) = (shared.clone(), session.notices());
         tokio::spawn(async move {
+            let _place = place;
             if let Err(error) = create(&shared, object, None).await {
                 tracing::warn!(%error, "a view could not be created in the background");
                 let _ = notices.try_send(Error::warning(&error.fields().sqlstate, error.to_string()));
@@ -60,8 +63,6 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
         });
         return Ok(Outcome::Done(TAG.into()));
     }
-    // Others may create things while this one reads, but not drop what it reads: the engine refuses that.
-    drop(changing);
     create(&shared, object, Some(session.notices())).await?;
     Ok(Outcome::Done(TAG.into()))
 }
@@ -132,7 +133,7 @@ fn progress(engine: &Engine, relation: RelationId, name: &str) -> Option<String>
 /// Whether a name is taken: an error, or a notice with IF NOT EXISTS.
 pub fn exists(session: &Session, schema: &str, name: &str, if_not_exists: bool) -> Result<bool> {
     let catalog = session.shared.catalogs.current();
-    if catalog.get(schema, name).is_none() {
+    if catalog.get(schema, name).is_none() && !session.shared.catalogs.is_name_taken(schema, name) {
         return Ok(false);
     }
     let message = format!("relation \"{name}\" already exists");

@@ -39,6 +39,13 @@ pub async fn run(session: &mut Session, statement: &Drop) -> Result<Outcome> {
         };
         check_kind(object, *kind)?;
         let dependents = catalog::dependents(&catalog, object.id);
+        let ids = std::iter::once(object.id).chain(dependents.iter().map(|o| o.id));
+        if let Some(creating) = ids.filter_map(|id| shared.catalogs.created_over(id)).next() {
+            let (kind, what) = (kind_name(object.kind), kind_name(creating.kind));
+            let message =
+                format!("cannot drop {kind} {} because {what} {} is being created", object.name, creating.name);
+            return Err(Error::new("55006", message));
+        }
         // An index goes with what it is on.
         let others: Vec<&Object> = dependents.iter().filter(|o| o.kind != ObjectKind::Index).collect();
         let named = |o: &Object| names.iter().any(|n| catalog.find(n, &settings).is_some_and(|f| f.id == o.id));
