@@ -2,10 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use frontend::{Server, ServerConfig};
 use tokio_postgres::{Client, NoTls};
+
+/// A server that takes longer to start or stop has hung.
+const TURN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How a Headwater server is treated during a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +76,8 @@ impl Local {
     }
 
     async fn open(&mut self) -> Result<()> {
-        self.server = Some(Server::start(self.config.clone()).await.context("the server does not start")?);
+        let server = in_time(Server::start(self.config.clone())).await.context("the server does not start")?;
+        self.server = Some(server);
         Ok(())
     }
 
@@ -83,7 +88,7 @@ impl Local {
     /// Stops in order and starts again, maybe with another number of workers.
     pub async fn restart(&mut self, workers: Option<usize>) -> Result<()> {
         if let Some(server) = self.server.take() {
-            server.shutdown().await.context("the server does not stop in order")?;
+            in_time(server.shutdown()).await.context("the server does not stop in order")?;
         }
         self.config.workers = workers.unwrap_or(self.config.workers);
         self.open().await
@@ -92,7 +97,7 @@ impl Local {
     /// Lets everything go that is only in memory, and recovers.
     pub async fn crash(&mut self) -> Result<()> {
         if let Some(server) = self.server.take() {
-            server.crash().await?;
+            in_time(server.crash()).await.context("the server does not crash")?;
         }
         self.open().await.context("after a crash")
     }
@@ -100,7 +105,7 @@ impl Local {
     /// Stops it.
     pub async fn stop(mut self) -> Result<()> {
         match self.server.take() {
-            Some(server) => server.shutdown().await,
+            Some(server) => in_time(server.shutdown()).await.context("the server does not stop in order"),
             None => Ok(()),
         }
     }
@@ -148,6 +153,10 @@ impl Target {
             }
         }
     }
+}
+
+async fn in_time<T>(turn: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(TURN_TIMEOUT, turn).await.context("it takes more than a minute")?
 }
 
 /// Connects, and lets the connection run by itself.
