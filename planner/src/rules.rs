@@ -8,8 +8,8 @@ pub mod correlated;
 pub mod distinct_on;
 pub mod fold;
 pub mod keys;
+pub mod mark_join;
 pub mod scalar_subquery;
-pub mod subquery_value;
 pub mod top_n;
 
 use std::sync::Arc;
@@ -42,7 +42,14 @@ type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 pub fn optimize_stream(plan: LogicalPlan) -> Result<(LogicalPlan, Option<keys::Key>)> {
     let plan = unnest(plan)?;
     let plan = scalar_subquery::uncorrelated_to_single_row(plan)?;
-    let plan = run(plan, vec![Arc::new(ReplaceDistinctWithAggregate::new()), Arc::new(PushDownFilter::new())])?;
+    let plan = run(
+        plan,
+        vec![
+            Arc::new(ReplaceDistinctWithAggregate::new()),
+            Arc::new(PushDownFilter::new()),
+            Arc::new(ExtractEquijoinPredicate::new()),
+        ],
+    )?;
     let plan = top_n::recognise(plan)?;
     let (plan, key) = keys::with_keys(plan)?;
     let mut rules = tidy_rules();
@@ -74,10 +81,10 @@ fn unnest(plan: LogicalPlan) -> Result<LogicalPlan> {
     if !has_subqueries(&plan) {
         return Ok(plan);
     }
-    let plan = subquery_value::to_counts(plan)?;
     // DataFusion refuses scalar subqueries that are not aggregated: those come first.
     let plan = correlated::prepare(plan)?;
     let plan = run(plan, vec![Arc::new(RewriteSetComparison::new())])?;
+    let plan = mark_join::to_mark_joins(plan)?;
     run(
         plan,
         vec![

@@ -407,6 +407,8 @@ impl Random {
             DataType::Utf8View => ["", "a", "b", "a longer text than fits inline", "c", "ab"][n].into(),
             DataType::Boolean => (n % 2 == 0).to_string(),
             DataType::Timestamp(..) => (n as i64 * 3_600_000_000).to_string(),
+            // Equal values of different scale among them.
+            DataType::FixedSizeBinary(_) => ["0", "1.5", "1.50", "-2", "10", "0.001"][n].into(),
             other => panic!("no random values of {other}"),
         })
     }

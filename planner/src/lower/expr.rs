@@ -19,6 +19,9 @@ pub fn lower(e: &DfExpr, schema: &DFSchema) -> Result<Expr> {
             args: call.args.iter().map(one).collect::<Result<_>>()?,
             returns: e.get_type(schema)?,
         },
+        // What rules leave behind.
+        DfExpr::BinaryExpr(b) if b.op == Operator::And && is_true(&b.left) => one(&b.right)?,
+        DfExpr::BinaryExpr(b) if b.op == Operator::And && is_true(&b.right) => one(&b.left)?,
         DfExpr::BinaryExpr(binary) => {
             let op = operator(binary.op).ok_or_else(|| unsupported(e))?;
             Expr::Binary { op, left: boxed(&binary.left)?, right: boxed(&binary.right)? }
@@ -67,6 +70,10 @@ pub fn lower(e: &DfExpr, schema: &DFSchema) -> Result<Expr> {
         }
         e => return Err(unsupported(e)),
     })
+}
+
+fn is_true(e: &DfExpr) -> bool {
+    matches!(e, DfExpr::Literal(ScalarValue::Boolean(Some(true)), _))
 }
 
 fn is(op: BinaryOp, e: Expr, value: bool) -> Result<Expr> {
