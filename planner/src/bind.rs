@@ -1,16 +1,34 @@
 //! Binding: the names and types of a statement as Postgres resolves them, to a typed logical plan.
 
+mod aggregate;
+mod dml;
+mod expression;
+mod from;
+mod literal;
 pub(crate) mod names;
+mod order;
+mod select;
+mod series;
+mod set_operation;
+mod subquery;
+mod system;
+#[cfg(test)]
+mod tests;
+mod window;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use sqlparser::ast;
 use storage::{RelationId, SqlType};
 
+use crate::batch::column;
 use crate::catalog::{Catalog, Object};
 use crate::error::{Error, Result};
 use crate::statement::{Delete, Insert, Query, Update};
+
+use self::names::Scope;
 
 /// What a session's statements depend on besides the catalog.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,47 +131,194 @@ pub struct BoundDelete {
 }
 
 /// Binds a query for a read. `params` holds what is known of the parameters' types and learns the rest; what nothing
-/// decides stays `None` there and is text in [`Bound::params`].
+/// decides is text.
 pub fn bind_query(
-    _catalog: &Catalog,
-    _settings: &Settings,
-    _query: &Query,
-    _params: &mut Vec<Option<SqlType>>,
+    catalog: &Catalog,
+    settings: &Settings,
+    query: &Query,
+    params: &mut Vec<Option<SqlType>>,
 ) -> Result<Bound> {
-    Err(Error::unsupported("queries are not bound yet"))
+    let mut binder = Binder::new(catalog, settings, params, &query.text);
+    let bound = binder.query(&query.ast)?;
+    binder.finish(bound)
 }
 
 /// Binds a query for a view: like [`bind_query`], but without parameters and without a now.
-pub fn bind_view(_catalog: &Catalog, _settings: &Settings, _query: &Query) -> Result<Bound> {
-    Err(Error::unsupported("queries are not bound yet"))
+pub fn bind_view(catalog: &Catalog, settings: &Settings, query: &Query) -> Result<Bound> {
+    let mut params = Vec::new();
+    let mut binder = Binder::new(catalog, settings, &mut params, &query.text);
+    binder.view = true;
+    let bound = binder.query(&query.ast)?;
+    binder.finish(bound)
 }
 
 /// Binds an INSERT.
 pub fn bind_insert(
-    _catalog: &Catalog,
-    _settings: &Settings,
-    _insert: &Insert,
-    _params: &mut Vec<Option<SqlType>>,
+    catalog: &Catalog,
+    settings: &Settings,
+    insert: &Insert,
+    params: &mut Vec<Option<SqlType>>,
 ) -> Result<BoundInsert> {
-    Err(Error::unsupported("INSERT is not bound yet"))
+    Binder::new(catalog, settings, params, &insert.text).insert(insert)
 }
 
 /// Binds an UPDATE.
 pub fn bind_update(
-    _catalog: &Catalog,
-    _settings: &Settings,
-    _update: &Update,
-    _params: &mut Vec<Option<SqlType>>,
+    catalog: &Catalog,
+    settings: &Settings,
+    update: &Update,
+    params: &mut Vec<Option<SqlType>>,
 ) -> Result<BoundUpdate> {
-    Err(Error::unsupported("UPDATE is not bound yet"))
+    Binder::new(catalog, settings, params, &update.text).update(update)
 }
 
 /// Binds a DELETE.
 pub fn bind_delete(
-    _catalog: &Catalog,
-    _settings: &Settings,
-    _delete: &Delete,
-    _params: &mut Vec<Option<SqlType>>,
+    catalog: &Catalog,
+    settings: &Settings,
+    delete: &Delete,
+    params: &mut Vec<Option<SqlType>>,
 ) -> Result<BoundDelete> {
-    Err(Error::unsupported("DELETE is not bound yet"))
+    Binder::new(catalog, settings, params, &delete.text).delete(delete)
+}
+
+/// How deep views may be made of views.
+const VIEW_DEPTH_MAX: usize = 64;
+
+/// A typed expression.
+#[derive(Clone, Debug)]
+pub(crate) struct Typed {
+    expr: Expr,
+    ty: SqlType,
+    typmod: i32,
+    position: Option<usize>,
+}
+
+impl Typed {
+    fn new(expr: Expr, ty: SqlType) -> Typed {
+        Typed { expr, ty, typmod: -1, position: None }
+    }
+
+    fn at(mut self, position: Option<usize>) -> Typed {
+        self.position = position.or(self.position);
+        self
+    }
+
+    fn is_null(&self) -> bool {
+        matches!(&self.expr, Expr::Literal(value, _) if value.is_null())
+    }
+}
+
+/// A column of a bound query.
+#[derive(Clone, Debug)]
+pub(crate) struct OutField {
+    /// Its unique name in the plan.
+    internal: String,
+    /// Its name as shown.
+    name: String,
+    ty: SqlType,
+    typmod: i32,
+}
+
+impl OutField {
+    fn expr(&self) -> Expr {
+        column(&self.internal)
+    }
+}
+
+/// A bound query inside a statement.
+#[derive(Clone, Debug)]
+pub(crate) struct BoundQuery {
+    plan: LogicalPlan,
+    fields: Vec<OutField>,
+}
+
+/// A CTE that names may mean.
+#[derive(Clone)]
+struct Cte {
+    name: String,
+    columns: Vec<ast::Ident>,
+    query: Box<ast::Query>,
+    /// The first use takes it; each further use binds the query again, so that its names stay unique.
+    bound: Option<BoundQuery>,
+}
+
+/// Binds one statement.
+pub(crate) struct Binder<'a> {
+    catalog: &'a Catalog,
+    settings: &'a Settings,
+    params: &'a mut Vec<Option<SqlType>>,
+    text: Arc<str>,
+    /// For a view: no parameters, no now.
+    view: bool,
+    next: usize,
+    relations: Vec<RelationId>,
+    /// What names mean, innermost last.
+    scopes: Vec<Scope>,
+    ctes: Vec<Cte>,
+    /// Views that are being expanded.
+    expanding: Vec<RelationId>,
+    text_session: crate::types::text::Session,
+}
+
+impl<'a> Binder<'a> {
+    fn new(
+        catalog: &'a Catalog,
+        settings: &'a Settings,
+        params: &'a mut Vec<Option<SqlType>>,
+        text: &Arc<str>,
+    ) -> Binder<'a> {
+        use crate::types::datetime::{UTC, Zone};
+        let zone = Zone::parse(&settings.timezone).unwrap_or(UTC);
+        Binder {
+            catalog,
+            settings,
+            params,
+            text: text.clone(),
+            view: false,
+            next: 0,
+            relations: vec![],
+            scopes: vec![],
+            ctes: vec![],
+            expanding: vec![],
+            text_session: crate::types::text::Session { zone, now: Some(settings.now) },
+        }
+    }
+
+    /// A column name that the plan does not have yet.
+    fn fresh(&mut self) -> String {
+        self.next += 1;
+        format!("c{}", self.next)
+    }
+
+    fn read(&mut self, relation: RelationId) {
+        if !self.relations.contains(&relation) {
+            self.relations.push(relation);
+        }
+    }
+
+    /// A query as a statement's result: what is still untyped is text.
+    fn finish(mut self, query: BoundQuery) -> Result<Bound> {
+        let query = self.without_unknowns(query)?;
+        Ok(self.bound(query))
+    }
+
+    fn bound(&mut self, query: BoundQuery) -> Bound {
+        let columns = query.fields.into_iter().map(|f| OutputColumn { name: f.name, ty: f.ty, typmod: f.typmod });
+        Bound {
+            plan: query.plan,
+            columns: columns.collect(),
+            relations: self.relations.clone(),
+            params: self.params.iter().map(|t| t.clone().unwrap_or(SqlType::Text)).collect(),
+        }
+    }
+}
+
+/// An error with the place that it is about, if that is known.
+fn at(error: impl Into<Error>, position: Option<usize>) -> Error {
+    let error = error.into();
+    match position {
+        Some(position) => error.at(position),
+        None => error,
+    }
 }

@@ -1,0 +1,379 @@
+//! GROUP BY and aggregates.
+//!
+//! Values that are equal need not be the same bytes (`1.0` and `1.00`). Such groups are formed by a key, and the value
+//! shown for the group is one of its own:
+//!
+//! ```text
+//! GROUP BY x   =>   Projection max(x) AS x
+//!                     Aggregate groupBy [numeric_key(x)] aggr [max(x), ...]
+//! ```
+
+use std::collections::HashSet;
+
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, SortExpr};
+use sqlparser::ast;
+use storage::SqlType;
+
+use super::from::with_columns;
+use super::literal::literal;
+use super::names::{Call, Clause, fold, start_of};
+use super::select::{Item, ordinal};
+use super::{Binder, Typed, at};
+use crate::batch::column;
+use crate::error::{Error, Result};
+use crate::functions::aggregate;
+
+impl Binder<'_> {
+    /// The group expressions; `None` without GROUP BY.
+    pub(super) fn group_by(
+        &mut self,
+        group_by: &ast::GroupByExpr,
+        projection: &[ast::SelectItem],
+        items: &[Item],
+    ) -> Result<Option<Vec<Typed>>> {
+        let exprs = match group_by {
+            ast::GroupByExpr::Expressions(exprs, modifiers) if modifiers.is_empty() => exprs,
+            _ => return Err(unsupported_grouping(None)),
+        };
+        if exprs.is_empty() {
+            return Ok(None);
+        }
+        let mut group: Vec<Typed> = vec![];
+        for e in exprs {
+            let place = start_of(e);
+            let typed = self.group_item(e, projection, items, place)?;
+            for typed in typed {
+                if !group.iter().any(|g| g.expr == typed.expr) {
+                    group.push(typed);
+                }
+            }
+        }
+        Ok(Some(group))
+    }
+
+    fn group_item(
+        &mut self,
+        e: &ast::Expr,
+        projection: &[ast::SelectItem],
+        items: &[Item],
+        place: Option<usize>,
+    ) -> Result<Vec<Typed>> {
+        let internals: Vec<String> = self.scope().aggregates.iter().map(|a| a.internal.clone()).collect();
+        let item = |index: usize| -> Result<Vec<Typed>> {
+            let value = items[index].value.clone();
+            if value.expr.column_refs().iter().any(|c| internals.contains(&c.name)) {
+                let error = Error::new("42803", "aggregate functions are not allowed in GROUP BY");
+                return Err(at(error, value.position));
+            }
+            Ok(vec![value])
+        };
+        if let Some(number) = ordinal(e) {
+            return match number.checked_sub(1).filter(|i| *i < items.len()) {
+                Some(index) => item(index),
+                None => {
+                    let message = format!("GROUP BY position {number} is not in select list");
+                    Err(at(Error::new("42P10", message), place))
+                }
+            };
+        }
+        match e {
+            ast::Expr::GroupingSets(_) | ast::Expr::Cube(_) | ast::Expr::Rollup(_) => Err(unsupported_grouping(place)),
+            ast::Expr::Tuple(exprs) => {
+                let mut all = vec![];
+                for e in exprs {
+                    all.extend(self.group_item(e, projection, items, start_of(e))?);
+                }
+                Ok(all)
+            }
+            ast::Expr::Value(v) if !matches!(v.value, ast::Value::Placeholder(_)) => {
+                Err(at(Error::new("42601", "non-integer constant in GROUP BY"), place))
+            }
+            ast::Expr::Identifier(ident) => {
+                // A column of the input comes before a name of the output.
+                let name = fold(ident);
+                let input = self.scope().columns.iter().any(|c| c.plain && c.field.name == name);
+                let mut outputs = (0..items.len()).filter(|i| items[*i].name == name);
+                match outputs.next() {
+                    Some(index) if !input => item(index),
+                    _ => self.within(Clause::GroupBy, |b| Ok(vec![b.expr(e)?])),
+                }
+            }
+            e => self.within(Clause::GroupBy, |b| {
+                let value = b.expr(e)?;
+                Ok(vec![b.settle(value)?])
+            }),
+        }
+    }
+
+    /// A call of an aggregate: computed below, its value is a column here.
+    pub(super) fn aggregate_call(&mut self, call: &ast::Function, name: &str, place: Option<usize>) -> Result<Typed> {
+        if let Some(message) = self.scope().clause.no_aggregates() {
+            return Err(at(Error::new("42803", message), place));
+        }
+        let (expr, ty) = self.aggregate_expr(call, name, place)?;
+        let internal = match self.scope().aggregates.iter().find(|a| a.expr == expr) {
+            Some(known) => known.internal.clone(),
+            None => {
+                let internal = self.fresh();
+                self.scope().aggregates.push(Call { expr, internal: internal.clone() });
+                internal
+            }
+        };
+        Ok(Typed::new(column(internal), ty).at(place))
+    }
+
+    /// The call itself, with arguments as the aggregate takes them.
+    pub(super) fn aggregate_expr(
+        &mut self,
+        call: &ast::Function,
+        name: &str,
+        place: Option<usize>,
+    ) -> Result<(Expr, SqlType)> {
+        if !call.within_group.is_empty() {
+            return Err(at(Error::unsupported("WITHIN GROUP is not supported"), place));
+        }
+        let none = ast::FunctionArgumentList { duplicate_treatment: None, args: vec![], clauses: vec![] };
+        let list = match &call.args {
+            ast::FunctionArguments::List(list) => list,
+            _ => &none,
+        };
+        let is_star = matches!(
+            list.args.as_slice(),
+            [ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Wildcard | ast::FunctionArgExpr::WildcardWithOptions(_))]
+        );
+        if is_star && name != "count" {
+            return Err(at(Error::new("42809", format!("{name}(*) specified, but {name} is not count")), place));
+        }
+        if list.args.is_empty() && name == "count" {
+            let message = "count(*) must be used to call a parameterless aggregate function";
+            return Err(at(Error::new("42809", message), place));
+        }
+        let distinct = list.duplicate_treatment == Some(ast::DuplicateTreatment::Distinct);
+        let args = match is_star {
+            true => vec![],
+            false => self.within(Clause::AggregateArgument, |b| {
+                list.args.iter().map(|a| b.argument(a)).collect::<Result<Vec<_>>>()
+            })?,
+        };
+        let types: Vec<SqlType> = args.iter().map(|a| a.ty.clone()).collect();
+        let resolved = aggregate::resolve(name, &types).map_err(|e| at(e, place))?;
+        let mut exprs = vec![];
+        for (arg, ty) in args.into_iter().zip(&resolved.casts) {
+            let expr = self.implicit(arg, ty)?;
+            // What is counted once is counted once by its value.
+            exprs.push(if distinct && name == "count" { Self::key_of(ty, expr) } else { expr });
+        }
+        if exprs.is_empty() {
+            exprs.push(literal(ScalarValue::Int64(Some(1))));
+        }
+        let filter = match &call.filter {
+            Some(e) => Some(Box::new(self.within(Clause::AggregateFilter, |b| b.condition(e, "FILTER"))?)),
+            None => None,
+        };
+        let mut order = vec![];
+        for clause in &list.clauses {
+            let ast::FunctionArgumentClause::OrderBy(by) = clause else {
+                return Err(at(Error::unsupported(format!("{clause} is not supported")), place));
+            };
+            if !matches!(name, "string_agg" | "array_agg") {
+                continue;
+            }
+            for by in by {
+                let value = self.within(Clause::AggregateArgument, |b| b.expr(&by.expr))?;
+                let value = self.settle(value)?;
+                let asc = by.options.asc.unwrap_or(true);
+                let key = Self::key_of(&value.ty, value.expr);
+                order.push(SortExpr::new(key, asc, by.options.nulls_first.unwrap_or(!asc)));
+            }
+        }
+        let call = AggregateFunction::new_udf(resolved.implementation, exprs, distinct, filter, order, None);
+        Ok((Expr::AggregateFunction(call), resolved.returns))
+    }
+
+    /// Puts the aggregates of the innermost scope over the plan, and makes `exprs` refer to their results.
+    pub(super) fn aggregate(
+        &mut self,
+        plan: LogicalPlan,
+        mut group: Vec<Typed>,
+        exprs: Vec<&mut Expr>,
+    ) -> Result<LogicalPlan> {
+        let calls = std::mem::take(&mut self.scope().aggregates);
+        let mut windows = std::mem::take(&mut self.scope().windows);
+        let window_names: HashSet<String> = windows.iter().map(|w| w.internal.clone()).collect();
+        let mut exprs: Vec<&mut Expr> = exprs.into_iter().chain(windows.iter_mut().map(|w| &mut w.expr)).collect();
+        // Columns of a table whose key is grouped by are one value per group.
+        let grouped: HashSet<String> = group.iter().filter_map(|g| plain_column(&g.expr)).collect();
+        let scope = self.scope();
+        let keyed: Vec<usize> = (0..scope.tables.len())
+            .filter(|t| {
+                let key = &scope.tables[*t].key;
+                !key.is_empty() && key.iter().all(|k| grouped.contains(k))
+            })
+            .collect();
+        for c in scope.columns.iter().filter(|c| c.table.is_some_and(|t| keyed.contains(&t))) {
+            let f = &c.field;
+            if !grouped.contains(&f.internal) && exprs.iter().any(|e| refers_to(e, &f.internal)) {
+                group.push(Typed::new(f.expr(), f.ty.clone()));
+            }
+        }
+        let (plan, replaced) = self.grouped(plan, group, calls)?;
+        let known: HashSet<String> = plan.schema().columns().into_iter().map(|c| c.name).collect();
+        for e in &mut exprs {
+            let rewritten = std::mem::take(*e).transform_down(|e| {
+                Ok(match replaced.iter().find(|(from, _)| *from == e) {
+                    Some((_, to)) => Transformed::new(column(to), true, TreeNodeRecursion::Jump),
+                    None => Transformed::no(e),
+                })
+            })?;
+            **e = rewritten.data;
+        }
+        for e in &exprs {
+            self.check_grouped(e, &known, &window_names)?;
+        }
+        self.scope().windows = windows;
+        Ok(plan)
+    }
+
+    /// That an expression above the groups sees nothing that differs inside a group.
+    pub(super) fn check_grouped(&self, e: &Expr, known: &HashSet<String>, windows: &HashSet<String>) -> Result<()> {
+        for c in e.column_refs() {
+            if known.contains(&c.name) || windows.contains(&c.name) {
+                continue;
+            }
+            let scope = self.scopes.last().expect("the query's own");
+            let shown = scope.shown(&c.name).unwrap_or_else(|| c.name.clone());
+            let message =
+                format!("column \"{shown}\" must appear in the GROUP BY clause or be used in an aggregate function");
+            return Err(at(Error::new("42803", message), scope.referred.get(&c.name).copied()));
+        }
+        // Subqueries see the groups too.
+        let mut outer = vec![];
+        e.apply(|e| {
+            let plan = match e {
+                Expr::ScalarSubquery(s) => Some(s),
+                Expr::Exists(e) => Some(&e.subquery),
+                Expr::InSubquery(e) => Some(&e.subquery),
+                Expr::SetComparison(e) => Some(&e.subquery),
+                _ => None,
+            };
+            if let Some(s) = plan {
+                outer.extend(s.outer_ref_columns.iter().cloned());
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        for e in outer {
+            let Expr::OuterReferenceColumn(_, c) = e else { continue };
+            let scope = self.scopes.last().expect("the query's own");
+            if let Some(shown) = scope.shown(&c.name)
+                && !known.contains(&c.name)
+            {
+                let message = format!("subquery uses ungrouped column \"{shown}\" from outer query");
+                return Err(at(Error::new("42803", message), scope.referred.get(&c.name).copied()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The aggregation itself: plain columns keep their names; for each other group expression the name of its column.
+    pub(super) fn grouped(
+        &mut self,
+        plan: LogicalPlan,
+        group: Vec<Typed>,
+        calls: Vec<Call>,
+    ) -> Result<(LogicalPlan, Vec<(Expr, String)>)> {
+        let mut computed = vec![];
+        let mut keys = vec![];
+        let mut values: Vec<(Expr, String)> = vec![];
+        let mut output: Vec<(String, String)> = vec![];
+        let mut replaced = vec![];
+        for item in group {
+            let name = match plain_column(&item.expr) {
+                Some(name) => name,
+                None => {
+                    let name = self.fresh();
+                    computed.push((item.expr.clone(), name.clone()));
+                    replaced.push((item.expr, name.clone()));
+                    name
+                }
+            };
+            if crate::functions::key(&item.ty).is_none() {
+                keys.push(column(&name));
+                output.push((name.clone(), name));
+                continue;
+            }
+            let key = self.fresh();
+            keys.push(Self::key_of(&item.ty, column(&name)).alias(&key));
+            if matches!(item.ty, SqlType::Real | SqlType::Double) {
+                // The key is a value of the group itself.
+                output.push((key, name));
+                continue;
+            }
+            let shown = self.fresh();
+            let as_text = match item.ty {
+                SqlType::Jsonb => SqlType::Text,
+                ty => ty,
+            };
+            let max = aggregate::resolve("max", &[as_text]).map_err(Error::from)?;
+            let max = AggregateFunction::new_udf(max.implementation, vec![column(&name)], false, None, vec![], None);
+            values.push((Expr::AggregateFunction(max), shown.clone()));
+            output.push((shown, name));
+        }
+        let plan = with_columns(plan, computed)?;
+        let calls: Vec<(Expr, String)> = calls.into_iter().map(|c| (c.expr, c.internal)).collect();
+        output.extend(calls.iter().map(|(_, name)| (name.clone(), name.clone())));
+        let aggregates: Vec<Expr> = calls.into_iter().chain(values).map(|(e, name)| e.alias(name)).collect();
+        let renames = output.iter().any(|(from, to)| from != to);
+        if keys.is_empty() && aggregates.is_empty() {
+            // HAVING alone: one group of everything.
+            let name = self.fresh();
+            let count = aggregate::resolve("count", &[]).map_err(Error::from)?;
+            let one = vec![literal(ScalarValue::Int64(Some(1)))];
+            let count = AggregateFunction::new_udf(count.implementation, one, false, None, vec![], None);
+            let count = Expr::AggregateFunction(count).alias(name);
+            let plan = LogicalPlanBuilder::from(plan).aggregate(Vec::<Expr>::new(), vec![count])?.build()?;
+            return Ok((plan, replaced));
+        }
+        let plan = LogicalPlanBuilder::from(plan).aggregate(keys, aggregates)?.build()?;
+        if !renames {
+            return Ok((plan, replaced));
+        }
+        let exprs: Vec<Expr> = output
+            .into_iter()
+            .map(|(from, to)| if from == to { column(from) } else { column(from).alias(to) })
+            .collect();
+        Ok((LogicalPlanBuilder::from(plan).project(exprs)?.build()?, replaced))
+    }
+}
+
+fn plain_column(e: &Expr) -> Option<String> {
+    match e {
+        Expr::Column(c) => Some(c.name.clone()),
+        _ => None,
+    }
+}
+
+/// Whether an expression, its subqueries included, refers to a column.
+fn refers_to(e: &Expr, name: &str) -> bool {
+    e.column_refs().iter().any(|c| c.name == name)
+        || e.exists(|e| {
+            let plan = match e {
+                Expr::ScalarSubquery(s) => Some(s),
+                Expr::Exists(e) => Some(&e.subquery),
+                Expr::InSubquery(e) => Some(&e.subquery),
+                Expr::SetComparison(e) => Some(&e.subquery),
+                _ => None,
+            };
+            Ok(plan.is_some_and(|s| {
+                s.outer_ref_columns.iter().any(|e| matches!(e, Expr::OuterReferenceColumn(_, c) if c.name == name))
+            }))
+        })
+        .unwrap_or(false)
+}
+
+fn unsupported_grouping(place: Option<usize>) -> Error {
+    at(Error::unsupported("GROUPING SETS, CUBE and ROLLUP are not supported"), place)
+        .with_hint("Write one query per grouping and combine them with UNION ALL.")
+}

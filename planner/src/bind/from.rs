@@ -1,0 +1,627 @@
+//! FROM: tables, views, subqueries, functions and joins, and what the names in them mean.
+//!
+//! `TUMBLE(t, time, size [, offset])` becomes a [`crate::nodes::Tumble`] over `t`.
+
+use std::sync::Arc;
+
+use arrow_schema::{Field, Schema};
+use datafusion::common::{Column, NullHandling, ScalarValue, UnnestOptions};
+use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, Subquery};
+use sqlparser::ast;
+use storage::SqlType;
+
+use super::names::{Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
+use super::{Binder, BoundQuery, OutField, Typed, VIEW_DEPTH_MAX, at};
+use crate::batch::{RelationSource, column};
+use crate::catalog::{Object, ObjectKind};
+use crate::error::{Error, Result};
+use crate::nodes::Tumble;
+use crate::statement::{ObjectName, Statement};
+use crate::types;
+
+/// A part of a FROM clause.
+type From = (LogicalPlan, Scope);
+
+impl Binder<'_> {
+    /// Binds a FROM clause; its names become those of the innermost scope.
+    pub(super) fn from(&mut self, items: &[ast::TableWithJoins]) -> Result<LogicalPlan> {
+        let mut all: Option<From> = None;
+        for item in items {
+            all = Some(match all {
+                None => self.table_with_joins(item, None)?,
+                Some(left) => {
+                    let left = self.join_factor(left, &item.relation, JoinType::Inner, &ast::JoinConstraint::None)?;
+                    self.joins(left, &item.joins)?
+                }
+            });
+        }
+        let (plan, scope) = match all {
+            Some(from) => from,
+            None => (LogicalPlanBuilder::empty(true).build()?, Scope::default()),
+        };
+        let here = self.scope();
+        (here.tables, here.columns) = (scope.tables, scope.columns);
+        Ok(plan)
+    }
+
+    fn table_with_joins(&mut self, item: &ast::TableWithJoins, left: Option<&From>) -> Result<From> {
+        let _ = left;
+        let first = self.factor(&item.relation, None)?;
+        self.joins(first, &item.joins)
+    }
+
+    fn joins(&mut self, mut left: From, joins: &[ast::Join]) -> Result<From> {
+        use ast::JoinOperator as J;
+        for join in joins {
+            let (kind, constraint) = match &join.join_operator {
+                J::Join(c) | J::Inner(c) => (JoinType::Inner, c),
+                J::CrossJoin(c) => (JoinType::Inner, c),
+                J::Left(c) | J::LeftOuter(c) => (JoinType::Left, c),
+                J::Right(c) | J::RightOuter(c) => (JoinType::Right, c),
+                J::FullOuter(c) => (JoinType::Full, c),
+                _ => {
+                    let error = Error::unsupported("this form of JOIN is not supported");
+                    return Err(at(error, start_of(&join.relation)));
+                }
+            };
+            if matches!(constraint, ast::JoinConstraint::None) && !matches!(join.join_operator, J::CrossJoin(_)) {
+                let error = Error::new("42601", "a JOIN needs ON, USING or NATURAL");
+                return Err(at(error, start_of(&join.relation)));
+            }
+            left = self.join_factor(left, &join.relation, kind, constraint)?;
+        }
+        Ok(left)
+    }
+
+    /// `left JOIN factor`
+    fn join_factor(
+        &mut self,
+        left: From,
+        factor: &ast::TableFactor,
+        kind: JoinType,
+        constraint: &ast::JoinConstraint,
+    ) -> Result<From> {
+        // A function may look at what stands before it.
+        if let Some(call) = function_of(factor)
+            && matches!(kind, JoinType::Inner)
+            && !call.name.eq_ignore_ascii_case("tumble")
+        {
+            let (plan, scope) = self.function_over(left, &call)?;
+            let always = matches!(constraint, ast::JoinConstraint::None);
+            if always {
+                return Ok((plan, scope));
+            }
+            let ast::JoinConstraint::On(on) = constraint else {
+                return Err(Error::unsupported("USING with a function is not supported"));
+            };
+            return self.with_scope(scope, |b| {
+                let condition = b.within(Clause::On, |b| b.condition(on, "JOIN/ON"))?;
+                Ok(LogicalPlanBuilder::from(plan).filter(condition)?.build()?)
+            });
+        }
+        let right = self.factor(factor, Some(&left))?;
+        self.join(left, right, kind, constraint)
+    }
+
+    /// Binds with a scope of its own in place of the innermost one.
+    fn with_scope<T>(&mut self, scope: Scope, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<(T, Scope)> {
+        let before = std::mem::replace(self.scope(), scope);
+        let result = f(self);
+        let after = std::mem::replace(self.scope(), before);
+        Ok((result?, after))
+    }
+
+    fn join(
+        &mut self,
+        (left, left_scope): From,
+        (right, right_scope): From,
+        kind: JoinType,
+        constraint: &ast::JoinConstraint,
+    ) -> Result<From> {
+        let names: Vec<String> = match constraint {
+            ast::JoinConstraint::Using(names) => {
+                let mut all = vec![];
+                for name in names {
+                    all.push(object_name(name)?.name);
+                }
+                all
+            }
+            ast::JoinConstraint::Natural => {
+                let has = |scope: &Scope, name: &str| scope.columns.iter().any(|c| c.plain && c.field.name == name);
+                let candidates = left_scope.columns.iter().filter(|c| c.plain).map(|c| c.field.name.clone());
+                candidates.filter(|n| has(&right_scope, n)).collect()
+            }
+            _ => vec![],
+        };
+        let (mut left, mut right) = (left, right);
+        // Both columns of each name, and what stands for them.
+        let mut merged = vec![];
+        let mut conditions: Vec<Expr> = vec![];
+        for name in &names {
+            let a = the_column(&left_scope, name, "left")?;
+            let b = the_column(&right_scope, name, "right")?;
+            let typed = |f: &OutField| Typed { expr: f.expr(), ty: f.ty.clone(), typmod: f.typmod, position: None };
+            conditions.push(self.compare(Operator::Eq, typed(&a), typed(&b), None)?);
+            merged.push((a, b));
+        }
+        let mut scope = left_scope;
+        scope.append(right_scope)?;
+        if let ast::JoinConstraint::On(on) = constraint {
+            let (condition, after) =
+                self.with_scope(scope, |b| b.within(Clause::On, |b| b.condition(on, "JOIN/ON")))?;
+            scope = after;
+            conditions.push(condition);
+        }
+        // A subquery that looks at its neighbour is marked as such.
+        if right.all_out_ref_exprs().iter().any(|e| refers_to(e, &left)) {
+            let outer_ref_columns = right.all_out_ref_exprs();
+            right = LogicalPlan::Subquery(Subquery {
+                subquery: Arc::new(right),
+                outer_ref_columns,
+                spans: Default::default(),
+            });
+        }
+        left = match (conditions.is_empty(), kind) {
+            (true, JoinType::Inner) => LogicalPlanBuilder::from(left).cross_join(right)?.build()?,
+            _ => LogicalPlanBuilder::from(left).join_on(right, kind, conditions)?.build()?,
+        };
+        // The columns of USING come first, once.
+        let mut first = vec![];
+        for (a, b) in merged {
+            let field = match kind {
+                JoinType::Inner | JoinType::Left => a.clone(),
+                JoinType::Right => b.clone(),
+                _ => {
+                    let values = [&a, &b].map(|f| Typed { typmod: f.typmod, ..Typed::new(f.expr(), f.ty.clone()) });
+                    let (ty, typmod) = self.unify(&values, "JOIN/USING")?;
+                    let [x, y] = values;
+                    let (x, y) = (self.implicit(x, &ty)?, self.implicit(y, &ty)?);
+                    let either = datafusion::logical_expr::when(x.clone().is_not_null(), x).otherwise(y)?;
+                    let internal = self.fresh();
+                    let all: Vec<Expr> = left.schema().columns().into_iter().map(Expr::Column).collect();
+                    left = LogicalPlanBuilder::from(left)
+                        .project(all.into_iter().chain([either.alias(&internal)]))?
+                        .build()?;
+                    OutField { internal, name: a.name.clone(), ty, typmod }
+                }
+            };
+            for c in &mut scope.columns {
+                if c.field.internal == a.internal || c.field.internal == b.internal {
+                    c.plain = false;
+                }
+            }
+            first.push(ScopeColumn { table: None, field, plain: true });
+        }
+        first.append(&mut scope.columns);
+        scope.columns = first;
+        Ok((left, scope))
+    }
+
+    fn factor(&mut self, factor: &ast::TableFactor, left: Option<&From>) -> Result<From> {
+        if let Some(call) = function_of(factor) {
+            if call.name.eq_ignore_ascii_case("tumble") {
+                return self.tumble(&call);
+            }
+            if ["hop", "session"].iter().any(|n| call.name.eq_ignore_ascii_case(n)) {
+                let name = call.name.to_uppercase();
+                return Err(at(Error::unsupported(format!("{name} is not supported yet")), call.position)
+                    .with_hint("Use TUMBLE."));
+            }
+            let one = LogicalPlanBuilder::empty(true).build()?;
+            return self.function_over((one, Scope::default()), &call);
+        }
+        match factor {
+            ast::TableFactor::Table { name, alias, version: None, sample: None, .. } => {
+                let name = object_name(name)?;
+                self.relation(&name, alias.as_ref())
+            }
+            ast::TableFactor::Derived { lateral, subquery, alias, sample: None } => {
+                let query = match (lateral, left) {
+                    (true, Some((_, scope))) => self.with_scope(scope.clone(), |b| b.query(subquery))?.0,
+                    _ => self.with_scope(Scope::default(), |b| b.query(subquery))?.0,
+                };
+                let Some(alias) = alias else {
+                    let what = match subquery.body.as_ref() {
+                        ast::SetExpr::Values(_) => "VALUES in FROM must have an alias",
+                        _ => "subquery in FROM must have an alias",
+                    };
+                    let hint = match subquery.body.as_ref() {
+                        ast::SetExpr::Values(_) => "For example, FROM (VALUES ...) [AS] foo.",
+                        _ => "For example, FROM (SELECT ...) [AS] foo.",
+                    };
+                    let place = start_of(subquery.as_ref()).map(|p| self.parenthesis_before(p));
+                    return Err(at(Error::new("42601", what), place).with_hint(hint));
+                };
+                let query = self.without_unknowns(query)?;
+                let fields = renamed(query.fields, &alias.columns, &fold(&alias.name))?;
+                let mut scope = Scope::default();
+                scope.add(ScopeTable { schema: None, name: fold(&alias.name), key: vec![] }, fields);
+                Ok((query.plan, scope))
+            }
+            ast::TableFactor::NestedJoin { table_with_joins, alias } => {
+                let (plan, scope) = self.table_with_joins(table_with_joins, left)?;
+                let Some(alias) = alias else { return Ok((plan, scope)) };
+                let fields: Vec<OutField> =
+                    scope.columns.into_iter().filter(|c| c.plain).map(|c| c.field).collect();
+                let fields = renamed(fields, &alias.columns, &fold(&alias.name))?;
+                let mut scope = Scope::default();
+                scope.add(ScopeTable { schema: None, name: fold(&alias.name), key: vec![] }, fields);
+                Ok((plan, scope))
+            }
+            other => {
+                let error = Error::unsupported("this form of FROM is not supported");
+                Err(at(error, start_of(other)))
+            }
+        }
+    }
+
+    pub(super) fn parenthesis_before(&self, position: usize) -> usize {
+        let before: Vec<char> = self.text.chars().take(position - 1).collect();
+        before.iter().rposition(|c| *c == '(').map_or(position, |i| i + 1)
+    }
+
+    /// A table, a view, a CTE, ... under its name or an alias.
+    fn relation(&mut self, name: &ObjectName, alias: Option<&ast::TableAlias>) -> Result<From> {
+        let shown = alias.map_or_else(|| name.name.clone(), |a| fold(&a.name));
+        let aliases = alias.map_or(&[][..], |a| &a.columns);
+        let mut scope = Scope::default();
+        if name.schema.is_none()
+            && let Some(index) = self.ctes.iter().rposition(|c| c.name == name.name)
+        {
+            let query = self.cte(index)?;
+            let fields = renamed(query.fields, aliases, &shown)?;
+            scope.add(ScopeTable { schema: None, name: shown, key: vec![] }, fields);
+            return Ok((query.plan, scope));
+        }
+        let object = self.catalog.expect(name, self.settings)?.clone();
+        let schema = alias.is_none().then(|| object.schema.clone());
+        match object.kind {
+            ObjectKind::View => {
+                let query = self.view(&object).map_err(|e| at(e, name.position))?;
+                let fields = renamed(query.fields, aliases, &shown)?;
+                scope.add(ScopeTable { schema, name: shown, key: vec![] }, fields);
+                Ok((query.plan, scope))
+            }
+            ObjectKind::Index => {
+                let error = Error::new("42809", format!("cannot open relation \"{}\"", object.name));
+                let error = error.with_detail("This operation is not supported for indexes.");
+                Err(at(error, name.position))
+            }
+            _ => {
+                if object.kind == ObjectKind::Source && !self.view {
+                    let error = Error::unsupported(format!("source \"{}\" keeps no rows to read", object.name));
+                    return Err(at(error, name.position)
+                        .with_hint("Create a materialized view over it, or CREATE TABLE with the same connector."));
+                }
+                let (plan, fields) = self.scan(&object)?;
+                let visible = object.visible().len();
+                let declared = object.kind == ObjectKind::Table;
+                let key = object.primary_key.iter().filter(|_| declared).map(|&k| fields[k].internal.clone()).collect();
+                let fields = renamed(fields.into_iter().take(visible).collect(), aliases, &shown)?;
+                scope.add(ScopeTable { schema, name: shown, key }, fields);
+                Ok((plan, scope))
+            }
+        }
+    }
+
+    /// A scan of all columns of a relation, hidden ones included.
+    pub(super) fn scan(&mut self, object: &Object) -> Result<(LogicalPlan, Vec<OutField>)> {
+        self.read(object.id);
+        let fields: Vec<OutField> = object
+            .columns
+            .iter()
+            .map(|c| OutField { internal: self.fresh(), name: c.name.clone(), ty: c.ty.clone(), typmod: c.typmod })
+            .collect();
+        let arrow: Vec<Field> = fields.iter().map(|f| Field::new(&f.internal, f.ty.arrow(), true)).collect();
+        let (key, unique) = key_of(object);
+        let names = object.columns.iter().map(|c| c.name.clone()).collect();
+        let plan = RelationSource::new(object.id, Arc::new(Schema::new(arrow)), key)
+            .named(&object.name, names)
+            .unique(unique)
+            .append_only(object.append_only)
+            .scan_plan()?;
+        Ok((plan, fields))
+    }
+
+    /// A view's query, bound in the view's own context.
+    fn view(&mut self, object: &Object) -> Result<BoundQuery> {
+        if self.expanding.contains(&object.id) || self.expanding.len() >= VIEW_DEPTH_MAX {
+            let message = format!("infinite recursion detected in the definition of view \"{}\"", object.name);
+            return Err(Error::new("42P17", message));
+        }
+        let query = match crate::parser::parse(&object.sql)?.pop().map(|p| p.statement) {
+            Some(Statement::CreateView(view)) => view.query,
+            Some(Statement::Query(query)) => query,
+            _ => return Err(Error::new("XX000", format!("the definition of view \"{}\" is no query", object.name))),
+        };
+        let scopes = std::mem::take(&mut self.scopes);
+        let ctes = std::mem::take(&mut self.ctes);
+        let text = std::mem::replace(&mut self.text, query.text.clone());
+        self.expanding.push(object.id);
+        let bound = self.query(&query.ast).and_then(|q| self.without_unknowns(q));
+        self.expanding.pop();
+        (self.scopes, self.ctes, self.text) = (scopes, ctes, text);
+        // Places in the view's text mean nothing in the statement's.
+        let mut bound = bound.map_err(|e| Error { position: None, ..e })?;
+        for (field, column) in bound.fields.iter_mut().zip(object.visible()) {
+            field.name = column.name.clone();
+        }
+        Ok(bound)
+    }
+
+    /// `TUMBLE(t, time, size [, offset])`
+    fn tumble(&mut self, call: &FunctionInFrom) -> Result<From> {
+        let place = call.position;
+        let usage = || at(Error::new("42883", "TUMBLE takes a table, a time column and an interval"), place);
+        let [table, time, size, rest @ ..] = call.args.as_slice() else { return Err(usage()) };
+        let name = match table {
+            ast::Expr::Identifier(ident) => {
+                ObjectName { schema: None, name: fold(ident), position: position(ident) }
+            }
+            ast::Expr::CompoundIdentifier(idents) if idents.len() == 2 => ObjectName {
+                schema: Some(fold(&idents[0])),
+                name: fold(&idents[1]),
+                position: position(&idents[0]),
+            },
+            ast::Expr::Subquery(_) => {
+                return Err(at(Error::unsupported("TUMBLE over a subquery is not supported"), place)
+                    .with_hint("Name the subquery with WITH."));
+            }
+            _ => return Err(usage()),
+        };
+        let (plan, scope) = self.relation(&name, None)?;
+        let time = match time {
+            // DESCRIPTOR(time)
+            ast::Expr::Function(f) => match &f.args {
+                ast::FunctionArguments::List(list) => match list.args.first() {
+                    Some(ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e))) => e,
+                    _ => return Err(usage()),
+                },
+                _ => return Err(usage()),
+            },
+            e => e,
+        };
+        let ((time, size, offset), mut scope) = self.with_scope(scope, |b| {
+            let time = b.expr(time)?;
+            if !matches!(time.ty, SqlType::Timestamp | SqlType::TimestampTz) || !matches!(time.expr, Expr::Column(_)) {
+                let message = format!(
+                    "TUMBLE needs a column of type timestamp or timestamptz, not {}",
+                    types::name(&time.ty)
+                );
+                return Err(at(Error::new("42804", message), time.position));
+            }
+            let size = b.fixed_interval(size, "the size of a window")?;
+            if size <= 0 {
+                return Err(at(Error::new("22023", "the size of a window must be positive"), place));
+            }
+            let offset = match rest {
+                [] => 0,
+                [offset] => b.fixed_interval(offset, "the offset of a window")?,
+                _ => return Err(usage()),
+            };
+            Ok((time, size, offset))
+        })?;
+        let Expr::Column(column) = time.expr else { return Err(usage()) };
+        let (start, end) = (self.fresh(), self.fresh());
+        let plan = Tumble::plan(plan, column, size, offset, [&start, &end])?;
+        for (internal, name) in [(start, "window_start"), (end, "window_end")] {
+            let field = OutField { internal, name: name.into(), ty: time.ty.clone(), typmod: -1 };
+            scope.columns.push(ScopeColumn { table: Some(0), field, plain: true });
+        }
+        // Windows multiply no rows here, but a key of the table need not be one of its windows for ever.
+        scope.tables[0].key.clear();
+        if let Some(alias) = &call.alias {
+            scope.tables[0].name = fold(&alias.name);
+            scope.tables[0].schema = None;
+            let fields = scope.columns.iter().map(|c| c.field.clone()).collect();
+            let fields = renamed(fields, &alias.columns, &fold(&alias.name))?;
+            for (c, field) in scope.columns.iter_mut().zip(fields) {
+                c.field = field;
+            }
+        }
+        Ok((plan, scope))
+    }
+
+    /// An interval of days and smaller units, in microseconds.
+    fn fixed_interval(&mut self, e: &ast::Expr, what: &str) -> Result<i64> {
+        let typed = self.expr(e)?;
+        let place = typed.position;
+        let expr = self.implicit(typed, &SqlType::Interval)?;
+        let Ok(ScalarValue::IntervalMonthDayNano(Some(value))) = crate::rules::fold::evaluate(&expr) else {
+            return Err(at(Error::new("22023", format!("{what} must be a constant interval")), place));
+        };
+        if value.months != 0 {
+            let error = Error::unsupported(format!("{what} cannot be given in months"));
+            return Err(at(error, place).with_hint("Months differ in length: use days or smaller units."));
+        }
+        Ok(i64::from(value.days) * 86_400_000_000 + value.nanoseconds / 1000)
+    }
+
+    /// `generate_series(...)`, `unnest(...)` for each row of what stands before it.
+    fn function_over(&mut self, (plan, scope): From, call: &FunctionInFrom) -> Result<From> {
+        let name = call.name.to_lowercase();
+        let place = call.position;
+        let (args, mut scope) = self.with_scope(scope, |b| {
+            b.within(Clause::FromFunction, |b| call.args.iter().map(|a| b.expr(a)).collect::<Result<Vec<_>>>())
+        })?;
+        let alias = call.alias.as_ref();
+        let table = alias.map_or_else(|| name.clone(), |a| fold(&a.name));
+        let (list, item) = match name.as_str() {
+            "generate_series" => self.series(args, place)?,
+            "unnest" => {
+                let [array]: [Typed; 1] = args
+                    .try_into()
+                    .map_err(|_| at(Error::unsupported("unnest() of several arrays is not supported"), place))?;
+                match array.ty.clone() {
+                    SqlType::Array(item) => (array.expr, item.as_ref().clone()),
+                    SqlType::Unknown => {
+                        let message = "could not determine polymorphic type because input has type unknown";
+                        return Err(at(Error::new("42804", message), place));
+                    }
+                    ty => {
+                        let message = format!("function unnest({}) does not exist", types::name(&ty));
+                        return Err(at(Error::new("42883", message), place).with_hint(
+                            "No function matches the given name and argument types. You might need to add explicit \
+                             type casts.",
+                        ));
+                    }
+                }
+            }
+            "regexp_split_to_table" => {
+                let array = self.function("regexp_split_to_array", args, place)?;
+                (array.expr, SqlType::Text)
+            }
+            _ => {
+                // Any other function gives one row.
+                let value = match self.constant(&name, &args, place)? {
+                    Some(value) => value,
+                    None => self.function(&name, args, place)?,
+                };
+                let field = OutField { internal: self.fresh(), name: table.clone(), ty: value.ty, typmod: -1 };
+                let all: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
+                let plan = LogicalPlanBuilder::from(plan)
+                    .project(all.into_iter().chain([value.expr.alias(&field.internal)]))?
+                    .build()?;
+                let fields = renamed(vec![field], alias.map_or(&[][..], |a| &a.columns), &table)?;
+                scope.add(ScopeTable { schema: None, name: table, key: vec![] }, fields);
+                return Ok((plan, scope));
+            }
+        };
+        if call.with_ordinality {
+            return Err(at(Error::unsupported("WITH ORDINALITY is not supported"), place));
+        }
+        let field = OutField { internal: self.fresh(), name: table.clone(), ty: item, typmod: -1 };
+        let all: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
+        let options = UnnestOptions { null_handling: NullHandling::Drop, ..UnnestOptions::default() };
+        let plan = LogicalPlanBuilder::from(plan)
+            .project(all.into_iter().chain([list.alias(&field.internal)]))?
+            .unnest_column_with_options(Column::new_unqualified(&field.internal), options)?
+            .build()?;
+        let fields = renamed(vec![field], alias.map_or(&[][..], |a| &a.columns), &table)?;
+        let mut of_function = Scope::default();
+        of_function.add(ScopeTable { schema: None, name: table, key: vec![] }, fields);
+        scope.append(of_function)?;
+        Ok((plan, scope))
+    }
+}
+
+/// The columns that rows of a relation are found by, and whether they identify one.
+fn key_of(object: &Object) -> (Vec<usize>, bool) {
+    if !object.stream_key.is_empty() {
+        return (object.stream_key.clone(), object.unique);
+    }
+    if !object.primary_key.is_empty() {
+        return (object.primary_key.clone(), true);
+    }
+    if object.hidden > 0 {
+        return (vec![object.columns.len() - 1], true);
+    }
+    (vec![], false)
+}
+
+/// The columns under the names of an alias, which may be fewer.
+pub(super) fn renamed(
+    mut fields: Vec<OutField>,
+    names: &[ast::TableAliasColumnDef],
+    table: &str,
+) -> Result<Vec<OutField>> {
+    if names.len() > fields.len() {
+        let (n, m) = (fields.len(), names.len());
+        let message = format!("table \"{table}\" has {n} columns available but {m} columns specified");
+        return Err(at(Error::new("42P10", message), names.first().and_then(|c| position(&c.name))));
+    }
+    for (field, name) in fields.iter_mut().zip(names) {
+        field.name = fold(&name.name);
+    }
+    // A function's only column is called as its alias; the caller has named it so.
+    Ok(fields)
+}
+
+/// The column that USING means.
+fn the_column(scope: &Scope, name: &str, side: &str) -> Result<OutField> {
+    let mut found = scope.columns.iter().filter(|c| c.plain && c.field.name == name);
+    let Some(first) = found.next() else {
+        let message = format!("column \"{name}\" specified in USING clause does not exist in {side} table");
+        return Err(Error::new("42703", message));
+    };
+    if found.next().is_some() {
+        let message = format!("common column name \"{name}\" appears more than once in {side} table");
+        return Err(Error::new("42702", message));
+    }
+    Ok(first.field.clone())
+}
+
+fn refers_to(outer: &Expr, plan: &LogicalPlan) -> bool {
+    matches!(outer, Expr::OuterReferenceColumn(_, c) if plan.schema().index_of_column(&Column::new_unqualified(&c.name)).is_ok())
+}
+
+/// A function in FROM.
+struct FunctionInFrom {
+    name: String,
+    args: Vec<ast::Expr>,
+    alias: Option<ast::TableAlias>,
+    with_ordinality: bool,
+    position: Option<usize>,
+}
+
+fn function_of(factor: &ast::TableFactor) -> Option<FunctionInFrom> {
+    let exprs = |args: &[ast::FunctionArg]| {
+        args.iter()
+            .map(|a| match a {
+                ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => Some(e.clone()),
+                _ => None,
+            })
+            .collect::<Option<Vec<_>>>()
+    };
+    match factor {
+        ast::TableFactor::Table { name, alias, args: Some(args), with_ordinality, .. } => {
+            let name = object_name(name).ok()?;
+            Some(FunctionInFrom {
+                position: name.position,
+                name: name.name,
+                args: exprs(&args.args)?,
+                alias: alias.clone(),
+                with_ordinality: *with_ordinality,
+            })
+        }
+        ast::TableFactor::Function { name, args, alias, with_ordinality, .. } => {
+            let name = object_name(name).ok()?;
+            Some(FunctionInFrom {
+                position: name.position,
+                name: name.name,
+                args: exprs(args)?,
+                alias: alias.clone(),
+                with_ordinality: *with_ordinality,
+            })
+        }
+        ast::TableFactor::UNNEST { alias, array_exprs, with_ordinality, .. } => Some(FunctionInFrom {
+            position: array_exprs.first().and_then(start_of),
+            name: "unnest".into(),
+            args: array_exprs.clone(),
+            alias: alias.clone(),
+            with_ordinality: *with_ordinality,
+        }),
+        ast::TableFactor::TableFunction { expr: ast::Expr::Function(f), alias } => {
+            let name = object_name(&f.name).ok()?;
+            let ast::FunctionArguments::List(list) = &f.args else { return None };
+            Some(FunctionInFrom {
+                position: name.position,
+                name: name.name,
+                args: exprs(&list.args)?,
+                alias: alias.clone(),
+                with_ordinality: false,
+            })
+        }
+        _ => None,
+    }
+}
+
+/// A projection that keeps all columns and adds some.
+pub(super) fn with_columns(plan: LogicalPlan, added: Vec<(Expr, String)>) -> Result<LogicalPlan> {
+    if added.is_empty() {
+        return Ok(plan);
+    }
+    let all: Vec<Expr> = plan.schema().columns().into_iter().map(|c| column(c.name)).collect();
+    let added = added.into_iter().map(|(e, name)| e.alias(name));
+    Ok(LogicalPlanBuilder::from(plan).project(all.into_iter().chain(added))?.build()?)
+}

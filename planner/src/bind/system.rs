@@ -1,0 +1,226 @@
+//! Functions whose value the session or the catalog knows when a statement is bound, and the names behind oids.
+
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::expr::Case;
+use datafusion::logical_expr::{Expr, lit};
+use storage::SqlType;
+
+use super::literal::{literal, no_now, text};
+use super::{Binder, Typed, at};
+use crate::catalog::ObjectKind;
+use crate::error::{Error, Result};
+use crate::types::{self, CastContext};
+
+impl Binder<'_> {
+    /// A function that is a constant of the session; `None` if it is none of those.
+    pub(super) fn constant(&mut self, name: &str, args: &[Typed], place: Option<usize>) -> Result<Option<Typed>> {
+        let micros = self.settings.now;
+        let timestamptz = ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into()));
+        let fixed = |value: ScalarValue, ty: SqlType| Ok(Some(Typed::new(literal(value), ty).at(place)));
+        let named = |value: &str| Ok(Some(Typed::new(text(value), SqlType::Name).at(place)));
+        let needs_now = matches!(
+            name,
+            "now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp"
+                | "current_date" | "current_time" | "localtime" | "localtimestamp"
+        );
+        if needs_now && self.view {
+            let shown = if name == "now" { "now()" } else { name };
+            return Err(at(no_now(shown), place));
+        }
+        match name {
+            "now" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp" if args.is_empty() => {
+                fixed(timestamptz, SqlType::TimestampTz)
+            }
+            "current_timestamp" | "localtimestamp" | "current_time" | "localtime" | "current_date" => {
+                let now = Typed::new(literal(timestamptz), SqlType::TimestampTz).at(place);
+                let typmod = match args {
+                    [] => -1,
+                    [Typed { expr: Expr::Literal(ScalarValue::Int32(Some(n)), _), .. }] => *n,
+                    _ => return Err(at(Error::new("42601", format!("{name} takes a precision")), place)),
+                };
+                let ty = match name {
+                    "current_timestamp" => SqlType::TimestampTz,
+                    "localtimestamp" => SqlType::Timestamp,
+                    "current_date" => SqlType::Date,
+                    "current_time" => {
+                        return Err(at(Error::unsupported("time with time zone is not supported"), place)
+                            .with_hint("Use localtime."));
+                    }
+                    _ => SqlType::Time,
+                };
+                let expr = self.coerce(now, &ty, typmod, CastContext::Explicit)?;
+                // Seen as a constant by everything that asks for one.
+                let value = crate::rules::fold::evaluate(&expr)?;
+                fixed(value, ty)
+            }
+            "age" if args.len() == 1 => {
+                if self.view {
+                    return Err(at(no_now("age() with one argument"), place));
+                }
+                let today = self.constant("current_date", &[], place)?.expect("it is one of the above");
+                let ty = if args[0].ty == SqlType::TimestampTz { SqlType::TimestampTz } else { SqlType::Timestamp };
+                let midnight = self.coerce(today, &ty, -1, CastContext::Explicit)?;
+                let args = vec![Typed::new(midnight, ty), args[0].clone()];
+                self.function("age", args, place).map(Some)
+            }
+            "current_user" | "session_user" | "user" | "current_role" | "getpgusername" => named(&self.settings.user),
+            "current_database" | "current_catalog" => named(&self.settings.database),
+            "current_schema" => {
+                let schema = self.settings.search_path.iter().find(|s| *s != "pg_catalog").cloned();
+                fixed(ScalarValue::Utf8View(schema), SqlType::Name)
+            }
+            "current_schemas" => {
+                let mut schemas = self.settings.search_path.clone();
+                if matches!(args, [Typed { expr: Expr::Literal(ScalarValue::Boolean(Some(true)), _), .. }])
+                    && !schemas.iter().any(|s| s == "pg_catalog")
+                {
+                    schemas.insert(0, "pg_catalog".into());
+                }
+                let values: Vec<ScalarValue> = schemas.into_iter().map(|s| ScalarValue::Utf8View(Some(s))).collect();
+                let list = ScalarValue::new_list(&values, &SqlType::Name.arrow(), true);
+                fixed(ScalarValue::List(list), SqlType::Array(Box::new(SqlType::Name)))
+            }
+            "current_setting" => {
+                let Some(Typed { expr: Expr::Literal(ScalarValue::Utf8View(Some(name)), _), .. }) = args.first() else {
+                    return Err(at(Error::unsupported("current_setting() takes a constant"), place));
+                };
+                let name = name.to_lowercase();
+                let value = match name.as_str() {
+                    "timezone" => Some(self.settings.timezone.clone()),
+                    "search_path" => Some(self.settings.search_path.join(", ")),
+                    _ => self.settings.values.get(&name).cloned(),
+                };
+                if value.is_none() && args.len() < 2 {
+                    let message = format!("unrecognized configuration parameter \"{name}\"");
+                    return Err(at(Error::new("42704", message), place));
+                }
+                fixed(ScalarValue::Utf8View(value), SqlType::Text)
+            }
+            "pg_backend_pid" => {
+                let pid = self.settings.values.get("backend_pid").and_then(|p| p.parse().ok());
+                fixed(ScalarValue::Int32(Some(pid.unwrap_or(0))), SqlType::Int)
+            }
+            "inet_server_addr" | "inet_client_addr" => fixed(ScalarValue::Utf8View(None), SqlType::Text),
+            "pg_postmaster_start_time" | "pg_conf_load_time" => fixed(timestamptz, SqlType::TimestampTz),
+            "to_regclass" => match args {
+                [Typed { expr: Expr::Literal(ScalarValue::Utf8View(Some(name)), _), .. }] => {
+                    let id = self.class_named(name).ok();
+                    fixed(ScalarValue::Int64(id), SqlType::RegClass)
+                }
+                _ => Ok(None),
+            },
+            "pg_get_viewdef" | "pg_get_indexdef" if args.len() < 3 => {
+                let kinds: &[ObjectKind] = match name {
+                    "pg_get_viewdef" => &[ObjectKind::View, ObjectKind::MaterializedView],
+                    _ => &[ObjectKind::Index],
+                };
+                let definitions: Vec<(u32, String)> = (self.catalog.objects())
+                    .filter(|o| kinds.contains(&o.kind))
+                    .map(|o| (o.id.0, if name == "pg_get_viewdef" { query_text(&o.sql) } else { o.sql.clone() }))
+                    .collect();
+                let Some(oid) = args.first() else { return Ok(None) };
+                let ty = if oid.ty == SqlType::Unknown { SqlType::RegClass } else { SqlType::Oid };
+                let oid = self.implicit(oid.clone(), &ty)?;
+                let found = choose(oid, definitions, literal(ScalarValue::Utf8View(None)));
+                Ok(Some(Typed::new(found, SqlType::Text).at(place)))
+            }
+            "obj_description" | "col_description" => {
+                let comments: Vec<(u32, String)> =
+                    self.catalog.objects().filter_map(|o| Some((o.id.0, o.comment.clone()?))).collect();
+                if name == "col_description" || comments.is_empty() {
+                    return Ok(None);
+                }
+                let oid = self.implicit(args[0].clone(), &SqlType::Oid)?;
+                let found = choose(oid, comments, literal(ScalarValue::Utf8View(None)));
+                Ok(Some(Typed::new(found, SqlType::Text).at(place)))
+            }
+            "set_config" => Err(at(Error::unsupported("set_config() is not supported"), place).with_hint("Use SET.")),
+            _ => Ok(None),
+        }
+    }
+
+    /// A text that names a relation or a type, as its oid.
+    pub(super) fn text_to_object(&mut self, typed: Typed, to: &SqlType) -> Result<Expr> {
+        let place = typed.position;
+        if let Expr::Literal(ScalarValue::Utf8View(Some(name)), _) = &typed.expr {
+            let value = self.read_constant(&name.clone(), to, -1).map_err(|e| at(e, place))?;
+            return Ok(literal(value));
+        }
+        if typed.is_null() {
+            return Ok(literal(types::text::null(to)));
+        }
+        if *to == SqlType::RegType {
+            return Err(at(Error::unsupported("a cast of a column to regtype is not supported"), place));
+        }
+        let name = Typed { ty: SqlType::Text, ..typed }.expr;
+        let mut when = vec![];
+        for object in self.catalog.objects() {
+            let oid = Box::new(lit(i64::from(object.id.0)));
+            let qualified = format!("{}.{}", object.schema, object.name);
+            when.push((Box::new(name.clone().eq(text(qualified))), oid.clone()));
+            if object.schema == "pg_catalog" || self.settings.search_path.contains(&object.schema) {
+                when.push((Box::new(name.clone().eq(text(&object.name))), oid));
+            }
+        }
+        if when.is_empty() {
+            return Ok(literal(ScalarValue::Int64(None)));
+        }
+        Ok(Expr::Case(Case { expr: None, when_then_expr: when, else_expr: Some(Box::new(lit(ScalarValue::Int64(None)))) }))
+    }
+
+    /// The name of the relation or the type with an oid.
+    pub(super) fn object_to_text(&mut self, typed: Typed, to: &SqlType) -> Result<Expr> {
+        let names: Vec<(u32, String)> = match typed.ty {
+            SqlType::RegType => types::ALL
+                .iter()
+                .flat_map(|ty| {
+                    let array = SqlType::Array(Box::new(ty.clone()));
+                    [(types::oid(ty), types::format(ty, -1)), (types::array_oid(ty), types::format(&array, -1))]
+                })
+                .filter(|(oid, _)| *oid != 0)
+                .collect(),
+            _ => (self.catalog.objects())
+                .map(|o| {
+                    let visible = o.schema == "pg_catalog" || self.settings.search_path.contains(&o.schema);
+                    let name = quoted(&o.name);
+                    (o.id.0, if visible { name } else { format!("{}.{name}", quoted(&o.schema)) })
+                })
+                .collect(),
+        };
+        let from = Typed { ty: SqlType::Oid, ..typed };
+        let oid = from.expr.clone();
+        let otherwise = self.coerce(from, &SqlType::Text, -1, CastContext::Explicit)?;
+        let name = choose(oid, names, otherwise);
+        self.coerce(Typed::new(name, SqlType::Text), to, -1, CastContext::Explicit)
+    }
+}
+
+/// `CASE oid WHEN .. THEN .. ELSE .. END`
+fn choose(oid: Expr, values: Vec<(u32, String)>, otherwise: Expr) -> Expr {
+    if values.is_empty() {
+        return otherwise;
+    }
+    let when = values
+        .into_iter()
+        .map(|(id, value)| (Box::new(oid.clone().eq(lit(i64::from(id)))), Box::new(text(value))))
+        .collect();
+    Expr::Case(Case { expr: None, when_then_expr: when, else_expr: Some(Box::new(otherwise)) })
+}
+
+/// The query of a view's definition.
+fn query_text(sql: &str) -> String {
+    use crate::statement::Statement;
+    let query = crate::parser::parse(sql).ok().and_then(|mut parsed| match parsed.pop()?.statement {
+        Statement::CreateView(v) => Some(v.query),
+        Statement::CreateMaterializedView(v) => Some(v.query),
+        Statement::Query(q) => Some(q),
+        _ => None,
+    });
+    query.map_or_else(|| sql.to_string(), |q| format!(" {};", q.ast))
+}
+
+fn quoted(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '$');
+    if plain { name.to_string() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
