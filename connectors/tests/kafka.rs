@@ -52,15 +52,15 @@ impl Broker {
     }
 
     fn script(&self, arguments: &[&str]) {
+        assert!(self.run(arguments), "kafka.sh {arguments:?}");
+    }
+
+    fn run(&self, arguments: &[&str]) -> bool {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../bench/services/kafka.sh");
-        let status = Command::new(script)
-            .args(arguments)
-            .env("HEADWATER_SERVICES", self.dir.path())
-            .env("HEADWATER_KAFKA_PORT", self.port.to_string())
-            .stdout(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success(), "kafka.sh {arguments:?}");
+        let mut command = Command::new(script);
+        command.args(arguments).stdout(Stdio::null());
+        command.env("HEADWATER_SERVICES", self.dir.path()).env("HEADWATER_KAFKA_PORT", self.port.to_string());
+        command.status().is_ok_and(|status| status.success())
     }
 
     fn topic(&self, name: &str, partitions: usize) {
@@ -119,8 +119,8 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        // Its data goes with the folder.
-        self.script(&["kill"]);
+        // Its data goes with the folder. A panic here would hide the test's.
+        self.run(&["kill"]);
     }
 }
 
@@ -395,13 +395,14 @@ fn outlives_its_broker() {
     }
 }
 
-/// `cargo test --release -p connectors --test kafka kafka_speed -- --nocapture` on a quiet machine.
+/// `KAFKA_SPEED_RECORDS=2000000 cargo test --release -p connectors --test kafka kafka_speed -- --nocapture` on a quiet
+/// machine.
 #[test]
 fn kafka_speed() {
     let broker = Broker::shared();
     broker.topic("speed", 2);
     let producer = broker.producer(&[("queue.buffering.max.messages", "1000000"), ("batch.size", "131072")]);
-    let count = 200_000;
+    let count: usize = std::env::var("KAFKA_SPEED_RECORDS").map_or(50_000, |n| n.parse().unwrap());
     let (pad, url) = ("x".repeat(70), "https://www.nexmark.com/abcde/fghij/klmno/item.htm?query=1");
     for n in 0..count {
         let value = format!(
@@ -417,9 +418,11 @@ fn kafka_speed() {
     }
     producer.flush(PATIENCE).unwrap();
     let source = broker.source("speed", &[]);
-    let started = Instant::now();
     let mut readers = ["0", "1"].map(|split| source.open(split, 0, Offset(0), &[0, 1]).unwrap());
-    let mut rows = 0;
+    // Connecting takes its time once.
+    let opened = Instant::now();
+    while matches!(readers[0].read(1, Duration::from_millis(10)).unwrap(), Read::Idle { .. }) {}
+    let (started, mut rows) = (Instant::now(), 1);
     while rows < count {
         for reader in &mut readers {
             if let Read::Records(records) = reader.read(8192, Duration::from_millis(1)).unwrap() {
@@ -428,5 +431,25 @@ fn kafka_speed() {
         }
         assert!(started.elapsed() < PATIENCE);
     }
+    println!("{:?} to the first record", started - opened);
     println!("{:.3} µs/record", started.elapsed().as_secs_f64() * 1e6 / count as f64);
+
+    // And how long a record takes on a quiet topic, the producer's part included.
+    broker.topic("latency", 1);
+    let producer = broker.producer(&[("linger.ms", "0")]);
+    let mut reader = broker.source("latency", &[]).open("0", 0, Offset(0), &[0]).unwrap();
+    let mut times = Vec::new();
+    for n in 0..50 {
+        std::thread::sleep(Duration::from_millis(7));
+        let started = Instant::now();
+        producer.send(BaseRecord::<str, str>::to("latency").payload("{\"n\":1}")).map_err(|e| e.0).unwrap();
+        while !matches!(reader.read(10, Duration::from_millis(100)).unwrap(), Read::Records(_)) {
+            assert!(started.elapsed() < PATIENCE);
+        }
+        if n >= 10 {
+            times.push(started.elapsed());
+        }
+    }
+    times.sort();
+    println!("a record takes {:?}, at most {:?}", times[times.len() / 2], times.last());
 }

@@ -213,6 +213,8 @@ impl Clients {
             }
         }
         let client = Arc::new(Client::new(&self.settings, self.partitions.load(Ordering::Relaxed))?);
+        // Once it knows the leaders, a reader begins at once; otherwise librdkafka looks again after half a second.
+        let _ = client.consumer.fetch_metadata(Some(&self.settings.topic), Duration::from_secs(1));
         client.taken.lock().insert(partition);
         clients.push(client.clone());
         Ok(client)
