@@ -278,21 +278,29 @@ impl Binder<'_> {
     /// Postgres' hint for a name that is nearly one.
     fn with_similar(&self, error: Error, table: Option<&str>, name: &str) -> Error {
         let Some(scope) = self.scopes.last() else { return error };
-        let mut best: Option<(usize, String)> = None;
+        let mut best: Option<(usize, Vec<String>)> = None;
         for c in &scope.columns {
             let Some(t) = c.table.map(|t| &scope.tables[t].name) else { continue };
             if table.is_some_and(|wanted| wanted != t) {
                 continue;
             }
             let distance = distance(name, &c.field.name);
-            let enough = distance <= 3 && distance * 2 <= name.chars().count();
-            if enough && best.as_ref().is_none_or(|(d, _)| distance < *d) {
-                best = Some((distance, format!("{t}.{}", c.field.name)));
+            if distance > 3 || distance * 2 > name.chars().count() {
+                continue;
+            }
+            let similar = format!("{t}.{}", c.field.name);
+            match &mut best {
+                Some((least, _)) if distance > *least => {}
+                Some((least, all)) if distance == *least => all.push(similar),
+                _ => best = Some((distance, vec![similar])),
             }
         }
-        match best {
-            Some((_, similar)) => error.with_hint(format!("Perhaps you meant to reference the column \"{similar}\".")),
-            None => error,
+        match best.map(|b| b.1).as_deref() {
+            Some([one]) => error.with_hint(format!("Perhaps you meant to reference the column \"{one}\".")),
+            Some([one, two]) => error.with_hint(format!(
+                "Perhaps you meant to reference the column \"{one}\" or the column \"{two}\"."
+            )),
+            _ => error,
         }
     }
 

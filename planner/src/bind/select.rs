@@ -119,12 +119,13 @@ impl Binder<'_> {
     fn select_here(&mut self, select: &ast::Select, order: &[ast::OrderByExpr]) -> Result<BoundQuery> {
         refuse_foreign_syntax(select)?;
         let mut plan = self.from(&select.from)?;
+        // Postgres looks at the select list before WHERE: so errors come in its order.
+        self.scope().named_windows = select.named_window.clone();
+        let mut items = self.projection(&select.projection)?;
         if let Some(condition) = &select.selection {
             let condition = self.within(Clause::Where, |b| b.condition(condition, "WHERE"))?;
             plan = LogicalPlanBuilder::from(plan).filter(condition)?.build()?;
         }
-        self.scope().named_windows = select.named_window.clone();
-        let mut items = self.projection(&select.projection)?;
         let group = self.group_by(&select.group_by, &select.projection, &items)?;
         let having = match &select.having {
             Some(e) => Some(self.within(Clause::Having, |b| b.condition(e, "HAVING"))?),

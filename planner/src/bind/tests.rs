@@ -192,7 +192,7 @@ fn says_what_is_wrong_and_where() {
     fails("SELECT * FROM (SELECT 1)", "42601", 15, "subquery in FROM must have an alias");
     fails("SELECT * FROM bid", "0A000", 15, "source \"bid\" keeps no rows to read");
     let e = try_bind("SELECT aa FROM t WHERE bb = 1").unwrap_err();
-    assert_eq!(e.hint, None);
+    assert_eq!(e.hint.as_deref(), Some("Perhaps you meant to reference the column \"t.a\"."));
 }
 
 #[test]
