@@ -594,5 +594,9 @@ pub fn suite_name(path: &Path) -> String {
 
 /// Runs a future on a runtime of its own.
 pub fn in_runtime<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(future)
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(future);
+    // A thread that is stuck must not keep the other tests from running.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    outcome
 }

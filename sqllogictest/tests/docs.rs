@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use libtest_mimic::{Arguments, Failed, Trial};
 use slt::markdown::{self, Block};
-use slt::run::{Runner, ask, in_runtime};
+use slt::run::{ask, in_runtime};
 use slt::target::{Local, Mode, Target};
 
 /// A page that begins so needs a broker: `tests/system.rs` runs it.
