@@ -6,8 +6,12 @@ use std::fmt::{self, Debug, Formatter};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, new_empty_array};
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, RecordBatch, UInt32Array, new_empty_array};
+use arrow::compute::{SortColumn, SortOptions, concat, lexsort_to_indices, take};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
@@ -264,12 +268,13 @@ impl AggregateUDFImpl for Native {
                     format!("{}(DISTINCT ... ORDER BY) is not supported", self.kind.name()),
                 ));
             }
+            let order = args.order_bys.iter().map(|by| by.options).collect();
             return Ok(Box::new(InOrder {
                 kind: self.kind,
                 returns: self.returns.clone(),
-                items: Vec::new(),
-                text: None,
-                delimited: false,
+                order,
+                n_args: args.exprs.len(),
+                columns: Vec::new(),
             }));
         }
         let recipe = Recipe::new(self, &args);
@@ -418,61 +423,98 @@ impl GroupsAccumulator for Groups {
     }
 }
 
-/// `array_agg` and `string_agg` with ORDER BY: in the order in which the rows come, which DataFusion has sorted.
+/// `array_agg` and `string_agg` with ORDER BY: keeps its rows and sorts them. DataFusion passes what to sort by behind
+/// the arguments.
 #[derive(Debug)]
 struct InOrder {
     kind: AggregateKind,
     returns: DataType,
-    items: Vec<ScalarValue>,
-    text: Option<String>,
-    delimited: bool,
+    order: Vec<SortOptions>,
+    n_args: usize,
+    columns: Vec<Vec<ArrayRef>>,
+}
+
+impl InOrder {
+    /// All rows so far, each column in one piece.
+    fn take(&mut self) -> Result<Vec<ArrayRef>> {
+        let columns = std::mem::take(&mut self.columns);
+        let join = |parts: &Vec<ArrayRef>| concat(&parts.iter().map(|p| p.as_ref()).collect::<Vec<_>>());
+        Ok(columns.iter().map(join).collect::<Result<_, _>>()?)
+    }
 }
 
 impl Accumulator for InOrder {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        for row in 0..values[0].len() {
-            if self.kind == AggregateKind::ArrayAgg {
-                self.items.push(ScalarValue::try_from_array(&values[0], row)?);
-                continue;
-            }
-            let text = values[0]
-                .as_string_view_opt()
-                .ok_or_else(|| EvalError::external("0A000", "string_agg of bytea with ORDER BY is not supported"))?;
-            if text.is_null(row) {
-                continue;
-            }
-            let out = self.text.get_or_insert_default();
-            let delimiter = values[1].as_string_view();
-            if self.delimited && delimiter.is_valid(row) {
-                out.push_str(delimiter.value(row));
-            }
-            out.push_str(text.value(row));
-            self.delimited = true;
+        self.columns.resize(values.len(), Vec::new());
+        for (column, array) in self.columns.iter_mut().zip(values) {
+            column.push(array.clone());
         }
         Ok(())
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        match (self.kind, &self.returns) {
-            (AggregateKind::ArrayAgg, DataType::List(item)) if !self.items.is_empty() => {
-                Ok(ScalarValue::List(ScalarValue::new_list_nullable(&self.items, item.data_type())))
-            }
-            (AggregateKind::StringAgg, _) => Ok(ScalarValue::Utf8View(self.text.clone())),
-            (_, returns) => ScalarValue::try_from(returns),
+        let columns = self.take()?;
+        let rows = columns.first().map_or(0, |c| c.len());
+        if rows == 0 {
+            return ScalarValue::try_from(&self.returns);
         }
+        let mut by: Vec<SortColumn> = columns[self.n_args..]
+            .iter()
+            .zip(&self.order)
+            .map(|(values, options)| SortColumn { values: values.clone(), options: Some(*options) })
+            .collect();
+        // Rows that compare equal stay in the order in which they came.
+        let arrival: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..rows as u32));
+        by.push(SortColumn { values: arrival, options: None });
+        let order = lexsort_to_indices(&by, None)?;
+        let items = take(&columns[0], &order, None)?;
+        if self.kind == AggregateKind::ArrayAgg {
+            return Ok(SingleRowListArrayBuilder::new(items).build_list_scalar());
+        }
+        let (Some(items), Some(delimiters)) = (items.as_string_view_opt(), columns[1].as_string_view_opt()) else {
+            return Err(EvalError::external("0A000", "string_agg of bytea with ORDER BY is not supported"));
+        };
+        let mut text: Option<String> = None;
+        for (item, from) in items.iter().zip(order.values()) {
+            let Some(item) = item else { continue };
+            match &mut text {
+                None => text = Some(item.to_string()),
+                Some(text) => {
+                    if delimiters.is_valid(*from as usize) {
+                        text.push_str(delimiters.value(*from as usize));
+                    }
+                    text.push_str(item);
+                }
+            }
+        }
+        Ok(ScalarValue::Utf8View(text))
     }
 
     fn size(&self) -> usize {
-        let text = self.text.as_ref().map_or(0, String::capacity);
-        size_of::<InOrder>() + text + self.items.iter().map(ScalarValue::size).sum::<usize>()
+        size_of::<InOrder>() + self.columns.iter().flatten().map(|array| array.get_array_memory_size()).sum::<usize>()
     }
 
+    /// The rows of a part, as an Arrow stream.
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        Err(DataFusionError::Internal("an ordered aggregate runs in one part".into()))
+        let columns = self.take()?;
+        if columns.first().is_none_or(|c| c.is_empty()) {
+            return Ok(vec![ScalarValue::Binary(None)]);
+        }
+        let fields: Vec<Field> =
+            columns.iter().enumerate().map(|(i, c)| Field::new(i.to_string(), c.data_type().clone(), true)).collect();
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
+        let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
+        writer.write(&batch)?;
+        Ok(vec![ScalarValue::Binary(Some(writer.into_inner()?))])
     }
 
-    fn merge_batch(&mut self, _states: &[ArrayRef]) -> Result<()> {
-        Err(DataFusionError::Internal("an ordered aggregate runs in one part".into()))
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        for state in states[0].as_binary::<i32>().iter().flatten() {
+            for batch in StreamReader::try_new(state, None)? {
+                self.update_batch(batch?.columns())?;
+            }
+        }
+        Ok(())
     }
 }
 
