@@ -119,17 +119,9 @@ pub fn leaf<'s>(
     let info = builder.operator_info();
     let (output, stream) = builder.new_output::<Parcel>();
     let mut output = OutputBuilder::<u64, CapacityContainerBuilder<Parcel>>::from(output);
-    let activator = scope.worker().sync_activator_for(info.address.to_vec());
-    let activator = std::sync::Mutex::new(activator);
-    let wake: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
-        // A worker that has gone needs no waking.
-        let _ = activator.lock().expect("never poisoned").activate();
-    });
+    let wake = waker(scope, info.address.to_vec());
     let local = scope.worker().activator_for(info.address.clone());
-    ctx.job.leaves.lock().push({
-        let wake = wake.clone();
-        Box::new(move || wake())
-    });
+    ctx.job.wakers.lock().push(wake.clone());
     let mut leaf = make(wake);
     // What it was told before it could be woken.
     local.activate();
@@ -201,6 +193,15 @@ pub fn leaf<'s>(
     stream
 }
 
+/// A function that schedules an operator from any thread.
+fn waker(scope: Scope<'_, u64>, address: Vec<usize>) -> Arc<dyn Fn() + Send + Sync> {
+    let activator = std::sync::Mutex::new(scope.worker().sync_activator_for(address));
+    Arc::new(move || {
+        // A worker that has gone needs no waking.
+        let _ = activator.lock().expect("never poisoned").activate();
+    })
+}
+
 /// Adds an operator to the dataflow.
 pub fn operator<'s>(
     scope: Scope<'s, u64>,
@@ -233,6 +234,8 @@ pub fn operator<'s>(
     let (output, stream) = builder.new_output::<Parcel>();
     let mut output = OutputBuilder::<u64, CapacityContainerBuilder<Parcel>>::from(output);
     let local = scope.worker().activator_for(info.address.clone());
+    // A new target lets the operator give up what it held for the open epoch, which lets the leaf go on.
+    ctx.job.wakers.lock().push(waker(scope, info.address.to_vec()));
     builder.build(move |mut capabilities| {
         let mut held: Capability<u64> = capabilities.pop().expect("one output");
         let mut sealed = 0u64;

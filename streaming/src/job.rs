@@ -39,8 +39,8 @@ pub struct JobControl {
     pub failed: AtomicBool,
     /// Why.
     pub error: Mutex<Option<String>>,
-    /// Wakes the leaves of every worker.
-    pub leaves: Mutex<Vec<Box<dyn Fn() + Send>>>,
+    /// Wakes the leaves and operators of every worker.
+    pub wakers: Mutex<Vec<Arc<dyn Fn() + Send + Sync>>>,
     /// Where each tap reader (by node index) begins; set before the first target.
     pub starts: Mutex<HashMap<usize, Start>>,
     /// Dirty state of the operators, as of the cut.
@@ -166,7 +166,7 @@ impl JobControl {
             installed: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             error: Mutex::new(None),
-            leaves: Mutex::default(),
+            wakers: Mutex::default(),
             starts: Mutex::default(),
             cut_runs: Mutex::default(),
             sizes: Mutex::default(),
@@ -188,9 +188,9 @@ impl JobControl {
         self.clock.notify.notify();
     }
 
-    /// Wakes the leaves on every worker.
+    /// Wakes the leaves and operators on every worker.
     pub fn wake(&self) {
-        for wake in self.leaves.lock().iter() {
+        for wake in self.wakers.lock().iter() {
             wake();
         }
     }
