@@ -204,12 +204,12 @@ impl Store {
 
     /// Opens a relation, or hands out the one that is open already.
     pub fn relation(&self, spec: RelationSpec) -> Result<Arc<Relation>> {
+        // The snapshot and the epoch must be of the same checkpoint. The writer comes first, as in a checkpoint.
+        let _writer = self.writer.lock();
         let mut relations = self.relations.lock();
         if let Some(relation) = relations.get(&spec.id).and_then(Weak::upgrade) {
             return Ok(relation);
         }
-        // The snapshot and the epoch must be of the same checkpoint.
-        let _writer = self.writer.lock();
         let (epoch, rows) = match self.db.get(META, 0, &rows_key(spec.id)[1..])? {
             Some(bytes) => {
                 let (epoch, rows) = bytes.split_at(bytes.len().min(8));

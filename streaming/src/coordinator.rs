@@ -810,9 +810,10 @@ impl Coordinator {
         catalog: CatalogChanges,
     ) -> Result<oneshot::Receiver<Result<()>>> {
         let (send, receive) = oneshot::channel();
-        let mut state = self.state.lock();
+        // Opening relations may wait for a checkpoint that is being written: nobody else should.
         let job = self.job(spec, control, Stage::Installing)?;
         let job = Job { created: Some(send), catalog: Some(catalog), ..job };
+        let mut state = self.state.lock();
         self.install(&job);
         state.jobs.insert(job.spec.relation, job);
         drop(state);
