@@ -65,10 +65,31 @@ pub fn row_description(fields: &[Field], formats: &[Format]) -> RowDescription {
 }
 
 /// What the text of a value depends on besides the value.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Style {
     /// Where timestamptz values are shown.
     pub zone: planner::types::datetime::Zone,
+    /// Where the names behind regclass values are.
+    pub catalog: std::sync::Arc<planner::catalog::Catalog>,
+}
+
+impl Style {
+    /// Appends the text of a value that is not NULL.
+    pub fn write(&self, array: &dyn arrow::array::Array, row: usize, ty: &SqlType, out: &mut String) {
+        if *ty == SqlType::RegClass
+            && let Some(ids) = array.as_any().downcast_ref::<arrow::array::Int64Array>()
+            && let Ok(id) = u32::try_from(ids.value(row))
+            && let Some(object) = self.catalog.by_id(storage::RelationId(id))
+        {
+            if !matches!(object.schema.as_str(), "public" | "pg_catalog") {
+                out.push_str(&crate::catalog::quote_ident(&object.schema));
+                out.push('.');
+            }
+            out.push_str(&crate::catalog::quote_ident(&object.name));
+            return;
+        }
+        planner::types::text::write_in(array, row, ty, &self.zone, out);
+    }
 }
 
 /// Encodes one row as a whole DataRow message.
@@ -96,7 +117,7 @@ pub fn put_row(
         match formats[i] {
             Format::Text => {
                 scratch.clear();
-                planner::types::text::write_in(array, row, &field.ty, &style.zone, scratch);
+                style.write(array, row, &field.ty, scratch);
                 out.put_slice(scratch.as_bytes());
             }
             Format::Binary => {

@@ -148,7 +148,7 @@ impl CopyOut {
                 continue;
             }
             value.clear();
-            planner::types::text::write_in(array, row, &field.ty, &self.rows.style.zone, &mut value);
+            self.rows.style.write(array, row, &field.ty, &mut value);
             self.write_value(&value, out);
         }
         out.push('\n');

@@ -86,7 +86,7 @@ pub async fn fetch(session: &mut Session, fetch: &Fetch) -> Result<Outcome> {
         batches: futures::stream::iter(batches.into_iter().map(Ok)).boxed(),
         tag: RowsTag::Fetch,
         flush: false,
-        style: cursor.rows.style,
+        style: cursor.rows.style.clone(),
         sent: 0,
     };
     Ok(Outcome::Rows(rows))

@@ -1,5 +1,6 @@
 //! `DELETE FROM t [USING ...] [WHERE ...] [RETURNING ...]`
 
+use arrow::array::RecordBatch;
 use storage::Batch;
 
 use crate::error::Result;
@@ -23,7 +24,9 @@ pub async fn run(
     let schema = storage::types::arrow_schema(&bound.table.columns);
     let mut changes = Vec::with_capacity(old.len());
     for batch in &old {
-        changes.push(Batch::inserts(batch.clone().with_schema(schema.clone())?).negate());
+        // The query's columns have names of its own.
+        let batch = RecordBatch::try_new(schema.clone(), batch.columns().to_vec())?;
+        changes.push(Batch::inserts(batch).negate());
     }
     insert::apply(session, &bound.table, changes).await?;
     let tag = format!("DELETE {n}");

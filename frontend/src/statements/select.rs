@@ -92,7 +92,7 @@ pub fn fields(bound: &Bound) -> Vec<Field> {
 
 /// How the session wants values written.
 pub fn style(session: &Session) -> Style {
-    Style { zone: session.zone() }
+    Style { zone: session.zone(), catalog: session.shared.catalogs.current() }
 }
 
 /// The relations that one query reads.
