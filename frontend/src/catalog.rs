@@ -229,13 +229,7 @@ pub fn kind_name(kind: ObjectKind) -> &'static str {
     }
 }
 
-/// A name in double quotes if it needs them.
-pub fn quote_ident(name: &str) -> String {
-    let plain = !name.is_empty()
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-        && !name.starts_with(|c: char| c.is_ascii_digit());
-    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
-}
+pub use planner::catalog::quote_ident;
 
 #[cfg(test)]
 mod tests {

@@ -121,6 +121,39 @@ impl Object {
     }
 }
 
+/// The oid of the index behind a table's key is the table's and this.
+pub const KEY_INDEX_OFFSET: u32 = 0x4000_0000;
+
+impl Object {
+    /// The constraint of a table's primary key: its oid and `PRIMARY KEY (a, b)`.
+    pub fn key_definition(&self) -> Option<(u32, String)> {
+        if self.kind != ObjectKind::Table || self.primary_key.is_empty() {
+            return None;
+        }
+        let names: Vec<String> = self.primary_key.iter().map(|&i| quote_ident(&self.columns[i].name)).collect();
+        Some((self.id.0 + KEY_INDEX_OFFSET, format!("PRIMARY KEY ({})", names.join(", "))))
+    }
+
+    /// The columns of an index as they were written: positions in the indexed relation, whether descending, whether
+    /// NULLs come first.
+    pub fn indexed_columns(&self) -> Vec<(usize, bool, bool)> {
+        let parsed = crate::parser::parse(&self.sql).ok().and_then(|mut parsed| parsed.pop());
+        let Some(crate::Statement::CreateIndex(create)) = parsed.map(|p| p.statement) else { return vec![] };
+        let of = |(at, c): (usize, &crate::statement::IndexColumn)| {
+            Some((*self.source_columns.get(at)?, c.descending, c.nulls_first))
+        };
+        create.columns.iter().enumerate().filter_map(of).collect()
+    }
+}
+
+/// A name in double quotes if it needs them.
+pub fn quote_ident(name: &str) -> String {
+    let plain = !name.is_empty()
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && !name.starts_with(|c: char| c.is_ascii_digit());
+    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
 /// One version of what exists.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
@@ -207,8 +240,38 @@ impl Catalog {
         })
     }
 
+    /// The index that `object` is, or the one behind its key: its oid and its definition as Postgres writes it back.
+    pub fn index_definition(&self, object: &Object) -> Option<(u32, String)> {
+        if object.kind == ObjectKind::Index {
+            let on = self.by_id(*object.depends_on.first()?)?;
+            let column = |(at, descending, nulls_first): (usize, bool, bool)| {
+                let order = match (descending, nulls_first) {
+                    (false, false) => "",
+                    (false, true) => " NULLS FIRST",
+                    (true, true) => " DESC",
+                    (true, false) => " DESC NULLS LAST",
+                };
+                format!("{}{order}", quote_ident(&on.columns[at].name))
+            };
+            let columns: Vec<String> = object.indexed_columns().into_iter().map(column).collect();
+            return Some((object.id.0, definition("INDEX", &object.name, on, &columns.join(", "))));
+        }
+        let (oid, key) = object.key_definition()?;
+        let columns = key.strip_prefix("PRIMARY KEY (")?.strip_suffix(')')?.to_string();
+        Some((oid, definition("UNIQUE INDEX", &format!("{}_pkey", object.name), object, &columns)))
+    }
+
     /// What reads `id` directly.
     pub fn dependents(&self, id: RelationId) -> Vec<Arc<Object>> {
         self.objects().filter(|o| o.depends_on.contains(&id)).cloned().collect()
     }
+}
+
+fn definition(what: &str, name: &str, on: &Object, columns: &str) -> String {
+    format!(
+        "CREATE {what} {} ON {}.{} USING btree ({columns})",
+        quote_ident(name),
+        quote_ident(&on.schema),
+        quote_ident(&on.name)
+    )
 }

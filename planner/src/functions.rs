@@ -38,8 +38,8 @@ use parking_lot::RwLock;
 use storage::SqlType;
 
 pub use self::cast::{CastStep, cast, typmod_cast};
-pub(crate) use self::datetime::add as add_interval;
 pub use self::comparison::{Comparison, key, resolve_comparison};
+pub(crate) use self::datetime::add as add_interval;
 pub use self::resolve::{Resolved, common_type, hint_of, resolve, resolve_operator};
 use self::rows::{Args, Run};
 

@@ -20,9 +20,6 @@ pub const ROLE: &str = "root";
 pub const SCHEMAS: &[(&str, u32)] =
     &[("pg_catalog", 11), ("public", 2200), ("information_schema", 13_000), ("headwater_catalog", 13_001)];
 
-/// The index that enforces the primary key of a table has this oid on top of the table's.
-const KEY_INDEX_OFFSET: u32 = 0x4000_0000;
-
 /// The oid of a schema.
 pub fn schema_oid(name: &str) -> u32 {
     SCHEMAS.iter().find(|s| s.0 == name).map_or(2200, |s| s.1)
@@ -30,7 +27,7 @@ pub fn schema_oid(name: &str) -> u32 {
 
 /// The oid of a table's key.
 pub fn key_index_oid(table: RelationId) -> u32 {
-    table.0 + KEY_INDEX_OFFSET
+    table.0 + planner::catalog::KEY_INDEX_OFFSET
 }
 
 /// Everything that can stand in FROM, system relations included.
@@ -57,27 +54,6 @@ pub fn visible(object: &Object) -> &[storage::Column] {
 /// The name of a table's key constraint and index.
 pub fn key_name(object: &Object) -> String {
     format!("{}_pkey", object.name)
-}
-
-/// The columns of a key as `CREATE INDEX` writes them.
-fn column_names(object: &Object, columns: &[usize]) -> String {
-    columns.iter().map(|&i| crate::catalog::quote_ident(&object.columns[i].name)).collect::<Vec<_>>().join(", ")
-}
-
-/// `CREATE UNIQUE INDEX ...` of a table's key.
-pub fn key_index_definition(object: &Object) -> String {
-    format!(
-        "CREATE UNIQUE INDEX {} ON {}.{} USING btree ({})",
-        crate::catalog::quote_ident(&key_name(object)),
-        object.schema,
-        crate::catalog::quote_ident(&object.name),
-        column_names(object, &object.primary_key)
-    )
-}
-
-/// `PRIMARY KEY (...)` of a table.
-pub fn key_definition(object: &Object) -> String {
-    format!("PRIMARY KEY ({})", column_names(object, &object.primary_key))
 }
 
 /// A default as Postgres would write it back: with the type behind a quoted constant.
@@ -335,14 +311,13 @@ pub const RELATIONS: &[SystemRelation] = &[
         columns: "schemaname:name tablename:name indexname:name tablespace:name indexdef:text",
         fill: |context, rows| {
             for o in objects(context) {
-                if has_key(o) {
-                    let definition = key_index_definition(o);
-                    rows.push(row![&o.schema, &o.name, key_name(o), None::<&str>, definition]);
-                } else if o.kind == ObjectKind::Index
-                    && let Some(table) = table_of(o).and_then(|id| context.catalog.by_id(id))
-                {
-                    rows.push(row![&table.schema, &table.name, &o.name, None::<&str>, &o.sql]);
-                }
+                let Some((_, definition)) = context.catalog.index_definition(o) else { continue };
+                let on = table_of(o).and_then(|id| context.catalog.by_id(id)).filter(|_| o.kind == ObjectKind::Index);
+                let (table, name) = match on {
+                    Some(table) => (table.as_ref(), o.name.clone()),
+                    None => (o, key_name(o)),
+                };
+                rows.push(row![&table.schema, &table.name, name, None::<&str>, definition]);
             }
             Ok(())
         },
@@ -530,10 +505,8 @@ fn pg_index(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
         } else if o.kind == ObjectKind::Index
             && let Some(table) = table_of(o).and_then(|id| context.catalog.by_id(id))
         {
-            // The index's own columns by their names in the table.
-            let number = |c: &storage::Column| table.columns.iter().position(|t| t.name == c.name).map_or(0, |i| i + 1);
-            let key = o.stream_key.iter().filter_map(|&i| visible(o).get(i)).map(|c| number(c) as i64);
-            add(o.id.0, table.id.0, false, key.filter(|&n| n > 0).collect());
+            let key = o.indexed_columns().into_iter().map(|(at, ..)| at as i64 + 1).collect();
+            add(o.id.0, table.id.0, false, key);
         }
     }
     Ok(())

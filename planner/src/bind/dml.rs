@@ -8,9 +8,7 @@ use sqlparser::ast;
 use storage::SqlType;
 
 use super::names::{Clause, Scope, ScopeTable, fold, object_name, start_of};
-use super::{
-    Binder, BoundDelete, BoundInsert, BoundQuery, BoundUpdate, OutField, RETURNING, Typed, at,
-};
+use super::{Binder, BoundDelete, BoundInsert, BoundQuery, BoundUpdate, OutField, RETURNING, Typed, at};
 use crate::batch::RelationSource;
 use crate::catalog::{Object, ObjectKind};
 use crate::error::{Error, Result};
@@ -29,8 +27,7 @@ impl Binder<'_> {
         for name in &ast.columns {
             let name = object_name(name)?;
             let Some(index) = table.column(&name.name) else {
-                let message =
-                    format!("column \"{}\" of relation \"{}\" does not exist", name.name, table.name);
+                let message = format!("column \"{}\" of relation \"{}\" does not exist", name.name, table.name);
                 return Err(at(Error::new("42703", message), name.position));
             };
             if columns.contains(&index) {
@@ -70,7 +67,9 @@ impl Binder<'_> {
                 Some(given) => {
                     let f = &source.fields[given];
                     let expr = match literals.as_ref().map(|l| &l[given]) {
-                        Some(Expr::Literal(value, _)) if f.ty == SqlType::Unknown => super::literal::literal(value.clone()),
+                        Some(Expr::Literal(value, _)) if f.ty == SqlType::Unknown => {
+                            super::literal::literal(value.clone())
+                        }
                         _ => f.expr(),
                     };
                     let mut value = Typed { typmod: f.typmod, ..Typed::new(expr, f.ty.clone()) };
@@ -153,8 +152,7 @@ impl Binder<'_> {
         for assignment in &ast.assignments {
             for (name, value) in self.assignments(assignment)? {
                 let Some(index) = table.column(&name.name) else {
-                    let message =
-                        format!("column \"{}\" of relation \"{}\" does not exist", name.name, table.name);
+                    let message = format!("column \"{}\" of relation \"{}\" does not exist", name.name, table.name);
                     return Err(at(Error::new("42703", message), name.position));
                 };
                 if new[index].is_some() {
@@ -217,8 +215,9 @@ impl Binder<'_> {
         let table = self.target(&delete.table, "delete from")?;
         let ast = &delete.ast;
         if ast.using.is_some() {
-            return Err(Error::unsupported("DELETE ... USING is not supported yet")
-                .with_hint("Use a subquery in WHERE."));
+            return Err(
+                Error::unsupported("DELETE ... USING is not supported yet").with_hint("Use a subquery in WHERE.")
+            );
         }
         let alias = match &ast.from {
             ast::FromTable::WithFromKeyword(from) | ast::FromTable::WithoutKeyword(from) => {
@@ -249,9 +248,7 @@ impl Binder<'_> {
             ObjectKind::Source => Error::new("42809", format!("cannot change source \"{shown}\""))
                 .with_hint("Create a table with the same connector to change rows."),
             ObjectKind::Index => Error::new("42809", format!("cannot change index \"{shown}\"")),
-            ObjectKind::System => {
-                Error::new("42501", format!("permission denied: \"{shown}\" is a system catalog"))
-            }
+            ObjectKind::System => Error::new("42501", format!("permission denied: \"{shown}\" is a system catalog")),
         };
         Err(at(refused, name.position))
     }
@@ -285,8 +282,9 @@ impl Binder<'_> {
                 types::name(&c.ty),
                 types::name(&value.ty)
             );
-            return Err(at(Error::new("42804", message), place)
-                .with_hint("You will need to rewrite or cast the expression."));
+            return Err(
+                at(Error::new("42804", message), place).with_hint("You will need to rewrite or cast the expression.")
+            );
         }
         self.coerce(value, &c.ty, c.typmod, CastContext::Assignment)
     }
@@ -319,8 +317,9 @@ impl Binder<'_> {
             .collect();
         let arrow: Vec<Field> = fields.iter().map(|f| Field::new(&f.internal, f.ty.arrow(), true)).collect();
         let names = table.columns.iter().map(|c| c.name.clone()).collect();
-        let plan =
-            RelationSource::new(RETURNING, Arc::new(Schema::new(arrow)), vec![]).named(&table.name, names).scan_plan()?;
+        let plan = RelationSource::new(RETURNING, Arc::new(Schema::new(arrow)), vec![])
+            .named(&table.name, names)
+            .scan_plan()?;
         let read = std::mem::replace(&mut self.relations, vec![RETURNING]);
         self.scopes.push(target_scope(table, alias, &fields));
         self.scope().clause = Clause::Returning;
@@ -385,4 +384,3 @@ fn projected(plan: &LogicalPlan, n: usize) -> Option<Vec<Expr>> {
     let LogicalPlan::Projection(p) = plan else { return None };
     (p.expr.len() == n).then(|| p.expr.iter().map(|e| e.clone().unalias()).collect())
 }
-

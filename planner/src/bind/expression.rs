@@ -264,9 +264,8 @@ impl Binder<'_> {
         let precision = interval.fractional_seconds_precision.or(interval.leading_precision).map(|p| p as i32);
         let typmod = match (&fields, precision) {
             (None, None) => -1,
-            _ => types::interval_typmod_of(fields.as_deref(), precision).ok_or_else(|| {
-                at(Error::new("42601", "syntax error in the fields of an interval"), place)
-            })?,
+            _ => types::interval_typmod_of(fields.as_deref(), precision)
+                .ok_or_else(|| at(Error::new("42601", "syntax error in the fields of an interval"), place))?,
         };
         let value = match value.ty {
             // RisingWave's users write numbers too.
@@ -380,7 +379,13 @@ impl Binder<'_> {
         Ok(Typed::new(expr, SqlType::Boolean).at(place))
     }
 
-    fn row_comparison(&mut self, op: Operator, a: &[ast::Expr], b: &[ast::Expr], place: Option<usize>) -> Result<Typed> {
+    fn row_comparison(
+        &mut self,
+        op: Operator,
+        a: &[ast::Expr],
+        b: &[ast::Expr],
+        place: Option<usize>,
+    ) -> Result<Typed> {
         if a.len() != b.len() {
             return Err(at(Error::new("42601", "unequal number of entries in row expressions"), place));
         }
@@ -435,13 +440,7 @@ impl Binder<'_> {
         Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(a), op, Box::new(b))))
     }
 
-    fn in_list(
-        &mut self,
-        e: &ast::Expr,
-        list: &[ast::Expr],
-        negated: bool,
-        place: Option<usize>,
-    ) -> Result<Typed> {
+    fn in_list(&mut self, e: &ast::Expr, list: &[ast::Expr], negated: bool, place: Option<usize>) -> Result<Typed> {
         if let Some(items) = row_items(e) {
             let mut any: Option<Expr> = None;
             for row in list {
@@ -719,15 +718,13 @@ impl Binder<'_> {
                 if values.is_empty() {
                     return Ok(Typed { expr: last, ty, typmod, position: place });
                 }
-                let when =
-                    values.into_iter().map(|v| (Box::new(v.clone().is_not_null()), Box::new(v))).collect();
+                let when = values.into_iter().map(|v| (Box::new(v.clone().is_not_null()), Box::new(v))).collect();
                 let expr = Expr::Case(Case { expr: None, when_then_expr: when, else_expr: Some(Box::new(last)) });
                 Ok(Typed { expr, ty, typmod, position: place })
             }
             "nullif" => {
-                let [a, b]: [Typed; 2] = args
-                    .try_into()
-                    .map_err(|_| at(Error::new("42601", "NULLIF takes two values"), place))?;
+                let [a, b]: [Typed; 2] =
+                    args.try_into().map_err(|_| at(Error::new("42601", "NULLIF takes two values"), place))?;
                 let a = if a.ty == SqlType::Unknown {
                     let ty = Self::known(b.ty.clone());
                     Typed { expr: self.implicit(a, &ty)?, ty, typmod: -1, position: place }
@@ -761,8 +758,14 @@ impl Binder<'_> {
                 let expr = Expr::Case(Case { expr: None, when_then_expr: when, else_expr: Some(Box::new(null)) });
                 Ok(Typed { expr, ty, typmod, position: place })
             }
-            "generate_series" | "unnest" | "regexp_matches" | "jsonb_array_elements" | "jsonb_each"
-            | "regexp_split_to_table" | "jsonb_object_keys" | "jsonb_array_elements_text" => {
+            "generate_series"
+            | "unnest"
+            | "regexp_matches"
+            | "jsonb_array_elements"
+            | "jsonb_each"
+            | "regexp_split_to_table"
+            | "jsonb_object_keys"
+            | "jsonb_array_elements_text" => {
                 let message = format!("the set-returning function {name}() is not supported here");
                 Err(at(Error::unsupported(message), place).with_hint("Use it in FROM."))
             }

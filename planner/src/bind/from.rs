@@ -241,8 +241,7 @@ impl Binder<'_> {
             ast::TableFactor::NestedJoin { table_with_joins, alias } => {
                 let (plan, scope) = self.table_with_joins(table_with_joins, left)?;
                 let Some(alias) = alias else { return Ok((plan, scope)) };
-                let fields: Vec<OutField> =
-                    scope.columns.into_iter().filter(|c| c.plain).map(|c| c.field).collect();
+                let fields: Vec<OutField> = scope.columns.into_iter().filter(|c| c.plain).map(|c| c.field).collect();
                 let fields = renamed(fields, &alias.columns, &fold(&alias.name))?;
                 let mut scope = Scope::default();
                 scope.add(ScopeTable { schema: None, name: fold(&alias.name), key: vec![] }, fields);
@@ -355,14 +354,10 @@ impl Binder<'_> {
         let usage = || at(Error::new("42883", "TUMBLE takes a table, a time column and an interval"), place);
         let [table, time, size, rest @ ..] = call.args.as_slice() else { return Err(usage()) };
         let name = match table {
-            ast::Expr::Identifier(ident) => {
-                ObjectName { schema: None, name: fold(ident), position: position(ident) }
+            ast::Expr::Identifier(ident) => ObjectName { schema: None, name: fold(ident), position: position(ident) },
+            ast::Expr::CompoundIdentifier(idents) if idents.len() == 2 => {
+                ObjectName { schema: Some(fold(&idents[0])), name: fold(&idents[1]), position: position(&idents[0]) }
             }
-            ast::Expr::CompoundIdentifier(idents) if idents.len() == 2 => ObjectName {
-                schema: Some(fold(&idents[0])),
-                name: fold(&idents[1]),
-                position: position(&idents[0]),
-            },
             ast::Expr::Subquery(_) => {
                 return Err(at(Error::unsupported("TUMBLE over a subquery is not supported"), place)
                     .with_hint("Name the subquery with WITH."));
@@ -384,10 +379,8 @@ impl Binder<'_> {
         let ((time, size, offset), mut scope) = self.with_scope(scope, |b| {
             let time = b.expr(time)?;
             if !matches!(time.ty, SqlType::Timestamp | SqlType::TimestampTz) || !matches!(time.expr, Expr::Column(_)) {
-                let message = format!(
-                    "TUMBLE needs a column of type timestamp or timestamptz, not {}",
-                    types::name(&time.ty)
-                );
+                let message =
+                    format!("TUMBLE needs a column of type timestamp or timestamptz, not {}", types::name(&time.ty));
                 return Err(at(Error::new("42804", message), time.position));
             }
             let size = b.fixed_interval(size, "the size of a window")?;

@@ -158,8 +158,7 @@ impl Scope {
         }
         let shift = self.tables.len();
         self.tables.extend(other.tables);
-        self.columns
-            .extend(other.columns.into_iter().map(|c| ScopeColumn { table: c.table.map(|t| t + shift), ..c }));
+        self.columns.extend(other.columns.into_iter().map(|c| ScopeColumn { table: c.table.map(|t| t + shift), ..c }));
         Ok(())
     }
 
@@ -297,9 +296,9 @@ impl Binder<'_> {
         }
         match best.map(|b| b.1).as_deref() {
             Some([one]) => error.with_hint(format!("Perhaps you meant to reference the column \"{one}\".")),
-            Some([one, two]) => error.with_hint(format!(
-                "Perhaps you meant to reference the column \"{one}\" or the column \"{two}\"."
-            )),
+            Some([one, two]) => {
+                error.with_hint(format!("Perhaps you meant to reference the column \"{one}\" or the column \"{two}\"."))
+            }
             _ => error,
         }
     }

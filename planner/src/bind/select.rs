@@ -169,15 +169,14 @@ impl Binder<'_> {
         }
         plan = self.windows(plan)?;
 
-        let fields: Vec<OutField> = items.iter().map(|i| (i.name.clone(), i.value.clone())).map(|(n, v)| self.out_field(n, &v)).collect();
-        let exprs: Vec<Expr> =
-            items.into_iter().zip(&fields).map(|(i, f)| i.value.expr.alias(&f.internal)).collect();
+        let fields: Vec<OutField> =
+            items.iter().map(|i| (i.name.clone(), i.value.clone())).map(|(n, v)| self.out_field(n, &v)).collect();
+        let exprs: Vec<Expr> = items.into_iter().zip(&fields).map(|(i, f)| i.value.expr.alias(&f.internal)).collect();
         let mut bound = BoundQuery { plan: LogicalPlanBuilder::from(plan).project(exprs)?.build()?, fields };
         if distinct {
             bound.plan = self.distinct(bound.plan, &bound.fields)?;
         }
-        let sorts: Vec<SortExpr> =
-            sort.iter().map(|(i, options)| sort_by(&bound.fields[*i], options)).collect();
+        let sorts: Vec<SortExpr> = sort.iter().map(|(i, options)| sort_by(&bound.fields[*i], options)).collect();
         if !on.is_empty() {
             let keys: Vec<Expr> =
                 on.iter().map(|&i| Self::key_of(&bound.fields[i].ty, bound.fields[i].expr())).collect();
@@ -187,8 +186,7 @@ impl Binder<'_> {
             for key in keys.iter().skip(by.len()) {
                 by.push(SortExpr::new(key.clone(), true, false));
             }
-            bound.plan =
-                LogicalPlanBuilder::from(bound.plan).distinct_on(keys, all, Some(by))?.build()?;
+            bound.plan = LogicalPlanBuilder::from(bound.plan).distinct_on(keys, all, Some(by))?.build()?;
         }
         if !sorts.is_empty() {
             bound.plan = LogicalPlanBuilder::from(bound.plan).sort(sorts)?.build()?;
@@ -312,29 +310,30 @@ impl Binder<'_> {
         let mut sorts = vec![];
         for by in order {
             let place = start_of(&by.expr);
-            let index = match &by.expr {
-                e if ordinal(e).is_some() => {
-                    let number = ordinal(e).expect("just seen");
-                    number.checked_sub(1).filter(|i| *i < bound.fields.len()).ok_or_else(|| {
-                        let message = format!("ORDER BY position {number} is not in select list");
-                        at(Error::new("42P10", message), place)
-                    })?
-                }
-                ast::Expr::Identifier(ident) => {
-                    let name = fold(ident);
-                    bound.fields.iter().position(|f| f.name == name).ok_or_else(|| {
-                        at(Error::new("42703", format!("column \"{name}\" does not exist")), place)
-                    })?
-                }
-                _ => {
-                    let error = Error::new("0A000", "invalid UNION/INTERSECT/EXCEPT ORDER BY clause");
-                    return Err(at(error, place)
-                        .with_detail("Only result column names can be used, not expressions or functions.")
-                        .with_hint(
-                            "Add the expression/function to every SELECT, or move the UNION into a FROM clause.",
-                        ));
-                }
-            };
+            let index =
+                match &by.expr {
+                    e if ordinal(e).is_some() => {
+                        let number = ordinal(e).expect("just seen");
+                        number.checked_sub(1).filter(|i| *i < bound.fields.len()).ok_or_else(|| {
+                            let message = format!("ORDER BY position {number} is not in select list");
+                            at(Error::new("42P10", message), place)
+                        })?
+                    }
+                    ast::Expr::Identifier(ident) => {
+                        let name = fold(ident);
+                        bound.fields.iter().position(|f| f.name == name).ok_or_else(|| {
+                            at(Error::new("42703", format!("column \"{name}\" does not exist")), place)
+                        })?
+                    }
+                    _ => {
+                        let error = Error::new("0A000", "invalid UNION/INTERSECT/EXCEPT ORDER BY clause");
+                        return Err(at(error, place)
+                            .with_detail("Only result column names can be used, not expressions or functions.")
+                            .with_hint(
+                                "Add the expression/function to every SELECT, or move the UNION into a FROM clause.",
+                            ));
+                    }
+                };
             sorts.push(sort_by(&bound.fields[index], &by.options));
         }
         bound.plan = LogicalPlanBuilder::from(bound.plan).sort(sorts)?.build()?;
@@ -354,9 +353,7 @@ impl Binder<'_> {
     /// `VALUES (...), (...)`
     fn values(&mut self, values: &ast::Values) -> Result<BoundQuery> {
         self.scopes.push(Scope { clause: Clause::Values, ..Scope::default() });
-        let rows = values.rows.iter().map(|row| {
-            row.content.iter().map(|e| self.expr(e)).collect::<Result<Vec<_>>>()
-        });
+        let rows = values.rows.iter().map(|row| row.content.iter().map(|e| self.expr(e)).collect::<Result<Vec<_>>>());
         let rows = rows.collect::<Result<Vec<_>>>();
         self.scopes.pop();
         let rows = rows?;

@@ -100,8 +100,7 @@ impl ScalarUDFImpl for Series {
                 for row in 0..rows {
                     if !null(row) {
                         let step = steps.value(row);
-                        let step =
-                            Interval { months: step.months, days: step.days, micros: step.nanoseconds / 1000 };
+                        let step = Interval { months: step.months, days: step.days, micros: step.nanoseconds / 1000 };
                         let size = step.total_micros();
                         check_step(size == 0)?;
                         let mut at = from.value(row);
@@ -121,8 +120,7 @@ impl ScalarUDFImpl for Series {
                 let mut out: Vec<i32> = vec![];
                 for row in 0..rows {
                     if !null(row) {
-                        let (from, to, step) =
-                            (column(0).value(row), column(1).value(row), column(2).value(row));
+                        let (from, to, step) = (column(0).value(row), column(1).value(row), column(2).value(row));
                         check_step(step == 0)?;
                         let mut at = Some(from);
                         while let Some(n) = at.filter(|n| if step > 0 { *n <= to } else { *n >= to }) {
@@ -140,8 +138,7 @@ impl ScalarUDFImpl for Series {
                 let mut out: Vec<i64> = vec![];
                 for row in 0..rows {
                     if !null(row) {
-                        let (from, to, step) =
-                            (column(0).value(row), column(1).value(row), column(2).value(row));
+                        let (from, to, step) = (column(0).value(row), column(1).value(row), column(2).value(row));
                         check_step(step == 0)?;
                         let mut at = Some(from);
                         while let Some(n) = at.filter(|n| if step > 0 { *n <= to } else { *n >= to }) {

@@ -20,8 +20,15 @@ impl Binder<'_> {
         let named = |value: &str| Ok(Some(Typed::new(text(value), SqlType::Name).at(place)));
         let needs_now = matches!(
             name,
-            "now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp"
-                | "current_date" | "current_time" | "localtime" | "localtimestamp"
+            "now"
+                | "current_timestamp"
+                | "transaction_timestamp"
+                | "statement_timestamp"
+                | "clock_timestamp"
+                | "current_date"
+                | "current_time"
+                | "localtime"
+                | "localtimestamp"
         );
         if needs_now && self.view {
             let shown = if name == "now" { "now()" } else { name };
@@ -109,15 +116,26 @@ impl Binder<'_> {
                 }
                 _ => Ok(None),
             },
-            "pg_get_viewdef" | "pg_get_indexdef" if args.len() < 3 => {
-                let kinds: &[ObjectKind] = match name {
-                    "pg_get_viewdef" => &[ObjectKind::View, ObjectKind::MaterializedView],
-                    _ => &[ObjectKind::Index],
+            "pg_table_is_visible" if args.len() == 1 => {
+                let path = &self.settings.search_path;
+                let is_hidden = |schema: &str| schema != "pg_catalog" && !path.iter().any(|s| s == schema);
+                let hidden: Vec<Expr> =
+                    (self.catalog.objects()).filter(|o| is_hidden(&o.schema)).map(|o| lit(i64::from(o.id.0))).collect();
+                let ty = if args[0].ty == SqlType::Unknown { SqlType::RegClass } else { SqlType::Oid };
+                let oid = self.implicit(args[0].clone(), &ty)?;
+                Ok(Some(Typed::new(oid.in_list(hidden, true), SqlType::Boolean).at(place)))
+            }
+            // The number of a column, if given, is 0 for the whole of an index: what clients ask for.
+            "pg_get_viewdef" | "pg_get_indexdef" | "pg_get_constraintdef" => {
+                let objects = self.catalog.objects();
+                let definitions: Vec<(u32, String)> = match name {
+                    "pg_get_viewdef" => objects
+                        .filter(|o| matches!(o.kind, ObjectKind::View | ObjectKind::MaterializedView))
+                        .map(|o| (o.id.0, query_text(&o.sql)))
+                        .collect(),
+                    "pg_get_indexdef" => objects.filter_map(|o| self.catalog.index_definition(o)).collect(),
+                    _ => objects.filter_map(|o| o.key_definition()).collect(),
                 };
-                let definitions: Vec<(u32, String)> = (self.catalog.objects())
-                    .filter(|o| kinds.contains(&o.kind))
-                    .map(|o| (o.id.0, if name == "pg_get_viewdef" { query_text(&o.sql) } else { o.sql.clone() }))
-                    .collect();
                 let Some(oid) = args.first() else { return Ok(None) };
                 let ty = if oid.ty == SqlType::Unknown { SqlType::RegClass } else { SqlType::Oid };
                 let oid = self.implicit(oid.clone(), &ty)?;
@@ -165,7 +183,11 @@ impl Binder<'_> {
         if when.is_empty() {
             return Ok(literal(ScalarValue::Int64(None)));
         }
-        Ok(Expr::Case(Case { expr: None, when_then_expr: when, else_expr: Some(Box::new(lit(ScalarValue::Int64(None)))) }))
+        Ok(Expr::Case(Case {
+            expr: None,
+            when_then_expr: when,
+            else_expr: Some(Box::new(lit(ScalarValue::Int64(None)))),
+        }))
     }
 
     /// The name of the relation or the type with an oid.

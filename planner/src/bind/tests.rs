@@ -155,11 +155,26 @@ fn binds_views() {
 
 #[test]
 fn names_and_types_columns_as_postgres_does() {
-    assert_eq!(columns("SELECT 1, 'x', NULL, true, 1.5, 3000000000"), "?column? integer, ?column? text, ?column? text, bool boolean, ?column? numeric, ?column? bigint");
-    assert_eq!(columns("SELECT count(*), a::text, 1::int4, '1'::varchar(3), upper(b) FROM t GROUP BY a, b"), "count bigint, a text, int4 integer, varchar character varying(3), upper text");
-    assert_eq!(columns("SELECT CASE WHEN true THEN a END, COALESCE(a, 1), ARRAY[1], (SELECT a FROM u LIMIT 1) FROM t"), "case integer, coalesce integer, array integer[], a bigint");
-    assert_eq!(columns("SELECT sum(a), avg(a), sum(c), min(f) FROM t"), "sum bigint, avg numeric, sum numeric, min text");
-    assert_eq!(columns("SELECT a + 1, c * 2, d - d, x / 2 FROM t, u AS q(aa, x)"), "?column? integer, ?column? numeric, ?column? interval, ?column? double precision");
+    assert_eq!(
+        columns("SELECT 1, 'x', NULL, true, 1.5, 3000000000"),
+        "?column? integer, ?column? text, ?column? text, bool boolean, ?column? numeric, ?column? bigint"
+    );
+    assert_eq!(
+        columns("SELECT count(*), a::text, 1::int4, '1'::varchar(3), upper(b) FROM t GROUP BY a, b"),
+        "count bigint, a text, int4 integer, varchar character varying(3), upper text"
+    );
+    assert_eq!(
+        columns("SELECT CASE WHEN true THEN a END, COALESCE(a, 1), ARRAY[1], (SELECT a FROM u LIMIT 1) FROM t"),
+        "case integer, coalesce integer, array integer[], a bigint"
+    );
+    assert_eq!(
+        columns("SELECT sum(a), avg(a), sum(c), min(f) FROM t"),
+        "sum bigint, avg numeric, sum numeric, min text"
+    );
+    assert_eq!(
+        columns("SELECT a + 1, c * 2, d - d, x / 2 FROM t, u AS q(aa, x)"),
+        "?column? integer, ?column? numeric, ?column? interval, ?column? double precision"
+    );
     assert_eq!(columns("SELECT * FROM u"), "a bigint, x double precision, j jsonb");
     assert_eq!(columns("SELECT f, c FROM t UNION ALL SELECT 'x', 1"), "f character varying, c numeric");
     assert_eq!(columns("SELECT * FROM t JOIN u USING (a)").split(',').next(), Some("a integer"));
@@ -173,7 +188,12 @@ fn says_what_is_wrong_and_where() {
     fails("SELECT z.a FROM t", "42P01", 8, "missing FROM-clause entry for table \"z\"");
     fails("SELECT a FROM t, u", "42702", 8, "column reference \"a\" is ambiguous");
     fails("SELECT a, b FROM t, v", "42702", 8, "column reference \"a\" is ambiguous");
-    fails("SELECT b FROM t GROUP BY c", "42803", 8, "column \"t.b\" must appear in the GROUP BY clause or be used in an aggregate function");
+    fails(
+        "SELECT b FROM t GROUP BY c",
+        "42803",
+        8,
+        "column \"t.b\" must appear in the GROUP BY clause or be used in an aggregate function",
+    );
     fails("SELECT a FROM t WHERE sum(a) > 1", "42803", 23, "aggregate functions are not allowed in WHERE");
     fails("SELECT sum(sum(a)) FROM t", "42803", 12, "aggregate function calls cannot be nested");
     fails("SELECT 1 + true", "42883", 10, "operator does not exist: integer + boolean");
@@ -184,9 +204,19 @@ fn says_what_is_wrong_and_where() {
     fails("SELECT a FROM t ORDER BY 2", "42P10", 26, "ORDER BY position 2 is not in select list");
     fails("SELECT 1 UNION SELECT 1, 2", "42601", 16, "each UNION query must have the same number of columns");
     fails("SELECT 1 UNION SELECT true", "42804", 16, "UNION types integer and boolean cannot be matched");
-    fails("SELECT CASE WHEN true THEN 1 ELSE 'a'::text END", "42804", 28, "CASE types text and integer cannot be matched");
+    fails(
+        "SELECT CASE WHEN true THEN 1 ELSE 'a'::text END",
+        "42804",
+        28,
+        "CASE types text and integer cannot be matched",
+    );
     fails("SELECT (SELECT 1, 2)", "42601", 8, "subquery must return only one column");
-    fails("SELECT DISTINCT a FROM t ORDER BY b", "42P10", 35, "for SELECT DISTINCT, ORDER BY expressions must appear in select list");
+    fails(
+        "SELECT DISTINCT a FROM t ORDER BY b",
+        "42P10",
+        35,
+        "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
+    );
     fails("SELECT * FROM t, t", "42712", 0, "table name \"t\" specified more than once");
     fails("SELECT 1 LIMIT -1", "2201W", 0, "LIMIT must not be negative");
     fails("SELECT * FROM (SELECT 1)", "42601", 15, "subquery in FROM must have an alias");
@@ -219,14 +249,17 @@ fn binds_changes_of_tables() {
         assert_eq!(bound.source.columns.len(), bound.table.visible().len());
         assert_eq!(bound.source.plan.schema().fields().len(), bound.source.columns.len());
     }
-    for sql in
-        ["UPDATE t SET b = 'x', c = c + 1 WHERE a = $1 RETURNING *", "UPDATE u AS w SET (a, x) = (1, DEFAULT) WHERE w.a > 2"]
-    {
+    for sql in [
+        "UPDATE t SET b = 'x', c = c + 1 WHERE a = $1 RETURNING *",
+        "UPDATE u AS w SET (a, x) = (1, DEFAULT) WHERE w.a > 2",
+    ] {
         let Statement::Update(update) = statement(sql) else { panic!() };
         let bound = bind_update(&catalog, &settings, &update, &mut vec![]).unwrap_or_else(|e| panic!("{sql}: {e}"));
         assert_eq!(bound.source.columns.len(), 2 * bound.table.columns.len());
     }
-    let Statement::Delete(delete) = statement("DELETE FROM u WHERE a IN (SELECT a FROM t) RETURNING a") else { panic!() };
+    let Statement::Delete(delete) = statement("DELETE FROM u WHERE a IN (SELECT a FROM t) RETURNING a") else {
+        panic!()
+    };
     let bound = bind_delete(&catalog, &settings, &delete, &mut vec![]).unwrap();
     assert_eq!(bound.source.columns.len(), 4);
     assert_eq!(bound.returning.unwrap().relations, [RETURNING]);
