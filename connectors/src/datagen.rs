@@ -234,7 +234,7 @@ impl Field {
                             if n % 8 == 7 {
                                 random = mix(random);
                             }
-                            text.push((b'a' + (((random >> (n % 8 * 8)) & 0xff) * 26 >> 8) as u8) as char);
+                            text.push((b'a' + ((((random >> (n % 8 * 8)) & 0xff) * 26) >> 8) as u8) as char);
                         }
                     }
                     out.append_value(&text);

@@ -83,9 +83,14 @@ impl Faults {
     pub fn contains(&self, record: usize) -> bool {
         self.0.contains_key(&record)
     }
+}
+
+impl IntoIterator for Faults {
+    type Item = (usize, Fault);
+    type IntoIter = std::collections::btree_map::IntoIter<usize, Fault>;
 
     /// All of them by record.
-    pub fn into_iter(self) -> impl Iterator<Item = (usize, Fault)> {
+    fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
     }
 }

@@ -210,7 +210,7 @@ impl Connector for Nexmark {
             None if gap_ns == 0 => 0.0,
             None => 1e9 / gap_ns as f64,
         };
-        if !(rate >= 0.0 && rate < 1e12) {
+        if !(0.0..1e12).contains(&rate) {
             return Err(options.bad("nexmark.events.per.second", "a rate"));
         }
         let events: i64 = options.number("nexmark.event.num", -1)?;

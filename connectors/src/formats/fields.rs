@@ -540,12 +540,12 @@ impl<'a> Reader<'a> {
         let mut parents: Vec<usize> = Vec::new();
         let mut offsets: Vec<i32> = vec![0];
         let mut valid = vec![true; self.fields.len()];
-        for i in 0..self.fields.len() {
+        for (i, valid) in valid.iter_mut().enumerate() {
             let field = self.fields[i];
             if self.is_null(i) {
-                valid[i] = false;
+                *valid = false;
             } else if field.kind != Kind::Array {
-                valid[i] = false;
+                *valid = false;
                 self.fault(i, "array", Bad::Value);
             } else {
                 let before = items.len();
@@ -627,7 +627,7 @@ fn fit(text: Cow<'_, str>, max: usize, padded: bool) -> Result<Cow<'_, str>, Bad
 
 fn hex(digits: &str) -> Option<Vec<u8>> {
     let digits = digits.as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     let digit = |b: u8| (b as char).to_digit(16);
