@@ -4,6 +4,8 @@ pub mod batch;
 pub mod bind;
 pub mod catalog;
 pub mod dialect;
+#[cfg(test)]
+mod end_to_end;
 pub mod error;
 pub mod explain;
 pub mod functions;

@@ -1,0 +1,147 @@
+//! SQL to rows: every query as a view over random changes and as a read over the same rows.
+
+use std::sync::Arc;
+
+use storage::{Column, RelationId, SqlType};
+
+use crate::catalog::{Catalog, Object, ObjectKind};
+use crate::lower::oracle;
+use crate::statement::{Query, Statement};
+use crate::{Settings, bind_view, parse, plan_bound_view};
+
+fn catalog() -> Catalog {
+    use SqlType::*;
+    let mut catalog = Catalog::default();
+    let mut add =
+        |id: u32, name: &str, kind: ObjectKind, columns: &[(&str, SqlType)], key: Vec<usize>, hidden: usize| {
+            catalog.insert(Object {
+                id: RelationId(id),
+                name: name.into(),
+                kind,
+                columns: columns.iter().map(|(n, t)| Column::new(*n, t.clone())).collect(),
+                hidden,
+                append_only: kind == ObjectKind::Source,
+                primary_key: if hidden == 0 { key.clone() } else { vec![] },
+                stream_key: key,
+                ..Object::default()
+            });
+        };
+    let orders =
+        [("id", Int), ("customer", Int), ("amount", BigInt), ("price", Numeric), ("note", Text), ("at", Timestamp)];
+    add(16384, "orders", ObjectKind::Table, &orders, vec![0], 0);
+    add(16386, "customers", ObjectKind::Table, &[("id", Int), ("name", Text), ("active", Boolean)], vec![0], 0);
+    let clicks = [("customer", Int), ("at", Timestamp), ("ratio", Double), ("_row_id", BigInt)];
+    add(16388, "clicks", ObjectKind::Source, &clicks, vec![3], 1);
+    catalog
+}
+
+fn query(sql: &str) -> Query {
+    match parse(sql).unwrap_or_else(|e| panic!("{sql}\n{e:?}")).pop().map(|p| p.statement) {
+        Some(Statement::Query(query)) => query,
+        other => panic!("not a query: {other:?}"),
+    }
+}
+
+fn check(sql: &str) {
+    let catalog = catalog();
+    let settings = Settings::default();
+    let query = query(sql);
+    let fail = |e: crate::Error| -> ! { panic!("{sql}\n{} {e} {:?}", e.sqlstate, e.hint) };
+    let bound = bind_view(&catalog, &settings, &query).unwrap_or_else(|e| fail(e));
+    let names: Vec<String> = (1..=bound.columns.len()).map(|i| format!("column{i}")).collect();
+    let mut next = 20_000;
+    let view = plan_bound_view(bound, "v", &names, &mut || {
+        next += 1;
+        RelationId(next)
+    });
+    let view = view.unwrap_or_else(|e| fail(e));
+    // The same query as a read; a source has no rows to read outside of a test.
+    let read = bind_view(&catalog, &settings, &query).unwrap_or_else(|e| fail(e));
+    eprintln!("{sql}");
+    oracle::check(&view, read.plan, true);
+}
+
+macro_rules! views {
+    ($($name:ident: $($sql:literal),+ $(,)?;)*) => { $(#[test] fn $name() { $(check($sql);)+ })* };
+}
+
+views! {
+    projects_and_filters:
+        "SELECT id, amount + 1 FROM orders WHERE amount > 1",
+        "SELECT upper(note) || '!', CASE WHEN amount > 2 THEN 'many' ELSE 'few' END FROM orders WHERE note IS NOT NULL",
+        "SELECT * FROM clicks",
+        "SELECT price * 2, price::text, coalesce(note, 'none') FROM orders WHERE price = 1.5",
+        "SELECT id FROM orders WHERE note LIKE 'a%' OR note IN ('b', 'c') OR amount BETWEEN 1 AND 2";
+    groups:
+        "SELECT customer, count(*), sum(amount), avg(amount), min(at), max(note) FROM orders GROUP BY customer",
+        "SELECT count(*), sum(price), avg(price) FROM orders",
+        "SELECT price, count(*) FROM orders GROUP BY price",
+        "SELECT ratio, count(*) FROM clicks GROUP BY ratio",
+        "SELECT customer, count(DISTINCT note), count(note) FILTER (WHERE amount > 0) FROM orders GROUP BY customer HAVING count(*) > 1",
+        "SELECT customer % 2, sum(amount + 1) * 2 FROM orders GROUP BY customer % 2",
+        "SELECT date_trunc('day', at), max(price) FROM orders GROUP BY 1";
+    distincts:
+        "SELECT DISTINCT customer FROM orders",
+        "SELECT DISTINCT price FROM orders",
+        "SELECT DISTINCT customer, note FROM orders WHERE amount > 0";
+    joins:
+        "SELECT o.id, c.name FROM orders o JOIN customers c ON o.customer = c.id",
+        "SELECT o.id, c.name FROM orders o LEFT JOIN customers c ON o.customer = c.id AND c.active",
+        "SELECT c.id, o.amount FROM orders o RIGHT JOIN customers c ON o.customer = c.id",
+        "SELECT c.id, o.id FROM orders o FULL JOIN customers c ON o.customer = c.id",
+        "SELECT a.id, b.id FROM orders a JOIN orders b ON a.price = b.price AND a.id < b.id",
+        "SELECT a.id, b.customer FROM customers a, clicks b WHERE a.id = b.customer",
+        "SELECT a.id, b.id FROM customers a CROSS JOIN orders b WHERE a.id > b.amount",
+        "SELECT name, n FROM customers c LEFT JOIN (SELECT customer, count(*) AS n FROM orders GROUP BY customer) o ON o.customer = c.id",
+        "SELECT customers.id FROM customers JOIN orders USING (id)";
+    unions:
+        "SELECT id FROM orders UNION ALL SELECT id FROM customers",
+        "SELECT id FROM orders UNION SELECT customer FROM clicks",
+        "SELECT id, note FROM orders UNION ALL SELECT id, name FROM customers UNION ALL SELECT 1, 'one'",
+        "SELECT id FROM orders INTERSECT SELECT id FROM customers",
+        "SELECT id FROM orders EXCEPT SELECT id FROM customers";
+    subqueries:
+        "SELECT id FROM orders WHERE amount = (SELECT max(amount) FROM orders)",
+        "SELECT id, (SELECT count(*) FROM orders o WHERE o.customer = c.id) FROM customers c",
+        "SELECT id FROM customers c WHERE EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id AND o.amount > 1)",
+        "SELECT id FROM customers c WHERE NOT EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id)",
+        "SELECT id FROM orders WHERE customer IN (SELECT id FROM customers WHERE active)",
+        "SELECT id FROM customers WHERE id NOT IN (SELECT customer FROM orders)",
+        "SELECT id, customer IN (SELECT id FROM customers) FROM orders",
+        "SELECT id, EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id) FROM customers c",
+        "SELECT id FROM customers c WHERE active OR EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id)",
+        "SELECT id, (SELECT name FROM customers c WHERE c.id = o.customer) FROM orders o",
+        "SELECT id FROM orders o WHERE amount > (SELECT avg(amount) FROM orders p WHERE p.customer = o.customer)",
+        "SELECT id FROM orders o WHERE amount >= (SELECT max(amount) FROM orders p WHERE p.price = o.price)",
+        "WITH big AS (SELECT * FROM orders WHERE amount > 1) SELECT a.id, b.id FROM big a JOIN big b ON a.customer = b.customer";
+    top_n:
+        "SELECT id FROM orders ORDER BY amount DESC, id LIMIT 3",
+        "SELECT id, customer FROM orders ORDER BY price, id LIMIT 2 OFFSET 1",
+        "SELECT customer, id, r FROM (SELECT customer, id, row_number() OVER (PARTITION BY customer ORDER BY amount DESC, id) AS r FROM orders) x WHERE r <= 2",
+        "SELECT DISTINCT ON (customer) customer, id FROM orders ORDER BY customer, amount DESC, id";
+    windows:
+        "SELECT window_start, count(*) FROM TUMBLE(clicks, at, INTERVAL '2 hours') GROUP BY window_start",
+        "SELECT window_start, window_end, customer, sum(ratio) FROM TUMBLE(clicks, at, INTERVAL '1 day') GROUP BY window_start, window_end, customer";
+    constants:
+        "SELECT 1, 'a', NULL",
+        "VALUES (1, 'a'), (2, 'b')",
+        "SELECT 1 WHERE false";
+}
+
+#[test]
+fn says_what_is_not_there() {
+    let catalog = Arc::new(catalog());
+    for (sql, sqlstate) in [
+        ("SELECT nothing FROM orders", "42703"),
+        ("SELECT * FROM nowhere", "42P01"),
+        ("SELECT id, sum(amount) OVER (PARTITION BY customer) FROM orders", "0A000"),
+        ("SELECT customer, count(*) FROM orders GROUP BY ROLLUP (customer)", "0A000"),
+    ] {
+        let bound = bind_view(&catalog, &Settings::default(), &query(sql));
+        let planned = bound.and_then(|b| plan_bound_view(b, "v", &[], &mut || RelationId(1)));
+        match planned {
+            Ok(_) => panic!("{sql} was planned"),
+            Err(error) => assert_eq!(error.sqlstate, sqlstate, "{sql}: {error}"),
+        }
+    }
+}
