@@ -13,7 +13,7 @@ ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/version = "\(.
 export ROCKSDB_LIB_DIR ?= $(HOME)/.cache/headwater/rocksdb-$(ROCKSDB_VERSION)
 export ROCKSDB_STATIC := 1
 
-.PHONY: help demo test check slt complete compat bench docs release up down ci shell clean
+.PHONY: help demo test test-all check slt complete compat bench docs release up down ci shell clean
 
 help: ## This list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -24,7 +24,12 @@ demo: ## A server with live data and views; shows one of them changing and how t
 	cargo build --workspace --bin headwater
 	@$(CARGO_TARGET_DIR)/debug/headwater demo
 
-test: ## All tests, with real Kafka, Postgres, psql, psycopg and JDBC. What CI runs.
+test: ## The tests of every crate, of the store and of the engine. What CI runs.
+	@.ci/setup test
+	@echo '==> building and running the tests'
+	cargo test --workspace --no-fail-fast --lib --bins --test all --test engine
+
+test-all: ## Everything: also the suites over the wire, the pages, a real Kafka, Postgres, psql, psycopg and JDBC.
 	@.ci/setup test
 	@echo '==> building and running all tests'
 	cargo test --workspace --no-fail-fast
