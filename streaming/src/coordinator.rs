@@ -978,6 +978,7 @@ fn widen(source: &crate::job::SourceControl, columns: &[usize]) -> u64 {
     let active = source.active.swap(true, Ordering::AcqRel);
     if !active || wider.len() > projection.len() {
         *projection = Arc::new(wider.into_iter().collect());
+        source.projections.lock().insert(projection.len(), projection.clone());
         return source.version.fetch_add(1, Ordering::AcqRel) + 1;
     }
     source.version.load(Ordering::Acquire)

@@ -644,6 +644,7 @@ fn source_control(source: Arc<dyn crate::source::Source>, splits: Vec<SplitState
         version: AtomicU64::new(0),
         acknowledged: (0..workers).map(|_| AtomicU64::new(0)).collect(),
         projection: Mutex::new(Arc::new(Vec::new())),
+        projections: Mutex::new(BTreeMap::from([(0, Arc::new(Vec::new()))])),
         active: AtomicBool::new(false),
         noted: Mutex::new(None),
     }

@@ -103,6 +103,8 @@ pub struct SourceControl {
     pub acknowledged: Vec<AtomicU64>,
     /// The columns that somebody reads, sorted.
     pub projection: Mutex<Arc<Vec<usize>>>,
+    /// Every projection there was, by its length: it only ever grows, so the number of its columns names a batch's.
+    pub projections: Mutex<BTreeMap<usize, Arc<Vec<usize>>>>,
     /// Whether somebody reads.
     pub active: AtomicBool,
     /// The splits as of the checkpoint under way.

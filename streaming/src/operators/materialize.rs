@@ -87,7 +87,9 @@ impl Root {
     }
 
     fn publish(&self, id: RelationId, epoch: u64, batch: &Batch) {
-        let projection = self.ctx.job.source.as_ref().filter(|_| id == self.id).map(|s| s.projection.lock().clone());
+        // A batch may have been read before the projection grew.
+        let source = self.ctx.job.source.as_ref().filter(|_| id == self.id);
+        let projection = source.and_then(|s| s.projections.lock().get(&batch.data().num_columns()).cloned());
         let mut offset = 0;
         while offset < batch.num_rows() {
             let length = PUBLISHED_ROWS_MAX.min(batch.num_rows() - offset);
