@@ -114,6 +114,20 @@ views! {
         "SELECT id FROM orders o WHERE amount > (SELECT avg(amount) FROM orders p WHERE p.customer = o.customer)",
         "SELECT id FROM orders o WHERE amount >= (SELECT max(amount) FROM orders p WHERE p.price = o.price)",
         "WITH big AS (SELECT * FROM orders WHERE amount > 1) SELECT a.id, b.id FROM big a JOIN big b ON a.customer = b.customer";
+    correlated_in_any_way:
+        "SELECT id, (SELECT sum(amount) FROM orders p WHERE p.amount < o.amount) FROM orders o",
+        "SELECT id, (SELECT count(*) FROM customers c WHERE c.id = o.customer AND o.amount > 1) FROM orders o",
+        "SELECT id, (SELECT name FROM customers c WHERE c.id = o.customer AND o.note IS NOT NULL) FROM orders o",
+        "SELECT id, (SELECT p.note FROM orders p WHERE p.customer = o.customer ORDER BY p.amount DESC, p.id LIMIT 1) FROM orders o",
+        "SELECT id FROM customers c WHERE EXISTS (SELECT customer FROM orders o WHERE o.amount > c.id GROUP BY customer HAVING count(*) > 1)",
+        "SELECT id FROM customers c WHERE active OR EXISTS (SELECT 1 FROM orders o WHERE o.amount > c.id)",
+        "SELECT id, c.id IN (SELECT o.amount FROM orders o WHERE o.customer < c.id) FROM customers c",
+        "SELECT id FROM orders o WHERE amount < (SELECT max(x.n) FROM (SELECT customer, sum(amount) AS n FROM orders p WHERE p.id <> o.id GROUP BY customer) x)",
+        "SELECT c.id, x.n FROM customers c, LATERAL (SELECT count(*) AS n FROM orders o WHERE o.amount > c.id) x",
+        "SELECT c.id, x.id FROM customers c LEFT JOIN LATERAL (SELECT id FROM orders o WHERE o.customer = c.id ORDER BY amount, id LIMIT 2) x ON true",
+        "SELECT id FROM customers c WHERE EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id AND EXISTS (SELECT 1 FROM clicks k WHERE k.customer = c.id AND k.at > o.at))",
+        "SELECT id FROM orders o WHERE amount > ALL (SELECT p.amount FROM orders p WHERE p.customer = o.customer AND p.id <> o.id)",
+        "SELECT id, amount > ANY (SELECT id FROM customers) FROM orders";
     top_n:
         "SELECT id FROM orders ORDER BY amount DESC, id LIMIT 3",
         "SELECT id, customer FROM orders ORDER BY price, id LIMIT 2 OFFSET 1",

@@ -5,6 +5,7 @@
 //! `propagate_empty_relation` and `eliminate_group_by_constant` (fold a stream away), `eliminate_join` (trusts keys).
 
 pub mod correlated;
+pub mod dependent;
 pub mod distinct_on;
 pub mod fold;
 pub mod keys;
@@ -84,15 +85,17 @@ fn unnest(plan: LogicalPlan) -> Result<LogicalPlan> {
     // DataFusion refuses scalar subqueries that are not aggregated: those come first.
     let plan = correlated::prepare(plan)?;
     let plan = run(plan, vec![Arc::new(RewriteSetComparison::new())])?;
-    let plan = mark_join::to_mark_joins(plan)?;
-    run(
-        plan,
-        vec![
-            Arc::new(DecorrelatePredicateSubquery::new()),
-            Arc::new(ScalarSubqueryToJoin::new()),
-            Arc::new(DecorrelateLateralJoin::new()),
-        ],
-    )
+    let mut n = 0;
+    let plan = mark_join::to_mark_joins(plan, false, &mut n)?;
+    // A form that DataFusion does not take is left for the general way.
+    let simple: Vec<Rule> = vec![
+        Arc::new(DecorrelatePredicateSubquery::new()),
+        Arc::new(ScalarSubqueryToJoin::new()),
+        Arc::new(DecorrelateLateralJoin::new()),
+    ];
+    let plan = run_leniently(plan, simple)?;
+    let plan = mark_join::to_mark_joins(plan, true, &mut n)?;
+    dependent::unnest(plan, &mut n)
 }
 
 fn tidy_rules() -> Vec<Rule> {
@@ -107,6 +110,12 @@ fn tidy_rules() -> Vec<Rule> {
 
 fn run(plan: LogicalPlan, rules: Vec<Rule>) -> Result<LogicalPlan> {
     let context = OptimizerContext::new().with_skip_failing_rules(false).with_max_passes(4);
+    Ok(Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})?)
+}
+
+/// The same, but a rule that fails changes nothing.
+fn run_leniently(plan: LogicalPlan, rules: Vec<Rule>) -> Result<LogicalPlan> {
+    let context = OptimizerContext::new().with_skip_failing_rules(true).with_max_passes(4);
     Ok(Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})?)
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrow::array::new_empty_array;
 use arrow_schema::DataType;
 use datafusion::common::Result as DfResult;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::functions_aggregate::min_max::max_udaf;
 use datafusion::logical_expr::expr::ScalarFunction;
@@ -33,7 +33,7 @@ pub fn prepare(plan: LogicalPlan) -> Result<LogicalPlan> {
         node.map_expressions(|e| {
             e.transform_up(|e| {
                 Ok(match e {
-                    Expr::ScalarSubquery(subquery) if !subquery.outer_ref_columns.is_empty() => {
+                    Expr::ScalarSubquery(subquery) if depends(&subquery.subquery) => {
                         let plan = plain_keys(subquery.subquery.as_ref().clone(), &mut n)?;
                         let plan = if is_single_row(&plan) { plan } else { single_row(plan, &mut n)? };
                         let subquery = Subquery { subquery: Arc::new(plan), ..subquery };
@@ -44,6 +44,16 @@ pub fn prepare(plan: LogicalPlan) -> Result<LogicalPlan> {
             })
         })
     })
+}
+
+/// Whether a plan, or a subquery in it, refers to a query around it.
+fn depends(plan: &LogicalPlan) -> bool {
+    let mut found = false;
+    let _ = plan.apply_with_subqueries(|node| {
+        found |= node.contains_outer_reference();
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    found
 }
 
 /// Whether the plan is an aggregate over everything, so that it has one row.

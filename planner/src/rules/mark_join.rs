@@ -21,19 +21,24 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, JoinType, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr_rewriter::replace_col;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, lit, not, when};
+use datafusion::logical_expr::{
+    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, binary_expr, lit, not, when,
+};
 use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
 
+use super::dependent;
 use crate::error::Result;
 
 /// Rewrites the plan, and its subqueries.
-pub fn to_mark_joins(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let mut n = 0;
+///
+/// `n` numbers the names that are made up. With `all`, conditions on their own too: those that did not become semi or anti joins.
+pub fn to_mark_joins(plan: LogicalPlan, all: bool, n: &mut usize) -> Result<LogicalPlan> {
     super::rewrite_nodes(plan, |node| match node {
         LogicalPlan::Filter(filter) => {
-            let mut marks = Marks { n: &mut n, plan: filter.input.as_ref().clone(), changed: false };
+            let mut marks = Marks { n, plan: filter.input.as_ref().clone(), changed: false };
             let terms = split_conjunction_owned(filter.predicate.clone()).into_iter();
-            let terms = terms.map(|term| if is_condition(&term) { Ok(term) } else { marks.value(term) });
+            let terms =
+                terms.map(|term| if !all && is_condition(&term, &filter.input) { Ok(term) } else { marks.value(term) });
             let terms = terms.collect::<DfResult<Vec<_>>>()?;
             let (true, Some(predicate)) = (marks.changed, conjunction(terms)) else {
                 return Ok(Transformed::no(LogicalPlan::Filter(filter)));
@@ -43,7 +48,7 @@ pub fn to_mark_joins(plan: LogicalPlan) -> Result<LogicalPlan> {
             Ok(Transformed::yes(plan))
         }
         LogicalPlan::Projection(projection) => {
-            let mut marks = Marks { n: &mut n, plan: projection.input.as_ref().clone(), changed: false };
+            let mut marks = Marks { n, plan: projection.input.as_ref().clone(), changed: false };
             let mut exprs = Vec::with_capacity(projection.expr.len());
             for (e, (qualifier, field)) in projection.expr.iter().zip(projection.schema.iter()) {
                 let value = marks.value(e.clone())?;
@@ -62,13 +67,20 @@ pub fn to_mark_joins(plan: LogicalPlan) -> Result<LogicalPlan> {
     })
 }
 
-/// EXISTS or IN alone, possibly under NOT.
-fn is_condition(term: &Expr) -> bool {
+/// EXISTS or IN alone, possibly under NOT, of a subquery that refers to `input` only.
+fn is_condition(term: &Expr, input: &LogicalPlan) -> bool {
     match term {
-        Expr::Not(e) => is_condition(e),
-        Expr::Exists(_) | Expr::InSubquery(_) => true,
+        Expr::Not(e) => is_condition(e, input),
+        Expr::Exists(e) => !passes_on(&e.subquery.subquery, input),
+        Expr::InSubquery(e) => !passes_on(&e.subquery.subquery, input),
         _ => false,
     }
+}
+
+/// Whether a subquery over `input` refers to a query further out.
+fn passes_on(subquery: &LogicalPlan, input: &LogicalPlan) -> bool {
+    let further = |e: &Expr| matches!(e, Expr::OuterReferenceColumn(_, c) if !input.schema().has_column(c));
+    subquery.all_out_ref_exprs().iter().any(further)
 }
 
 /// The input of a node, with a mark join for each subquery that was met so far.
@@ -124,10 +136,13 @@ impl Marks<'_> {
     fn mark(&mut self, subquery: &LogicalPlan) -> DfResult<Option<Expr>> {
         *self.n += 1;
         let alias = format!("mark_{}", self.n);
+        if passes_on(subquery, &self.plan) {
+            return self.dependent_mark(subquery, alias).map(Some);
+        }
         let mut pull_up = PullUpCorrelatedExpr::new().with_exists_sub_query(true);
         let plan = subquery.clone().rewrite(&mut pull_up)?.data;
         if !pull_up.can_pull_up {
-            return Ok(None);
+            return self.dependent_mark(subquery, alias).map(Some);
         }
         let correlated: BTreeSet<Column> = pull_up.correlated_subquery_cols_map.values().flatten().cloned().collect();
         let condition = match conjunction(pull_up.join_filters) {
@@ -142,6 +157,21 @@ impl Marks<'_> {
         let left = std::mem::take(&mut self.plan);
         self.plan = LogicalPlanBuilder::from(left).join_on(right, JoinType::LeftMark, Some(condition))?.build()?;
         Ok(Some(Expr::Column(Column::new(Some(alias), "mark"))))
+    }
+
+    /// The same for a correlation that only [`dependent`] takes out.
+    fn dependent_mark(&mut self, subquery: &LogicalPlan, alias: String) -> DfResult<Expr> {
+        let (plan, on) = dependent::over_outer(subquery, &self.plan, self.n)?;
+        let keys = on.iter().map(|(_, d)| Expr::Column(d.clone()));
+        let right = LogicalPlanBuilder::from(plan).project(keys)?.alias(alias.clone())?.build()?;
+        let equal = on.iter().map(|(value, d)| {
+            let d = Expr::Column(Column::new(Some(&alias), &d.name));
+            binary_expr(value.clone(), Operator::IsNotDistinctFrom, d)
+        });
+        let condition = conjunction(equal.collect::<Vec<_>>()).unwrap_or_else(|| lit(true));
+        let left = std::mem::take(&mut self.plan);
+        self.plan = LogicalPlanBuilder::from(left).join_on(right, JoinType::LeftMark, Some(condition))?.build()?;
+        Ok(Expr::Column(Column::new(Some(alias), "mark")))
     }
 
     /// An expression of the outer query as the subquery sees it.

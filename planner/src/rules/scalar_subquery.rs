@@ -15,6 +15,7 @@ use datafusion::common::Result as DfResult;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery};
 
+use super::dependent::is_correlated;
 use crate::batch::column;
 use crate::error::Result;
 use crate::nodes::SingleRow;
@@ -38,7 +39,7 @@ pub fn uncorrelated_to_single_row(plan: LogicalPlan) -> Result<LogicalPlan> {
         let exprs = node.expressions().into_iter().map(|e| {
             let e = e.transform_up(|e| {
                 let Expr::ScalarSubquery(subquery) = e else { return Ok(Transformed::no(e)) };
-                if !subquery.outer_ref_columns.is_empty() {
+                if is_correlated(&subquery.subquery) {
                     return Ok(Transformed::no(Expr::ScalarSubquery(subquery)));
                 }
                 let known = found.iter().find(|(s, _)| *s == subquery).map(|(_, name)| name.clone());
