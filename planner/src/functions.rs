@@ -324,6 +324,29 @@ pub fn operator_candidates(name: &str) -> Vec<&'static Definition> {
     candidates(name)
 }
 
+/// The parameters of a function that can be called by their names, and what stands for one that is left out.
+pub fn parameters(function: &str) -> Option<&'static [(&'static str, Option<&'static str>)]> {
+    Some(match function {
+        "make_interval" => &[
+            ("years", Some("0")),
+            ("months", Some("0")),
+            ("weeks", Some("0")),
+            ("days", Some("0")),
+            ("hours", Some("0")),
+            ("mins", Some("0")),
+            ("secs", Some("0")),
+        ],
+        "make_date" => &[("year", None), ("month", None), ("day", None)],
+        "make_time" => &[("hour", None), ("min", None), ("sec", None)],
+        "make_timestamp" => {
+            &[("year", None), ("month", None), ("mday", None), ("hour", None), ("min", None), ("sec", None)]
+        }
+        "jsonb_set" => &[("jsonb_in", None), ("path", None), ("replacement", None), ("create_if_missing", None)],
+        "jsonb_insert" => &[("jsonb_in", None), ("path", None), ("replacement", None), ("insert_after", None)],
+        _ => return None,
+    })
+}
+
 /// Every row of the tables, for `pg_proc`.
 pub fn all() -> &'static [Definition] {
     &library().definitions

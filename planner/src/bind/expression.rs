@@ -221,7 +221,16 @@ impl Binder<'_> {
             }
             return self.array_of(items, item).map(|t| t.at(place));
         }
-        let value = self.expr(e)?;
+        let value = match e {
+            // A double is read from the digits: they may be more, or the exponent larger, than a numeric keeps.
+            ast::Expr::Value(value) if matches!(ty, SqlType::Real | SqlType::Double) => match &value.value {
+                ast::Value::Number(digits, _) if digits.contains(['e', 'E']) => {
+                    Typed::new(text(digits), SqlType::Unknown).at(place)
+                }
+                _ => self.expr(e)?,
+            },
+            _ => self.expr(e)?,
+        };
         let expr = self.coerce(value, &ty, typmod, CastContext::Explicit)?;
         Ok(Typed { expr, ty, typmod, position: place })
     }
@@ -808,7 +817,43 @@ impl Binder<'_> {
                 other => return Err(Error::unsupported(format!("{other} is not supported"))),
             }
         }
+        if list.args.iter().any(|arg| !matches!(arg, ast::FunctionArg::Unnamed(_))) {
+            return self.named_arguments(call, &list.args);
+        }
         list.args.iter().map(|arg| self.argument(arg)).collect()
+    }
+
+    /// `f(a, name => b)`: in the order of the parameters, those left out filled in.
+    fn named_arguments(&mut self, call: &ast::Function, args: &[ast::FunctionArg]) -> Result<Vec<Typed>> {
+        let function = call.name.0.last().map(|part| part.to_string().to_lowercase()).unwrap_or_default();
+        let parameters = crate::functions::parameters(&function)
+            .ok_or_else(|| Error::unsupported(format!("named arguments of {function} are not supported")))?;
+        let mut values: Vec<Option<Typed>> = parameters.iter().map(|_| None).collect();
+        for (i, arg) in args.iter().enumerate() {
+            let (at, e) = match arg {
+                ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => (Some(i), e),
+                ast::FunctionArg::Named { name, arg: ast::FunctionArgExpr::Expr(e), .. } => {
+                    let name = name.value.to_lowercase();
+                    (parameters.iter().position(|(known, _)| *known == name), e)
+                }
+                _ => return Err(Error::unsupported("this form of a named argument is not supported")),
+            };
+            let slot = at.and_then(|at| values.get_mut(at)).filter(|slot| slot.is_none());
+            let slot =
+                slot.ok_or_else(|| Error::new("42883", format!("function {function} has no such parameters")))?;
+            *slot = Some(self.expr(e)?);
+        }
+        // Parameters behind the last given one may be missing where a shorter overload exists.
+        let given = values.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let all_default = parameters.iter().all(|(_, default)| default.is_some());
+        let values = values.into_iter().zip(parameters).take(if all_default { parameters.len() } else { given });
+        values
+            .map(|(value, (name, default))| match (value, default) {
+                (Some(value), _) => Ok(value),
+                (None, Some(default)) => Ok(Typed::new(text(*default), SqlType::Unknown)),
+                (None, None) => Err(Error::new("42883", format!("function {function} misses its argument {name}"))),
+            })
+            .collect()
     }
 
     pub(super) fn argument(&mut self, arg: &ast::FunctionArg) -> Result<Typed> {

@@ -392,6 +392,10 @@ fn regexp_replace(text: &str, pattern: &str, template: &str, start: i32, n: i32,
     })
 }
 
+fn several_rows() -> EvalError {
+    error("0A000", "regexp_matches is not supported: use regexp_match for the first match")
+}
+
 fn positive(value: i32, name: &str) -> Row<()> {
     if value < 1 {
         return Err(error("22023", format!("invalid value for parameter \"{name}\": {value}")));
@@ -633,6 +637,8 @@ pub fn functions() -> Vec<Definition> {
         "regexp_replace" textregexreplace_extended (Text, Text, Text, Int4, Int4, Text) -> Text = |a, p, r, start, n, f| {
             regexp_replace(a, p, r, start, n, flags(f, true)?)
         };
+        "regexp_matches" regexp_matches (Text, Text) -> TextArray = |_, _| Err(several_rows());
+        "regexp_matches" regexp_matches_flags (Text, Text, Text) -> TextArray = |_, _, _| Err(several_rows());
         "regexp_count" regexp_count (Text, Text) -> Int4 = |a, p| regexp_count(a, p, 1, "");
         "regexp_count" regexp_count_start (Text, Text, Int4) -> Int4 = |a, p, start| regexp_count(a, p, start, "");
         "regexp_count" regexp_count_flags (Text, Text, Int4, Text) -> Int4 = regexp_count;
