@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::common::ScalarValue;
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -23,7 +23,7 @@ use super::index::use_indexes;
 use super::point::PointLookup;
 use super::table::RelationTable;
 use crate::catalog::Catalog;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::{nodes, rules};
 
 /// The rows that a read sees, per relation.
@@ -194,7 +194,19 @@ pub async fn execute(
 
 /// The plan with its parameters' values, and with what they make constant computed.
 fn with_params(plan: LogicalPlan, params: &[ScalarValue]) -> Result<LogicalPlan> {
-    rules::fold::fold(plan.replace_params_with_values(&ParamValues::from(params.to_vec()))?)
+    // Not by DataFusion's own `replace_params_with_values`: it names the columns of VALUES anew.
+    let replaced = plan.transform_up_with_subqueries(|node| {
+        node.map_expressions(|e| {
+            e.transform_up(|e| {
+                let Expr::Placeholder(placeholder) = &e else { return Ok(Transformed::no(e)) };
+                match param_index(&placeholder.id).and_then(|i| params.get(i)) {
+                    Some(value) => Ok(Transformed::yes(Expr::Literal(value.clone(), None))),
+                    None => Err(Error::new("42P02", format!("there is no parameter {}", placeholder.id)).into()),
+                }
+            })
+        })
+    })?;
+    rules::fold::fold(replaced.data)
 }
 
 /// The value of parameter `id` (`$1`) among `params`.
