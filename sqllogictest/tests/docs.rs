@@ -55,7 +55,7 @@ async fn run(blocks: &[Block]) -> Result<()> {
             .with_context(|| format!("the block at line {}", block.line))?;
     }
     drop(client);
-    Runner::new(target, directory.path()).run(&[]).await
+    target.stop().await
 }
 
 async fn run_block(client: &tokio_postgres::Client, block: &Block, directory: &Path) -> Result<()> {
