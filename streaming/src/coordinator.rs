@@ -413,9 +413,11 @@ impl Coordinator {
             _ if job.stage == Stage::Failed => true,
             // Between two epochs the offsets of a source are exactly those of its frontier.
             Wait::Frontier(epoch) => job.frontier >= *epoch && (job.control.source.is_none() || job.busy.is_none()),
-            Wait::Version(version) => job.control.source.as_ref().is_none_or(|source| {
-                source.acknowledged.iter().all(|seen| seen.load(Ordering::Acquire) >= *version)
-            }),
+            Wait::Version(version) => {
+                job.control.source.as_ref().is_none_or(|source| {
+                    source.acknowledged.iter().all(|seen| seen.load(Ordering::Acquire) >= *version)
+                })
+            }
         }
     }
 
@@ -524,7 +526,10 @@ impl Coordinator {
     }
 
     fn idle(state: &State) -> bool {
-        state.jobs.values().all(|job| !job.is_live() || job.is_input() || (job.busy.is_none() && job.frontier >= state.sealed))
+        state
+            .jobs
+            .values()
+            .all(|job| !job.is_live() || job.is_input() || (job.busy.is_none() && job.frontier >= state.sealed))
     }
 
     /// Seals the open epoch if it is time.
@@ -944,7 +949,11 @@ impl Coordinator {
     }
 
     /// Registers a reader of a relation's changes.
-    pub fn subscribe(&self, relation: RelationId, changes: tokio::sync::mpsc::Sender<Changes>) -> Result<Arc<Subscriber>> {
+    pub fn subscribe(
+        &self,
+        relation: RelationId,
+        changes: tokio::sync::mpsc::Sender<Changes>,
+    ) -> Result<Arc<Subscriber>> {
         let state = self.state.lock();
         let job = state.owner(relation).ok_or_else(|| Error::NotFound("the relation does not exist".into()))?;
         let subscriber = Arc::new(Subscriber {

@@ -22,15 +22,15 @@ use std::time::Duration;
 
 use storage::table::DirtyHandle;
 use storage::{Batch, Epoch};
+use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::Message;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::InputHandleCore;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::dataflow::operators::generic::InputHandleCore;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::dataflow::{Scope, Stream};
-use timely::container::CapacityContainerBuilder;
 
 use crate::dataflow::{Parcel, Router};
 use crate::job::JobControl;
@@ -60,11 +60,9 @@ pub fn epoch_of(time: u64) -> u64 {
 }
 
 type Input<P> = InputHandleCore<u64, Parcel, P>;
-type PipelinePuller =
-    <Pipeline as timely::dataflow::channels::pact::ParallelizationContract<u64, Parcel>>::Puller;
-type ExchangePuller = timely::dataflow::channels::pact::LogPuller<
-    Box<dyn timely::communication::Pull<Message<u64, Parcel>>>,
->;
+type PipelinePuller = <Pipeline as timely::dataflow::channels::pact::ParallelizationContract<u64, Parcel>>::Puller;
+type ExchangePuller =
+    timely::dataflow::channels::pact::LogPuller<Box<dyn timely::communication::Pull<Message<u64, Parcel>>>>;
 
 enum AnyInput {
     Pipeline(Input<PipelinePuller>),
@@ -220,10 +218,10 @@ pub fn operator<'s>(
             Exchange::Same => AnyInput::Pipeline(builder.new_input(stream, Pipeline)),
             Exchange::Broadcast => {
                 let copies = broadcast(scope, stream, ctx.workers);
-                AnyInput::Exchange(builder.new_input(
-                    copies,
-                    DistributorPact(|workers: usize| Router::new(Exchange::Broadcast, workers)),
-                ))
+                AnyInput::Exchange(
+                    builder
+                        .new_input(copies, DistributorPact(|workers: usize| Router::new(Exchange::Broadcast, workers))),
+                )
             }
             exchange => AnyInput::Exchange(
                 builder.new_input(stream, DistributorPact(move |workers: usize| Router::new(exchange, workers))),

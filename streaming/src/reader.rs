@@ -66,14 +66,7 @@ pub fn start(
     reader
 }
 
-fn read(
-    source: &dyn Source,
-    split: &str,
-    number: u16,
-    from: Offset,
-    projection: &[usize],
-    out: &Out,
-) {
+fn read(source: &dyn Source, split: &str, number: u16, from: Offset, projection: &[usize], out: &Out) {
     let mut position = from;
     let mut pause = RETRY_PAUSE[0];
     loop {

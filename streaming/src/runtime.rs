@@ -161,13 +161,8 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
     let dataflow = worker.next_dataflow_index();
     let (index, workers) = (worker.index(), worker.peers());
     let probe = ProbeHandle::new();
-    let ctx = JobContext {
-        job: job.control.clone(),
-        worker: index,
-        workers,
-        errors: Rc::default(),
-        probe: probe.clone(),
-    };
+    let ctx =
+        JobContext { job: job.control.clone(), worker: index, workers, errors: Rc::default(), probe: probe.clone() };
     // Every worker must build the same graph, also when a task cannot start: so tasks are opened first.
     let mut tasks = Vec::new();
     let mut failed = None;
@@ -188,8 +183,13 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                     handles.push(handle);
                     Ok(table)
                 };
-                let mut context =
-                    TaskContext { worker: index, workers, inputs, functions: &job.functions, open_table: &mut open_table };
+                let mut context = TaskContext {
+                    worker: index,
+                    workers,
+                    inputs,
+                    functions: &job.functions,
+                    open_table: &mut open_table,
+                };
                 match operator.start(&mut context) {
                     Ok(task) => Some(task),
                     Err(error) => {

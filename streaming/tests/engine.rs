@@ -38,7 +38,13 @@ impl source::Source for Numbers {
     fn splits(&self) -> streaming::Result<Vec<Split>> {
         Ok((0..3).map(|i| Split { id: i.to_string(), start: Offset(0) }).collect())
     }
-    fn open(&self, _: &str, number: u16, from: Offset, projection: &[usize]) -> streaming::Result<Box<dyn SplitReader>> {
+    fn open(
+        &self,
+        _: &str,
+        number: u16,
+        from: Offset,
+        projection: &[usize],
+    ) -> streaming::Result<Box<dyn SplitReader>> {
         Ok(Box::new(NumbersReader { limit: self.limit.clone(), number, at: from.0, projection: projection.to_vec() }))
     }
     fn end(&self, _: &str) -> streaming::Result<Option<Offset>> {
@@ -161,13 +167,7 @@ fn numbers() -> JobSpec {
 }
 
 fn job(id: u32, name: &str, plan: Plan, names: &[&str]) -> JobSpec {
-    JobSpec {
-        relation: RelationId(id),
-        name: name.into(),
-        plan,
-        columns: columns(names),
-        errors: RelationId(id + 1),
-    }
+    JobSpec { relation: RelationId(id), name: name.into(), plan, columns: columns(names), errors: RelationId(id + 1) }
 }
 
 /// count(*), per k, over the columns (k) of `upstream`.
