@@ -1,7 +1,5 @@
 //! What a client is told: the one table from every crate's error to SQLSTATE, message, detail, hint and position.
 
-use pgwire::messages::response::{ErrorResponse, NoticeResponse};
-
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -21,7 +19,8 @@ pub enum Severity {
 }
 
 impl Severity {
-    fn name(self) -> &'static str {
+    /// As Postgres calls it.
+    pub fn name(self) -> &'static str {
         match self {
             Severity::Fatal => "FATAL",
             Severity::Error => "ERROR",
@@ -151,48 +150,6 @@ impl Error {
     pub fn is_fatal(&self) -> bool {
         self.0.severity == Severity::Fatal
     }
-
-    fn wire_fields(&self) -> Vec<(u8, String)> {
-        let e = &self.0;
-        let name = e.severity.name().to_owned();
-        let mut fields =
-            vec![(b'S', name.clone()), (b'V', name), (b'C', e.sqlstate.clone()), (b'M', clean(&e.message))];
-        let position = e.position.map(|p| p.to_string());
-        for (code, value) in [
-            (b'D', &e.detail),
-            (b'H', &e.hint),
-            (b'P', &position),
-            (b's', &e.schema),
-            (b't', &e.table),
-            (b'c', &e.column),
-            (b'n', &e.constraint),
-        ] {
-            if let Some(value) = value {
-                fields.push((code, clean(value)));
-            }
-        }
-        fields
-    }
-
-    /// The message that reports it as an error.
-    pub fn to_error_response(&self) -> ErrorResponse {
-        ErrorResponse::new(self.wire_fields())
-    }
-
-    /// The message that reports it as a notice.
-    pub fn to_notice_response(&self) -> NoticeResponse {
-        NoticeResponse::new(self.wire_fields())
-    }
-}
-
-/// A string that fits a wire field: no NUL, and no more than a person can read.
-fn clean(text: &str) -> String {
-    const CHARS_MAX: usize = 16 << 10;
-    match text.char_indices().nth(CHARS_MAX) {
-        None if !text.contains('\0') => text.to_owned(),
-        None => text.replace('\0', "?"),
-        Some((end, _)) => format!("{}...", text[..end].replace('\0', "?")),
-    }
 }
 
 impl std::fmt::Display for Error {
@@ -256,26 +213,6 @@ impl From<streaming::expr::EvalError> for Error {
 
 impl From<arrow::error::ArrowError> for Error {
     fn from(error: arrow::error::ArrowError) -> Error {
-        datafusion::error::DataFusionError::from(error).into()
-    }
-}
-
-impl From<datafusion::error::DataFusionError> for Error {
-    fn from(error: datafusion::error::DataFusionError) -> Error {
-        if let datafusion::error::DataFusionError::External(inner) = &error {
-            if let Some(own) = inner.downcast_ref::<Error>() {
-                return own.clone();
-            }
-            if let Some(inner) = inner.downcast_ref::<streaming::Error>() {
-                return inner.clone().into();
-            }
-            if let Some(inner) = inner.downcast_ref::<storage::Error>() {
-                return inner.clone().into();
-            }
-        }
-        if let datafusion::error::DataFusionError::ResourcesExhausted(message) = error {
-            return Error::new("53200", message);
-        }
         planner::Error::from(error).into()
     }
 }

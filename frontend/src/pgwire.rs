@@ -6,6 +6,7 @@
 pub mod cancel;
 pub mod copy;
 pub mod extended;
+pub mod report;
 pub mod simple;
 pub mod startup;
 pub mod types;
@@ -26,7 +27,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::pgwire::cancel::{Cancel, Registered};
 use crate::server::Shared;
-use crate::session::Session;
+use crate::session::{Session, Status};
 
 /// A row that is ready leaves at once if so many bytes are waiting.
 const OUTBOX_BYTES: usize = 32 << 10;
@@ -247,7 +248,7 @@ impl Connection {
     fn fail(&mut self, error: &Error) {
         self.send_notices();
         self.session.statement_failed();
-        self.wire.put(PgWireBackendMessage::ErrorResponse(error.to_error_response()));
+        self.wire.put_error(error);
         if error.fields().sqlstate.starts_with("XX") {
             tracing::warn!(error = %error, sqlstate = error.fields().sqlstate, "internal error");
         } else {
@@ -257,7 +258,7 @@ impl Connection {
 
     fn send_notices(&mut self) {
         while let Ok(notice) = self.notices.try_recv() {
-            self.wire.put(PgWireBackendMessage::NoticeResponse(notice.to_notice_response()));
+            self.wire.put_notice(&notice);
         }
         for (name, value) in self.session.take_reports() {
             use pgwire::messages::startup::ParameterStatus;
@@ -267,7 +268,11 @@ impl Connection {
 
     async fn ready_for_query(&mut self) -> Result<()> {
         self.send_notices();
-        let status: TransactionStatus = self.session.status();
+        let status = match self.session.status() {
+            Status::Idle => TransactionStatus::Idle,
+            Status::InBlock => TransactionStatus::Transaction,
+            Status::Failed => TransactionStatus::Error,
+        };
         self.wire.put(PgWireBackendMessage::ReadyForQuery(ReadyForQuery::new(status)));
         self.wire.flush().await
     }
@@ -318,7 +323,7 @@ async fn attend<T>(
             () = wire.gone() => return Err(Error::fatal("08006", "connection to client lost")),
         };
         if let Some(notice) = notice {
-            wire.put(PgWireBackendMessage::NoticeResponse(notice.to_notice_response()));
+            wire.put_notice(&notice);
             // Nobody but the client can be slow here, and the statement may wait for that.
             wire.flush().await?;
         }

@@ -79,6 +79,8 @@ pub struct Shared {
     engine: RwLock<Option<Arc<Engine>>>,
     /// The store below the engine, for reading what the catalog keeps.
     pub store: Arc<Store>,
+    /// What reads share: memory, threads, where they spill to.
+    pub reads: planner::batch::Reads,
     /// What exists.
     pub catalogs: Catalogs,
     /// Who may be cancelled.
@@ -261,11 +263,9 @@ fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>
     };
     let spill_dir = config.data_dir.join("tmp");
     std::fs::create_dir_all(&spill_dir)?;
-    planner::batch::set_limits(planner::batch::ReadLimits {
-        spill_dir: Some(spill_dir),
-        threads: config.workers,
-        ..Default::default()
-    });
+    let limits =
+        planner::batch::ReadLimits { spill_dir: Some(spill_dir), threads: config.workers, ..Default::default() };
+    let reads = planner::batch::Reads::new(limits)?;
     let functions = Arc::new(planner::functions::Registry);
     let sources = Arc::new(connectors::Connectors);
     let engine = Engine::start(engine_config, store.clone(), functions, sources, jobs)
@@ -275,6 +275,7 @@ fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>
         config,
         engine: RwLock::new(Some(Arc::new(engine))),
         store,
+        reads,
         catalogs,
         connections: Arc::default(),
         activities: Activities::default(),

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pgwire::messages::response::TransactionStatus;
 use planner::catalog::ObjectKind;
 use storage::{Batch, Epoch, RelationId, RelationSnapshot};
 use streaming::engine::TableLocks;
@@ -13,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::pg_catalog::activity::{Activity, Entry, now_us};
+use crate::pg_catalog::objects::SCHEMAS;
 use crate::server::Shared;
 use crate::settings::{Setting, Values};
 use crate::statements::Cursor;
@@ -46,6 +46,17 @@ pub struct Session {
     last_write: Epoch,
     _entry: Entry,
     _place: OwnedSemaphorePermit,
+}
+
+/// What a client is told of the transaction when it may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// No BEGIN.
+    Idle,
+    /// After BEGIN.
+    InBlock,
+    /// After an error after BEGIN.
+    Failed,
 }
 
 /// Where the session is between BEGIN and COMMIT.
@@ -199,11 +210,11 @@ impl Session {
     // Transactions
 
     /// What ReadyForQuery says.
-    pub fn status(&self) -> TransactionStatus {
+    pub fn status(&self) -> Status {
         match self.transaction {
-            Transaction::None | Transaction::Implicit(_) => TransactionStatus::Idle,
-            Transaction::Block(_) => TransactionStatus::Transaction,
-            Transaction::Failed(_) => TransactionStatus::Error,
+            Transaction::None | Transaction::Implicit(_) => Status::Idle,
+            Transaction::Block(_) => Status::InBlock,
+            Transaction::Failed(_) => Status::Failed,
         }
     }
 
@@ -570,7 +581,7 @@ fn shortened(text: &str) -> String {
     text.char_indices().nth(CHARS_MAX).map_or(text, |(end, _)| &text[..end]).to_owned()
 }
 
-/// Splits `"$user", public` into names.
+/// Splits `"$user", public` into the names of schemas that exist.
 fn search_path(text: &str, user: &str) -> Vec<String> {
     text.split(',')
         .map(|name| name.trim())
@@ -579,6 +590,6 @@ fn search_path(text: &str, user: &str) -> Vec<String> {
             None => name.to_lowercase(),
         })
         .map(|name| if name == "$user" { user.to_owned() } else { name })
-        .filter(|name| !name.is_empty())
+        .filter(|name| SCHEMAS.iter().any(|(schema, _)| schema == name))
         .collect()
 }

@@ -24,9 +24,8 @@ pub mod truncate;
 pub mod update;
 
 use arrow::array::RecordBatch;
-use datafusion::scalar::ScalarValue;
 use futures::stream::BoxStream;
-use planner::Statement;
+use planner::{ScalarValue, Statement};
 use storage::SqlType;
 
 use crate::error::{Error, Result};

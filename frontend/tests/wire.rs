@@ -348,3 +348,82 @@ async fn http_tells_health_and_metrics() {
     assert!(metrics.contains("headwater_epoch ") && metrics.contains("headwater_memory_bytes "), "{metrics}");
     running.stop().await;
 }
+
+#[tokio::test]
+async fn sleeping_holds_no_thread_and_can_be_stopped() {
+    // One thread runs the server and the clients: whoever held it would stop them all.
+    let running = Running::start().await;
+    let client = running.connect().await;
+    assert_eq!(one(&client, "SELECT pg_sleep(0.01)").await, "");
+    let token = client.cancel_token();
+    let sleeping = tokio::spawn(async move {
+        let error = client.simple_query("SELECT pg_sleep(100)").await.unwrap_err();
+        (sqlstate(&error).to_owned(), client)
+    });
+    let other = running.connect().await;
+    assert_eq!(one(&other, "SELECT count(*) FROM (SELECT pg_sleep(0.01) FROM generate_series(1, 3)) AS s").await, "3");
+    let is_active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%sleep(100)'";
+    while one(&other, is_active).await == "0" {}
+    token.cancel_query(NoTls).await.unwrap();
+    let (state, client) = tokio::time::timeout(Duration::from_secs(5), sleeping).await.unwrap().unwrap();
+    assert_eq!(state, "57014");
+    assert_eq!(one(&client, "SELECT 1").await, "1");
+
+    client.batch_execute("SET statement_timeout = '50ms'").await.unwrap();
+    let error = client.query("SELECT pg_sleep(100)", &[]).await.unwrap_err();
+    assert_eq!(sqlstate(&error), "57014");
+    assert_eq!(error.as_db_error().unwrap().message(), "canceling statement due to statement timeout");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_of_one_process_share_nothing() {
+    let (first, second) = (Running::start().await, Running::start().await);
+    let sorted = "SELECT max(x) FROM (SELECT x FROM generate_series(1, 1000) AS s(x) ORDER BY x DESC) AS t";
+    assert_eq!(one(&first.connect().await, sorted).await, "1000");
+    first.stop().await;
+    // The first one's directory is gone, and with it where its reads spilled to.
+    assert_eq!(one(&second.connect().await, sorted).await, "1000");
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemas_are_found_along_the_search_path() {
+    let running = Running::start().await;
+    let client = running.connect().await;
+    assert_eq!(one(&client, "SELECT current_schema()").await, "public");
+    assert_eq!(one(&client, "SELECT current_schemas(true)").await, "{pg_catalog,public}");
+    client.batch_execute("SET search_path = nowhere").await.unwrap();
+    assert_eq!(one(&client, "SELECT current_schema()").await, "NULL");
+    assert_eq!(one(&client, "SHOW search_path").await, "nowhere");
+    let error = client.batch_execute("CREATE TABLE t (a int)").await.unwrap_err();
+    assert_eq!(sqlstate(&error), "3F000");
+    client.batch_execute("CREATE TABLE public.t (a int)").await.unwrap();
+    assert_eq!(sqlstate(&client.batch_execute("SELECT * FROM t").await.unwrap_err()), "42P01");
+    client.batch_execute("SET search_path = nowhere, public").await.unwrap();
+    assert_eq!(one(&client, "SELECT count(*) FROM t").await, "0");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drop_names_what_depends_and_what_goes_with_it() {
+    let running = Running::start().await;
+    let client = running.connect().await;
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    client.batch_execute("CREATE VIEW v AS SELECT id FROM t").await.unwrap();
+    client.batch_execute("CREATE MATERIALIZED VIEW m AS SELECT count(*) AS n FROM v").await.unwrap();
+    let error = client.batch_execute("DROP TABLE t").await.unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!(error.code().code(), "2BP01");
+    assert_eq!(error.message(), "cannot drop table t because other objects depend on it");
+    assert_eq!(error.detail(), Some("view v depends on table t\nmaterialized view m depends on view v"));
+    assert_eq!(error.hint(), Some("Use DROP ... CASCADE to drop the dependent objects too."));
+    let out = running.psql("DROP TABLE t CASCADE").await;
+    assert_eq!(
+        out,
+        "NOTICE:  drop cascades to 2 other objects\nDETAIL:  drop cascades to view v\n\
+         drop cascades to materialized view m\n"
+    );
+    assert_eq!(running.psql("DROP TABLE IF EXISTS t").await, "NOTICE:  table \"t\" does not exist, skipping\n");
+    running.stop().await;
+}

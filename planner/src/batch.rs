@@ -6,6 +6,7 @@ pub mod constant;
 mod index;
 pub mod point;
 pub mod query;
+pub mod reads;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,8 @@ use datafusion::logical_expr::{
 use storage::RelationId;
 
 pub use point::PointLookup;
-pub use query::{Query, ReadLimits, TableRows, Tables, execute, set_limits};
+pub use query::{Query, RowStream, TableRows, Tables};
+pub use reads::{ReadLimits, Reads};
 
 /// A relation as a plan names it: the binder makes one per scan, with a schema whose column names are unique in the
 /// whole plan. Column `i` is column `i` of the relation, hidden ones included.

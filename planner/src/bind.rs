@@ -24,7 +24,7 @@ use sqlparser::ast;
 use storage::{RelationId, SqlType};
 
 use crate::batch::column;
-use crate::catalog::{Catalog, Object};
+use crate::catalog::{Catalog, Object, ObjectKind};
 use crate::error::{Error, Result};
 use crate::statement::{Delete, Insert, Query, Update};
 
@@ -80,6 +80,8 @@ pub struct Bound {
     pub columns: Vec<OutputColumn>,
     /// The relations that are read, each once.
     pub relations: Vec<RelationId>,
+    /// What the query itself names, views as such: a view's own relations are not among them.
+    pub depends_on: Vec<RelationId>,
     /// The types of the parameters `$1`, `$2`, ...
     pub params: Vec<SqlType>,
 }
@@ -253,6 +255,8 @@ pub(crate) struct Binder<'a> {
     view: bool,
     next: usize,
     relations: Vec<RelationId>,
+    /// What the query itself names.
+    depends_on: Vec<RelationId>,
     /// What names mean, innermost last.
     scopes: Vec<Scope>,
     ctes: Vec<Cte>,
@@ -278,6 +282,7 @@ impl<'a> Binder<'a> {
             view: false,
             next: 0,
             relations: vec![],
+            depends_on: vec![],
             scopes: vec![],
             ctes: vec![],
             expanding: vec![],
@@ -297,6 +302,22 @@ impl<'a> Binder<'a> {
         }
     }
 
+    /// Notes that the query stands or falls with an object. System relations are always there, and an error table is
+    /// there as long as the relation whose errors it holds.
+    fn depend(&mut self, object: &Object) {
+        let id = match object.kind {
+            _ if !self.expanding.is_empty() => return,
+            ObjectKind::System => match object.depends_on.first() {
+                Some(owner) => *owner,
+                None => return,
+            },
+            _ => object.id,
+        };
+        if !self.depends_on.contains(&id) {
+            self.depends_on.push(id);
+        }
+    }
+
     /// A query as a statement's result: what is still untyped is text.
     fn finish(mut self, query: BoundQuery) -> Result<Bound> {
         let query = self.without_unknowns(query)?;
@@ -309,6 +330,7 @@ impl<'a> Binder<'a> {
             plan: query.plan,
             columns: columns.collect(),
             relations: self.relations.clone(),
+            depends_on: self.depends_on.clone(),
             params: self.params.iter().map(|t| t.clone().unwrap_or(SqlType::Text)).collect(),
         }
     }

@@ -59,13 +59,29 @@ impl From<DataFusionError> for Error {
 
 /// The innermost error that carries a SQLSTATE.
 fn from_datafusion(error: &DataFusionError) -> Error {
-    if let DataFusionError::External(inner) = error
-        && let Some(ours) = inner.downcast_ref::<Error>()
-    {
-        return ours.clone();
+    match error {
+        DataFusionError::External(inner) => {
+            if let Some(ours) = inner.downcast_ref::<Error>() {
+                return ours.clone();
+            }
+            if let Some(inner) = inner.downcast_ref::<streaming::Error>() {
+                return inner.clone().into();
+            }
+            if let Some(inner) = inner.downcast_ref::<storage::Error>() {
+                return inner.clone().into();
+            }
+        }
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => return from_datafusion(inner),
+        DataFusionError::Shared(inner) => return from_datafusion(inner),
+        DataFusionError::Collection(errors) if !errors.is_empty() => return from_datafusion(&errors[0]),
+        _ => (),
     }
     let (sqlstate, message) = streaming::expr::sqlstate_of(error);
     // DataFusion checks by itself that a scalar subquery has one row.
+    if sqlstate == "XX000" && message.contains("async functions should not be called directly") {
+        let error = Error::unsupported("a function that waits can only be called in a select list and in WHERE");
+        return error.with_hint("Call it in a statement of its own.");
+    }
     if sqlstate == "XX000" && message.contains("Scalar subquery returned more than one row") {
         return Error::new("21000", "more than one row returned by a subquery used as an expression");
     }

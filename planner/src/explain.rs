@@ -14,7 +14,7 @@ use streaming::operators::hash_join::JoinKind;
 use streaming::operators::top_n::{RankKind, SortKey};
 use streaming::plan::Plan;
 
-use crate::batch::{Query, Tables};
+use crate::batch::{Query, Reads, Tables};
 use crate::error::Result;
 
 /// A stream's plan as a tree, the root first: what each operator does, whether its output only ever grows, and what it
@@ -251,20 +251,20 @@ fn duration(us: i64) -> String {
 }
 
 /// A read's plan: the lookup that it is, or what DataFusion would run over `tables`.
-pub async fn explain_read(query: &Query, tables: &dyn Tables) -> Result<String> {
+pub async fn explain_read(query: &Query, tables: &dyn Tables, reads: &Reads) -> Result<String> {
     if let Some(point) = query.point() {
         return Ok(format!("Lookup by key in {}\n", point.name()));
     }
-    let (physical, _) = query.physical(&[], tables).await?;
+    let (physical, _) = query.physical(&[], tables, reads).await?;
     Ok(tidy(&displayable(physical.as_ref()).indent(false).to_string()))
 }
 
 /// The same as nested objects.
-pub async fn explain_read_json(query: &Query, tables: &dyn Tables) -> Result<String> {
+pub async fn explain_read_json(query: &Query, tables: &dyn Tables, reads: &Reads) -> Result<String> {
     let tree = if let Some(point) = query.point() {
         json!({ "operator": "Lookup by key", "details": point.name(), "inputs": [] })
     } else {
-        let (physical, _) = query.physical(&[], tables).await?;
+        let (physical, _) = query.physical(&[], tables, reads).await?;
         json_physical(physical.as_ref())
     };
     Ok(serde_json::to_string_pretty(&json!([{ "Plan": tree }])).expect("strings only"))

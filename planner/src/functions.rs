@@ -23,6 +23,7 @@ mod math;
 mod pattern;
 mod resolve;
 mod rows;
+pub(crate) mod sleep;
 mod system;
 mod text;
 
@@ -65,6 +66,8 @@ enum Body {
     Fixed(Run),
     /// Made for the types of a call.
     Generic(fn(&[SqlType]) -> Run),
+    /// Not a plain computation: it brings its own implementation.
+    Own(fn() -> Arc<ScalarUDF>),
 }
 
 /// A row of the tables: a signature as Postgres declares it, and its code.
@@ -297,6 +300,7 @@ fn library() -> &'static Library {
             format::functions(),
             json::functions(),
             array::functions(),
+            sleep::functions(),
             system::functions(),
         ]
         .into_iter()
@@ -377,9 +381,10 @@ fn make(library: &Library, symbol: &str) -> Option<Arc<ScalarUDF>> {
         let returns = comparison::key_type(symbol).unwrap_or_else(|| returns.arrow());
         return Some(udf(symbol.into(), returns, definition.strict, definition.volatility, run.clone()));
     }
-    if symbol == "more_than_one_row" {
-        // The rules that unnest subqueries bring their own.
-        return Some(Arc::new(ScalarUDF::new_from_impl(crate::rules::correlated::MoreThanOneRow::new())));
+    if let Some(i) = library.by_symbol.get(symbol)
+        && let Body::Own(make) = library.definitions[*i].body
+    {
+        return Some(make());
     }
     let (base, types) = symbol.strip_suffix(']')?.split_once('[')?;
     let types: Option<Vec<SqlType>> = split_types(types).map(|t| crate::types::parse(t).ok().map(|t| t.0)).collect();
@@ -427,7 +432,7 @@ fn returns_of(definition: &Definition, types: &[SqlType]) -> Option<SqlType> {
 fn instantiate(definition: &'static Definition, args: Vec<SqlType>) -> Option<Function> {
     let returns = returns_of(definition, &args)?;
     let symbol = match definition.body {
-        Body::Fixed(_) => definition.symbol.to_string(),
+        Body::Fixed(_) | Body::Own(_) => definition.symbol.to_string(),
         Body::Generic(_) => {
             let names: Vec<String> = args.iter().map(crate::types::name).collect();
             format!("{}[{}]", definition.symbol, names.join(","))

@@ -16,6 +16,9 @@ pub mod rules;
 pub mod statement;
 pub mod types;
 
+/// One value with its type, as parameters carry it.
+pub use datafusion::common::ScalarValue;
+
 pub use bind::{
     Bound, BoundDelete, BoundInsert, BoundUpdate, OutputColumn, Settings, bind_delete, bind_insert, bind_query,
     bind_update, bind_view,

@@ -69,7 +69,7 @@ pub async fn accept(shared: Arc<Shared>, stream: TcpStream) -> Result<Option<Con
 }
 
 async fn refuse(mut wire: Wire, error: Error) -> Result<Option<Connection>> {
-    wire.put(PgWireBackendMessage::ErrorResponse(error.to_error_response()));
+    wire.put_error(&error);
     wire.flush().await?;
     Err(error)
 }

@@ -1,12 +1,10 @@
 //! `CREATE MATERIALIZED VIEW [IF NOT EXISTS] name [(columns)] AS query`: a job that reads its inputs' snapshots, then
 //! follows them. While it reads, progress is told; a cancel request undoes everything.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::logical_expr::sqlparser::ast::{self, visit_relations};
-use planner::catalog::{Catalog, Object, ObjectKind};
+use planner::catalog::{Object, ObjectKind};
 use planner::lower::{ViewPlan, view_of};
 use planner::statement::{CreateMaterializedView, ObjectName};
 use storage::RelationId;
@@ -28,7 +26,7 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
     session.before_ddl(TAG).await?;
     let shared = session.shared.clone();
     let changing = shared.catalogs.lock().await;
-    let schema = schema_of(&statement.name)?;
+    let schema = schema_of(session, &statement.name)?;
     if exists(session, &schema, statement.name.last(), statement.if_not_exists)? {
         return Ok(Outcome::Done(TAG.into()));
     }
@@ -79,7 +77,7 @@ pub fn plan(session: &Session, statement: &CreateMaterializedView) -> Result<(Vi
     let bound = planner::bind_view(&catalog, &settings, &statement.query)?;
     let columns = query_columns(&bound, &statement.columns)?;
     let (id, errors) = (engine.allocate_relation(), engine.allocate_relation());
-    let depends_on = read_by(&catalog, &settings, &statement.query, &bound.relations);
+    let depends_on = bound.depends_on;
     let plan = view_of(name, id, errors, bound.plan, columns)?;
     Ok((plan, depends_on))
 }
@@ -145,52 +143,15 @@ pub fn exists(session: &Session, schema: &str, name: &str, if_not_exists: bool) 
     Err(Error::new("42P07", message))
 }
 
-/// Where a new object goes.
-pub fn schema_of(name: &ObjectName) -> Result<String> {
-    match name.schema() {
-        None | Some("public") => Ok("public".into()),
+/// Where a new object goes: its schema, or the first of the search path.
+pub fn schema_of(session: &Session, name: &ObjectName) -> Result<String> {
+    let path = session.bind_settings().search_path;
+    match name.schema().or(path.first().map(String::as_str)) {
+        None => Err(Error::new("3F000", "no schema has been selected to create in").position(name.position)),
+        Some("public") => Ok("public".into()),
         Some(schema) if crate::pg_catalog::objects::SCHEMAS.iter().any(|(s, _)| *s == schema) => {
             Err(Error::new("42501", format!("permission denied for schema {schema}")))
         }
         Some(schema) => Err(Error::new("3F000", format!("schema \"{schema}\" does not exist"))),
     }
-}
-
-/// `[schema.]name` as it is written.
-fn object_name(name: &ast::ObjectName) -> Option<ObjectName> {
-    let parts: Vec<String> = (name.0.iter())
-        .map(|part| {
-            let ident = part.as_ident()?;
-            Some(if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() })
-        })
-        .collect::<Option<_>>()?;
-    let mut parts = parts.into_iter().rev();
-    Some(ObjectName { name: parts.next()?, schema: parts.next(), position: None })
-}
-
-/// What a query depends on: the relations that it reads, and the views that they were reached by.
-pub fn read_by(
-    catalog: &Catalog,
-    settings: &planner::Settings,
-    query: &planner::statement::Query,
-    relations: &[RelationId],
-) -> Vec<RelationId> {
-    let mut ids: Vec<RelationId> = relations.to_vec();
-    let mut names = Vec::new();
-    let _ = visit_relations(&*query.ast, |name| {
-        names.extend(object_name(name));
-        ControlFlow::<()>::Continue(())
-    });
-    for name in names {
-        // A CTE may hide a view of the same name: then the dependency is one too many, never one too few.
-        if let Some(view) = catalog.find(&name, settings)
-            && view.kind == ObjectKind::View
-        {
-            ids.push(view.id);
-        }
-    }
-    ids.retain(|id| crate::pg_catalog::find(*id).is_none());
-    ids.sort();
-    ids.dedup();
-    ids
 }

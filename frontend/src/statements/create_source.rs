@@ -20,7 +20,7 @@ pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) ->
     session.before_ddl(TAG).await?;
     let shared = session.shared.clone();
     let changing = shared.catalogs.lock().await;
-    let schema = schema_of(&statement.name)?;
+    let schema = schema_of(session, &statement.name)?;
     if exists(session, &schema, statement.name.last(), statement.if_not_exists)? {
         return Ok(Outcome::Done(TAG.into()));
     }

@@ -31,7 +31,7 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
     let shared = session.shared.clone();
     let _changing = shared.catalogs.lock().await;
     let name = statement.name.last();
-    let schema = schema_of(&statement.name)?;
+    let schema = schema_of(session, &statement.name)?;
     if exists(session, &schema, name, statement.if_not_exists)? {
         return Ok(Outcome::Done(TAG.into()));
     }

@@ -6,7 +6,7 @@ use planner::statement::CreateView;
 use crate::error::{Error, Result};
 use crate::session::Session;
 use crate::statements::Outcome;
-use crate::statements::create_materialized_view::{create, exists, read_by, schema_of};
+use crate::statements::create_materialized_view::{create, exists, schema_of};
 use crate::statements::create_table::query_columns;
 
 /// Creates a view.
@@ -16,7 +16,7 @@ pub async fn run(session: &mut Session, statement: &CreateView, text: &str) -> R
     let shared = session.shared.clone();
     let _changing = shared.catalogs.lock().await;
     let catalog = shared.catalogs.current();
-    let schema = schema_of(&statement.name)?;
+    let schema = schema_of(session, &statement.name)?;
     let name = statement.name.last();
     let before = catalog.get(&schema, name).filter(|_| statement.or_replace).cloned();
     match &before {
@@ -46,7 +46,7 @@ pub async fn run(session: &mut Session, statement: &CreateView, text: &str) -> R
         kind: ObjectKind::View,
         columns,
         sql: text.to_owned(),
-        depends_on: read_by(&catalog, &settings, &statement.query, &bound.relations),
+        depends_on: bound.depends_on,
         ..Default::default()
     };
     create(&shared, object, None).await?;

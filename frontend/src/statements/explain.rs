@@ -73,8 +73,8 @@ async fn read(session: &mut Session, bound: planner::Bound, json: bool) -> Resul
     let (query, relations) = ready.way(session);
     let tables = select::tables(session, relations, false).await?;
     Ok(if json {
-        explain::explain_read_json(query, &tables).await?
+        explain::explain_read_json(query, &tables, &session.shared.reads).await?
     } else {
-        explain::explain_read(query, &tables).await?
+        explain::explain_read(query, &tables, &session.shared.reads).await?
     })
 }

@@ -92,7 +92,7 @@ impl Target {
                     }
                 });
             }
-            arrays.push(datafusion::scalar::ScalarValue::iter_to_array(values)?);
+            arrays.push(planner::ScalarValue::iter_to_array(values).map_err(planner::Error::from)?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(n));
         let schema = storage::types::arrow_schema(visible(&self.table));

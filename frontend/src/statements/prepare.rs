@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use datafusion::scalar::ScalarValue;
 use planner::catalog::Catalog;
 use planner::statement::{Execute, Prepare};
-use planner::{Parsed, Statement};
+use planner::{Parsed, ScalarValue, Statement};
 use storage::SqlType;
 
 use crate::error::{Error, Result};
@@ -170,7 +169,7 @@ pub async fn execute(session: &mut Session, statement: &Execute) -> Result<Outco
         let row = batches.iter().find(|b| b.num_rows() > 0);
         let row = row.ok_or_else(|| Error::new("XX000", "no values for the parameters"))?;
         for (i, (field, ty)) in fields.iter().zip(&prepared.parameters).enumerate() {
-            let value = ScalarValue::try_from_array(row.column(i), 0)?;
+            let value = ScalarValue::try_from_array(row.column(i), 0).map_err(planner::Error::from)?;
             values.push(convert(session, value, &field.ty, ty)?);
         }
     }

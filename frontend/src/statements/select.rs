@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
-use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryStreamExt};
 use planner::batch::{Query, TableRows, Tables};
 use planner::catalog::Catalog;
-use planner::{Bound, Statement};
+use planner::{Bound, ScalarValue, Statement};
 use storage::RelationId;
 
 use crate::error::{Error, Result};
@@ -53,7 +52,7 @@ impl Ready {
     pub async fn rows(&self, session: &mut Session, values: &[ScalarValue], tag: RowsTag) -> Result<Rows> {
         let (query, relations) = self.way(session);
         let tables = tables(session, relations, false).await?;
-        let batches = query.run(values, &tables).await?.map_err(Error::from).boxed();
+        let batches = query.run(values, &tables, &session.shared.reads).await?.map_err(Error::from).boxed();
         Ok(Rows { fields: self.fields.clone(), batches, tag, flush: false, style: style(session), sent: 0 })
     }
 }
@@ -168,7 +167,7 @@ pub async fn collect(
     to_change: bool,
 ) -> Result<Vec<RecordBatch>> {
     let tables = tables(session, &bound.relations, to_change).await?;
-    let stream = Query::new(bound.plan)?.run(values, &tables).await?;
+    let stream = Query::new(bound.plan)?.run(values, &tables, &session.shared.reads).await?;
     Ok(stream.try_collect().await?)
 }
 
@@ -184,6 +183,6 @@ pub async fn returning(
     let mut tables = tables(session, &others, false).await?;
     tables.add(planner::bind::RETURNING, written);
     let fields = fields(&bound);
-    let batches = Query::new(bound.plan)?.run(values, &tables).await?.map_err(Error::from).boxed();
+    let batches = Query::new(bound.plan)?.run(values, &tables, &session.shared.reads).await?.map_err(Error::from).boxed();
     Ok(Rows { fields, batches, tag: RowsTag::Known(tag), flush: false, style: style(session), sent: 0 })
 }

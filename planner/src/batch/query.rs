@@ -1,29 +1,30 @@
 //! A query that is ready to run: optimised once, run as often as asked with other parameters and newer snapshots.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
-use datafusion::prelude::SessionConfig;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use storage::{Batch, RelationId, RelationSnapshot};
 
 use super::RelationSource;
 use super::constant::Constant;
 use super::index::use_indexes;
 use super::point::PointLookup;
+use super::reads::Reads;
 use super::table::RelationTable;
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
+use crate::functions::sleep::waits;
 use crate::{nodes, rules};
 
 /// The rows that a read sees, per relation.
@@ -38,7 +39,7 @@ pub enum TableRows {
     /// As of an epoch.
     Snapshot(RelationSnapshot),
     /// Made up for the read: a system table.
-    Rows(Vec<arrow::record_batch::RecordBatch>),
+    Rows(Vec<RecordBatch>),
     /// As of an epoch, with what the transaction has changed since.
     Overlay {
         /// As of an epoch.
@@ -48,29 +49,8 @@ pub enum TableRows {
     },
 }
 
-/// What reads may use.
-#[derive(Clone, Debug)]
-pub struct ReadLimits {
-    /// Memory of all reads together, in bytes. Sorts and joins spill beyond it.
-    pub memory_bytes: usize,
-    /// Where they spill to; `None` for the system's directory of temporary files.
-    pub spill_dir: Option<PathBuf>,
-    /// How many threads one read may use.
-    pub threads: usize,
-}
-
-impl Default for ReadLimits {
-    fn default() -> Self {
-        ReadLimits { memory_bytes: 1 << 30, spill_dir: None, threads: 2 }
-    }
-}
-
-static LIMITS: OnceLock<ReadLimits> = OnceLock::new();
-
-/// Sets what reads may use, before the first one. Returns whether it was in time.
-pub fn set_limits(limits: ReadLimits) -> bool {
-    LIMITS.set(limits).is_ok()
-}
+/// The rows of a read, as they are computed. Dropping it cancels the read.
+pub type RowStream = BoxStream<'static, Result<RecordBatch>>;
 
 /// How many rows a read must have to be worth several threads.
 const PARALLEL_ROWS_MIN: u64 = 50_000;
@@ -137,27 +117,28 @@ impl Query {
         }
     }
 
-    /// Runs the query. Dropping the stream cancels it.
-    pub async fn run(&self, params: &[ScalarValue], tables: &dyn Tables) -> Result<SendableRecordBatchStream> {
+    /// Runs the query.
+    pub async fn run(&self, params: &[ScalarValue], tables: &dyn Tables, reads: &Reads) -> Result<RowStream> {
         match &self.way {
-            Way::Constant(constant) => return constant.run(params),
+            Way::Constant(constant) => return Ok(rows(constant.run(params)?)),
             Way::Point(point) => {
                 if let TableRows::Snapshot(snapshot) = tables.table(point.relation())? {
-                    return point.stream(params, &snapshot);
+                    return Ok(rows(point.stream(params, &snapshot)?));
                 }
             }
             Way::Plan => {}
         }
-        let (physical, state) = self.physical(params, tables).await?;
-        Ok(execute_stream(physical, state.task_ctx())?)
+        let (physical, state) = self.physical(params, tables, reads).await?;
+        Ok(rows(execute_stream(physical, state.task_ctx())?))
     }
 
     /// DataFusion's physical plan over `tables`.
-    pub async fn physical(
+    pub async fn physical<'a>(
         &self,
         params: &[ScalarValue],
         tables: &dyn Tables,
-    ) -> Result<(Arc<dyn ExecutionPlan>, &'static SessionState)> {
+        reads: &'a Reads,
+    ) -> Result<(Arc<dyn ExecutionPlan>, &'a SessionState)> {
         let mut plan = self.plan.clone();
         if self.has_params {
             plan = with_params(plan, params)?;
@@ -176,20 +157,14 @@ impl Query {
             scan.source = provider_as_source(Arc::new(table));
             Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
         })?;
-        let state = session(rows >= PARALLEL_ROWS_MIN)?;
+        let state = reads.session(rows >= PARALLEL_ROWS_MIN);
         let physical = DefaultPhysicalPlanner::default().create_physical_plan(&plan.data, state).await?;
         Ok((physical, state))
     }
 }
 
-/// Runs a bound plan once.
-pub async fn execute(
-    plan: LogicalPlan,
-    params: &[ScalarValue],
-    tables: &dyn Tables,
-) -> Result<SendableRecordBatchStream> {
-    let plan = if params.is_empty() { plan } else { with_params(plan, params)? };
-    Query::new(plan)?.run(params, tables).await
+fn rows(stream: SendableRecordBatchStream) -> RowStream {
+    stream.map_err(Error::from).boxed()
 }
 
 /// The plan with its parameters' values, and with what they make constant computed.
@@ -214,45 +189,14 @@ pub(super) fn param_index(id: &str) -> Option<usize> {
     id.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1)
 }
 
-/// DataFusion's settings for small reads and for large ones.
-fn session(parallel: bool) -> Result<&'static SessionState> {
-    static SMALL: OnceLock<SessionState> = OnceLock::new();
-    static LARGE: OnceLock<SessionState> = OnceLock::new();
-    let (cell, threads) = match parallel {
-        true => (&LARGE, LIMITS.get_or_init(ReadLimits::default).threads.max(1)),
-        false => (&SMALL, 1),
-    };
-    if let Some(state) = cell.get() {
-        return Ok(state);
-    }
-    let mut config = SessionConfig::new().with_target_partitions(threads).with_batch_size(8192);
-    // A number from statistics would be a guess here: counts are estimates.
-    config.options_mut().execution.collect_statistics = false;
-    let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime()?).build();
-    Ok(cell.get_or_init(|| state))
-}
-
-/// Memory and spill files, shared by all reads.
-fn runtime() -> Result<Arc<RuntimeEnv>> {
-    static RUNTIME: OnceLock<Arc<RuntimeEnv>> = OnceLock::new();
-    if let Some(runtime) = RUNTIME.get() {
-        return Ok(runtime.clone());
-    }
-    let limits = LIMITS.get_or_init(ReadLimits::default);
-    let mode = match &limits.spill_dir {
-        Some(dir) => DiskManagerMode::Directories(vec![dir.clone()]),
-        None => DiskManagerMode::OsTmpDirectory,
-    };
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_limit(limits.memory_bytes, 1.0)
-        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode))
-        .build_arc()?;
-    Ok(RUNTIME.get_or_init(|| runtime).clone())
-}
-
-/// Whether an expression can be computed from a row alone.
+/// Whether an expression can be computed from a row alone, at once.
 pub(super) fn is_row_expr(e: &Expr) -> bool {
     !e.exists(|e| {
+        if let Expr::ScalarFunction(call) = e
+            && waits(&call.func)
+        {
+            return Ok(true);
+        }
         Ok(matches!(
             e,
             Expr::ScalarSubquery(_)

@@ -277,8 +277,10 @@ fn overlaid(
                 _ => keep.push(i as u32),
             }
         }
-        let batch = batch.project(&kept_columns)?;
-        Ok(if keep.len() < batch.num_rows() { take_record_batch(&batch, &UInt32Array::from(keep))? } else { batch })
+        // Rows are taken while there are columns: of none, none can be.
+        let all = keep.len() == batch.num_rows();
+        let batch = if all { batch } else { take_record_batch(&batch, &UInt32Array::from(keep))? };
+        Ok(batch.project(&kept_columns)?)
     });
     Ok(Box::new(kept.chain(std::iter::once_with(move || Ok(came.project(&columns)?)))))
 }

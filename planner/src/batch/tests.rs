@@ -16,7 +16,7 @@ use storage::store::StoreOptions;
 use storage::{Batch, Epoch, RelationId, RelationSnapshot, Store};
 use streaming::testing::{batch, schema};
 
-use super::{Query, RelationSource, TableRows, Tables, column};
+use super::{Query, ReadLimits, Reads, RelationSource, TableRows, Tables, column};
 use crate::error::Result;
 
 /// `t(a int, b int, c text)` with key (a, b DESC).
@@ -76,12 +76,16 @@ fn param(n: usize, data_type: DataType) -> Expr {
     Expr::Placeholder(Placeholder::new_with_field(format!("${n}"), Some(Arc::new(Field::new("", data_type, true)))))
 }
 
+fn reads() -> Reads {
+    Reads::new(ReadLimits::default()).unwrap()
+}
+
 fn run(plan: LogicalPlan, params: &[ScalarValue], database: &Database) -> Result<String> {
     let query = Query::new(plan)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let way = if query.point().is_some() { "point lookup\n" } else { "" };
     runtime.block_on(async {
-        let batches: Vec<_> = query.run(params, database).await?.try_collect().await?;
+        let batches: Vec<_> = query.run(params, database, &reads()).await?.try_collect().await?;
         Ok(format!("{way}{}\n", pretty_format_batches(&batches)?))
     })
 }
@@ -306,7 +310,7 @@ fn reads_through_an_index() {
     assert!(query.point().is_some());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let batches: Vec<_> =
-        runtime.block_on(async { query.run(&[text], &index).await.unwrap().try_collect().await.unwrap() });
+        runtime.block_on(async { query.run(&[text], &index, &reads()).await.unwrap().try_collect().await.unwrap() });
     expect![[r#"
         +----+----+
         | c2 | c1 |

@@ -273,6 +273,7 @@ impl Binder<'_> {
             return Ok((query.plan, scope));
         }
         let object = self.catalog.expect(name, self.settings)?.clone();
+        self.depend(&object);
         let schema = alias.is_none().then(|| object.schema.clone());
         match object.kind {
             ObjectKind::View => {

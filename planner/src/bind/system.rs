@@ -94,7 +94,6 @@ impl Binder<'_> {
                 let name = name.to_lowercase();
                 let value = match name.as_str() {
                     "timezone" => Some(self.settings.timezone.clone()),
-                    "search_path" => Some(self.settings.search_path.join(", ")),
                     _ => self.settings.values.get(&name).cloned(),
                 };
                 if value.is_none() && args.len() < 2 {

@@ -15,7 +15,7 @@ use streaming::plan::Plan;
 use streaming::testing::{Counted, Random, TestTask, accumulate, batch};
 
 use super::ViewPlan;
-use crate::batch::{Query, TableRows, Tables};
+use crate::batch::{Query, ReadLimits, Reads, TableRows, Tables};
 use crate::error::Result;
 
 /// A relation with random rows: different in their key, if they have one.
@@ -152,6 +152,7 @@ pub(crate) fn check(view: &ViewPlan, query: LogicalPlan, total_order: bool) {
     let query = Query::new(query).unwrap_or_else(|error| panic!("the query cannot be read: {error}"));
     text += &crate::explain::explain_stream(&view.job.plan);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let reads = Reads::new(ReadLimits::default()).expect("nothing is spilled yet");
     for seed in 0..4 {
         let mut random = Random::new(seed);
         let mut tables = Database::of(query.plan());
@@ -173,7 +174,7 @@ pub(crate) fn check(view: &ViewPlan, query: LogicalPlan, total_order: bool) {
                 assert!(keys.values().all(|n| *n == 1), "a key is there twice: {keys:?}\n{text}");
             }
             let expected = runtime.block_on(async {
-                let batches: Vec<RecordBatch> = query.run(&[], &tables).await.unwrap().try_collect().await.unwrap();
+                let batches: Vec<RecordBatch> = query.run(&[], &tables, &reads).await.unwrap().try_collect().await.unwrap();
                 let mut expected = Counted::new();
                 for batch in batches {
                     for row in 0..batch.num_rows() {
