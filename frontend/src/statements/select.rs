@@ -183,6 +183,7 @@ pub async fn returning(
     let mut tables = tables(session, &others, false).await?;
     tables.add(planner::bind::RETURNING, written);
     let fields = fields(&bound);
-    let batches = Query::new(bound.plan)?.run(values, &tables, &session.shared.reads).await?.map_err(Error::from).boxed();
+    let batches =
+        Query::new(bound.plan)?.run(values, &tables, &session.shared.reads).await?.map_err(Error::from).boxed();
     Ok(Rows { fields, batches, tag: RowsTag::Known(tag), flush: false, style: style(session), sent: 0 })
 }

@@ -174,7 +174,8 @@ pub(crate) fn check(view: &ViewPlan, query: LogicalPlan, total_order: bool) {
                 assert!(keys.values().all(|n| *n == 1), "a key is there twice: {keys:?}\n{text}");
             }
             let expected = runtime.block_on(async {
-                let batches: Vec<RecordBatch> = query.run(&[], &tables, &reads).await.unwrap().try_collect().await.unwrap();
+                let batches: Vec<RecordBatch> =
+                    query.run(&[], &tables, &reads).await.unwrap().try_collect().await.unwrap();
                 let mut expected = Counted::new();
                 for batch in batches {
                     for row in 0..batch.num_rows() {
