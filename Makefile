@@ -50,9 +50,9 @@ compat: ## The compat suites on a real Postgres.
 release: ## The optimised binary.
 	cargo build --release --workspace --bin headwater
 
-bench: release ## The numbers of bench/results: make bench, or one of them: make bench Q=lookup
-	cargo build --release --workspace --example latency
-	$(HOME)/.cache/headwater/venv/bin/python3 bench/run.py $(Q)
+bench: ## The numbers of bench/results: make bench, or one of them: make bench Q=lookup
+	cargo build --release --workspace --bin headwater --example latency
+	bench/run.py $(Q)
 
 docs: ## The documentation of all crates, and the SQL of README and docs/ run as tests.
 	cargo doc --workspace --no-deps

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::Context as _;
 use parking_lot::RwLock;
 use storage::{Epoch, Store};
 use streaming::engine::{Engine, EngineConfig};
@@ -251,6 +252,16 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// Makes a directory, without what an earlier server that was killed left in it.
+fn empty(dir: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            anyhow::bail!("cannot empty {}: {error}", dir.display())
+        }
+        _ => std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display())),
+    }
+}
+
 /// Opens the store, loads the catalog, starts the engine.
 fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>> {
     let store = open_store(&config.data_dir)?;
@@ -262,7 +273,7 @@ fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>
         checkpoint_interval: config.checkpoint_interval,
     };
     let spill_dir = config.data_dir.join("tmp");
-    std::fs::create_dir_all(&spill_dir)?;
+    empty(&spill_dir)?;
     let limits =
         planner::batch::ReadLimits { spill_dir: Some(spill_dir), threads: config.workers, ..Default::default() };
     let reads = planner::batch::Reads::new(limits)?;

@@ -37,8 +37,8 @@ async fn main() -> Result<()> {
                     bail!("row {id} is not visible after its INSERT was acknowledged");
                 }
             }
-            report("insert acknowledged", inserts);
-            report("insert acknowledged and seen by the next SELECT", both);
+            report("insert acknowledged", &inserts);
+            report("insert acknowledged and seen by the next SELECT", &both);
         }
         "lookup" => {
             let lookup = client.prepare("SELECT v FROM bench_lookup WHERE k = $1").await?;
@@ -58,15 +58,15 @@ async fn main() -> Result<()> {
                     times.push(elapsed);
                 }
             }
-            report("point lookup", times);
+            report("point lookup", &times);
         }
         other => bail!("{other:?} is neither insert nor lookup"),
     }
     Ok(())
 }
 
-fn report(what: &str, mut times: Vec<Duration>) {
-    times.sort();
-    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1000.0;
-    println!("{what}: p50 {:.3} ms, p99 {:.3} ms, max {:.3} ms ({} times)", at(0.5), at(0.99), at(1.0), times.len());
+/// One line of JSON: what was timed, and every time in milliseconds.
+fn report(what: &str, times: &[Duration]) {
+    let ms: Vec<String> = times.iter().map(|time| format!("{:.4}", time.as_secs_f64() * 1000.0)).collect();
+    println!(r#"{{"what": "{what}", "ms": [{}]}}"#, ms.join(", "));
 }

@@ -129,6 +129,15 @@ pub fn table(names: &[String], rows: &[Vec<String>]) -> Vec<String> {
     lines
 }
 
+/// Whether two tables say the same. On which side a value stands depends on its type, which a text does not tell.
+pub fn same(shown: &[String], table: &[String]) -> bool {
+    let cells = |lines: &[String]| -> Vec<Vec<String>> {
+        let lines = lines.iter().filter(|line| !line.is_empty());
+        lines.map(|line| line.split('|').map(|cell| cell.trim().to_string()).collect()).collect()
+    };
+    cells(shown) == cells(table)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +157,9 @@ mod tests {
         let table =
             table(&["a".into(), "name".into()], &[vec!["1".into(), "x".into()], vec!["20".into(), "yy".into()]]);
         assert_eq!(table, [" a  | name", "----+------", "  1 | x", " 20 | yy", "(2 rows)"]);
+        let lines = |text: &str| text.lines().map(str::to_string).collect::<Vec<_>>();
+        assert!(same(&lines(" a  | name\n----+------\n 1  |    x\n 20 |   yy\n(2 rows)\n"), &table));
+        assert!(!same(&lines(" a  | name\n----+------\n 1  |    x\n 21 |   yy\n(2 rows)\n"), &table));
+        assert!(!same(&lines(" a\n---\n 1\n 20\n(2 rows)\n"), &table));
     }
 }

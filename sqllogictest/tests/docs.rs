@@ -78,8 +78,7 @@ async fn run_block(client: &tokio_postgres::Client, block: &Block, directory: &P
             };
             let rows: Vec<Vec<String>> = answer.rows.iter().map(|row| row.iter().map(plain).collect()).collect();
             let table = markdown::table(&answer.names, &rows);
-            let same: Vec<&String> = shown.iter().filter(|line| !line.is_empty()).collect();
-            if same == table.iter().collect::<Vec<_>>() {
+            if markdown::same(shown, &table) {
                 break;
             }
             if !block.eventually || started.elapsed() > Duration::from_secs(30) {
