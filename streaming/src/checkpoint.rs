@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use storage::table::DirtyRun;
 use storage::{Epoch, Relation, RelationId, RelationSpec, Result, Store};
 
-use crate::coordinator::{Job, Stage};
+use crate::coordinator::{Cut, Job, Stage};
 use crate::engine::{CatalogChanges, JobSpec, error_columns};
 use crate::job::SplitState;
 use crate::operators::AnyOperator;
@@ -30,8 +30,8 @@ pub struct Taken {
     pub epoch: u64,
     /// Dirty entries of the operators' state tables.
     pub runs: Vec<DirtyRun>,
-    /// Relations whose rows become durable.
-    pub relations: Vec<Arc<Relation>>,
+    /// Relations whose rows become durable, each up to its job's cut.
+    pub relations: Vec<(Arc<Relation>, Epoch)>,
     /// Keys of the catalog and of the engine itself.
     pub meta: CatalogChanges,
     /// Relations whose rows and state go.
@@ -71,6 +71,11 @@ pub fn failed_key(relation: RelationId) -> Vec<u8> {
     format!("engine/failed/{}", relation.0).into_bytes()
 }
 
+/// The key of the epoch at which a job was cut, if that is before the checkpoint's.
+pub fn cut_key(relation: RelationId) -> Vec<u8> {
+    format!("engine/cut/{}", relation.0).into_bytes()
+}
+
 /// Remembers where a source or table is as of the epoch that it has just completed.
 pub fn note_inputs(job: &Job) {
     if let Some(source) = &job.control.source {
@@ -81,19 +86,18 @@ pub fn note_inputs(job: &Job) {
     }
 }
 
-/// Moves what changed in `job` up to `epoch` into `taken`.
-pub fn take(job: &mut Job, epoch: u64, taken: &mut Taken) {
+/// Moves what changed in `job` up to its cut into `taken`.
+pub fn take(job: &mut Job, taken: &mut Taken) {
     let id = job.spec.relation;
     if job.stage == Stage::Failed {
         let message = job.control.error.lock().clone().unwrap_or_default();
         taken.meta.push((failed_key(id), Some(message.into_bytes())));
         return;
     }
-    if !matches!(job.stage, Stage::Running | Stage::Committing) || job.frontier < epoch {
-        return;
-    }
+    let Cut::Done(cut) = job.cut else { return };
     taken.runs.append(&mut job.control.cut_runs.lock());
-    taken.relations.extend(job.relation.iter().chain([&job.errors]).cloned());
+    taken.relations.extend(job.relation.iter().chain([&job.errors]).map(|r| (r.clone(), Epoch(cut))));
+    taken.meta.push((cut_key(id), (cut < taken.epoch).then(|| cut.to_be_bytes().to_vec())));
     if let Some(source) = &job.control.source
         && let Some(splits) = source.noted.lock().clone()
     {
@@ -172,7 +176,7 @@ impl Writer {
                         let result = store.checkpoint(storage::Checkpoint {
                             epoch,
                             dirty: std::mem::take(&mut dirty),
-                            relations: taken.relations.iter().map(|r| (r.clone(), epoch)).collect(),
+                            relations: taken.relations.clone(),
                             meta: taken.meta.clone(),
                             drop: taken.dropped.clone(),
                         });

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::inbox::{INBOX_BYTES_MAX, SPILLED_BYTES_MAX};
 use crate::job::JobControl;
 
 /// Wakes the coordinator.
@@ -47,14 +48,13 @@ pub struct Clock {
     open: Mutex<u64>,
     /// Wakes the coordinator.
     pub notify: Arc<Notify>,
-    /// Rows that wait in the inboxes of all jobs: sources pause above [`ROWS_WAITING_MAX`].
-    pub rows_waiting: AtomicI64,
+    /// Bytes of memory that the inboxes of all jobs take.
+    pub inbox_bytes: AtomicI64,
+    /// Bytes that the inboxes of all jobs have spilled: sources pause above [`SPILLED_BYTES_MAX`].
+    pub spilled_bytes: AtomicI64,
     /// Set when the workers shall stop.
     pub stopping: AtomicBool,
 }
-
-/// Rows that may wait in all inboxes together before sources pause.
-pub const ROWS_WAITING_MAX: i64 = 4_000_000;
 
 impl Clock {
     /// A clock whose open epoch is `open`.
@@ -62,7 +62,8 @@ impl Clock {
         Clock {
             open: Mutex::new(open),
             notify: Arc::default(),
-            rows_waiting: AtomicI64::new(0),
+            inbox_bytes: AtomicI64::new(0),
+            spilled_bytes: AtomicI64::new(0),
             stopping: AtomicBool::new(false),
         }
     }
@@ -98,8 +99,9 @@ impl Clock {
         *self.open.lock()
     }
 
-    /// Whether sources should pause because too many rows wait.
+    /// Whether sources should pause because too much waits, in memory (where nothing can be spilled) or spilled.
     pub fn is_full(&self) -> bool {
-        self.rows_waiting.load(Ordering::Relaxed) > ROWS_WAITING_MAX
+        self.spilled_bytes.load(Ordering::Relaxed) > SPILLED_BYTES_MAX
+            || self.inbox_bytes.load(Ordering::Relaxed) > 2 * INBOX_BYTES_MAX
     }
 }

@@ -6,13 +6,16 @@
 //! ```
 //!
 //! Each job has a frontier of its own. A view whose inputs did not change advances without running; one that is behind
-//! is given everything up to its inputs' frontier at once. A checkpoint C is the epoch C of every job: each job is cut
-//! when it reaches C, and goes on; nobody waits for it but the checkpoint.
+//! is given several epochs at once, as many as make a step of bounded size.
 //!
-//! Invariants: one target in flight a job; a job's target never exceeds what all its inputs have completed, nor C while
-//! the job is not cut for C.
+//! A checkpoint C begins with the sources and tables, which are cut at epoch C. Then each job is cut at its own next step,
+//! at an epoch that none of its inputs' cuts is before, and goes on; what waits in its inboxes up to its inputs' cuts is
+//! part of its state (`inbox.rs`). So after a restart each job goes on at its own cut with all that had come for it.
+//!
+//! Invariants: one target in flight a job; a job's target never exceeds what all its inputs have completed, nor the cut of
+//! one of them while it is not cut itself.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -35,6 +38,11 @@ use crate::visible::VisibleLog;
 
 /// An open epoch is not sealed before this while jobs are busy, so that a heavy load gets bigger epochs.
 const EPOCH_INTERVAL_BUSY: Duration = Duration::from_millis(20);
+/// How long a step of a job that is behind should take, by how fast its last ones were: a cut is never much farther away.
+const STEP_TIME: Duration = Duration::from_millis(200);
+/// Rows that wait for a job in one step's epochs, at most, and at least so that a step is worth its while. One epoch alone
+/// may have more.
+const STEP_ROWS: std::ops::RangeInclusive<usize> = 4096..=262_144;
 /// An epoch is sealed at least this often, when only time moves.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -103,12 +111,29 @@ pub struct Job {
     pub stage: Stage,
     upstreams: Vec<(usize, RelationId)>,
     busy: Option<u64>,
+    busy_since: Instant,
+    /// Rows that a step should have.
+    step_rows: usize,
     not_before: u64,
     ran_since_cut: bool,
-    cut: u64,
+    /// Where it stands in the checkpoint under way.
+    pub cut: Cut,
     /// Its clients are told when it can be read.
     created: Option<oneshot::Sender<Result<()>>>,
     catalog: Option<CatalogChanges>,
+}
+
+/// Where a job stands in the checkpoint under way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cut {
+    /// It is not in it.
+    Outside,
+    /// It is to be cut at its next step.
+    Wanted,
+    /// It is being cut at this epoch.
+    Issued(u64),
+    /// The checkpoint has it as of this epoch.
+    Done(u64),
 }
 
 /// The life of a job.
@@ -143,8 +168,6 @@ struct Change {
     dropped: Vec<RelationId>,
     /// The job that it creates.
     created: Option<RelationId>,
-    /// The first epoch whose checkpoint may hold it.
-    not_before: u64,
     done: Option<oneshot::Sender<Result<()>>>,
 }
 
@@ -165,7 +188,7 @@ struct Reader {
 
 struct Flush {
     epoch: Option<u64>,
-    send: Option<oneshot::Sender<Result<Epoch>>>,
+    send: oneshot::Sender<Result<Epoch>>,
 }
 
 /// One past the last node that reads a tap.
@@ -242,6 +265,43 @@ impl Job {
         if id == self.spec.errors { Some(&self.errors) } else { self.relation.as_ref() }
     }
 
+    /// Keeps what the job's relations have up to `epoch` apart from what comes later.
+    fn announce(&self, epoch: u64) {
+        for relation in self.relation.iter().chain([&self.errors]) {
+            relation.cut(Epoch(epoch));
+        }
+    }
+
+    /// The farthest epoch up to `limit` whose step is of bounded size.
+    fn step(&self, limit: u64) -> u64 {
+        if limit <= self.frontier {
+            return limit;
+        }
+        let mut rows = 0;
+        let mut last = None;
+        for (epoch, waiting) in self.control.waiting.lock().range(self.frontier + 1..=limit) {
+            rows += waiting;
+            if rows > self.step_rows && let Some(last) = last {
+                return last;
+            }
+            last = Some(*epoch);
+        }
+        limit
+    }
+
+    /// Learns from a step how large the next one should be.
+    fn stepped(&mut self, target: u64) {
+        let mut waiting = self.control.waiting.lock();
+        let later = waiting.split_off(&(target + 1));
+        let rows: usize = std::mem::replace(&mut *waiting, later).into_values().sum();
+        // Small steps tell more of the clock than of the job.
+        if rows >= *STEP_ROWS.start() / 2 {
+            let rate = rows as f64 / self.busy_since.elapsed().as_secs_f64().max(1e-6);
+            self.step_rows =
+                ((rate * STEP_TIME.as_secs_f64()) as usize).clamp(*STEP_ROWS.start(), *STEP_ROWS.end());
+        }
+    }
+
     fn issue(&mut self, target: u64, cut: bool) {
         debug_assert!(self.busy.is_none() && target > self.control.target.load(Ordering::Acquire));
         if cut {
@@ -249,6 +309,7 @@ impl Job {
         }
         self.control.target.store(target, Ordering::Release);
         self.busy = Some(target);
+        self.busy_since = Instant::now();
         self.ran_since_cut = true;
         self.control.wake();
     }
@@ -300,6 +361,7 @@ impl Coordinator {
                 break;
             }
         }
+        Self::answer_flushes(state);
         self.answer(state);
         self.publish(state);
         let dirty = state.jobs.values().any(|job| job.control.dirty.load(Ordering::Acquire));
@@ -343,10 +405,11 @@ impl Coordinator {
             let done = job.control.done.load(Ordering::Acquire);
             if job.busy.is_some_and(|target| done >= target) {
                 let target = job.busy.take().expect("checked");
-                if job.control.cut.load(Ordering::Acquire) == target {
-                    job.cut = target;
+                if job.cut == Cut::Issued(target) && !job.is_input() {
+                    job.cut = Cut::Done(target);
                     job.ran_since_cut = false;
                 }
+                job.stepped(target);
                 let was_reading = reading(job);
                 // The snapshots that the job began with are read.
                 job.control.starts.lock().clear();
@@ -361,15 +424,8 @@ impl Coordinator {
                         catalog: job.catalog.take().unwrap_or_default(),
                         dropped: Vec::new(),
                         created: Some(job.spec.relation),
-                        not_before: target,
                         done: job.created.take(),
                     });
-                    // A checkpoint under way that is older than the job goes on without it.
-                    if let Checkpoint::Sources(at) | Checkpoint::Jobs(at) = state.checkpoint
-                        && at < target
-                    {
-                        job.cut = at;
-                    }
                 }
                 state.changed_since_checkpoint = true;
             }
@@ -446,7 +502,6 @@ impl Coordinator {
                 catalog: job.catalog.take().unwrap_or_default(),
                 dropped: Vec::new(),
                 created: Some(id),
-                not_before: sealed + 1,
                 done: job.created.take(),
             });
             state.want_checkpoint = true;
@@ -569,12 +624,34 @@ impl Coordinator {
             state.want_checkpoint = false;
             state.changed_since_checkpoint = false;
             state.checkpointed_at = Instant::now();
-            for job in state.jobs.values() {
-                for relation in job.relation.iter().chain([&job.errors]) {
-                    relation.cut(Epoch(sealed));
+            // What is created from now on is in the next one.
+            for job in state.jobs.values_mut().filter(|job| job.is_live()) {
+                job.cut = if job.is_input() { Cut::Issued(sealed) } else { Cut::Wanted };
+                if job.is_input() {
+                    job.announce(sealed);
                 }
             }
         }
+    }
+
+    /// How far the inputs of `job` let it go, and whether that is a cut. Every cut lies behind the frontiers of those that
+    /// are not cut yet, so that each of them has a step left to be cut with.
+    fn cut_limit(state: &State, job: &Job) -> (u64, bool) {
+        let mut limit = u64::MAX;
+        let mut all_done = true;
+        for (_, upstream) in &job.upstreams {
+            match state.owner(*upstream).filter(|owner| owner.stage != Stage::Failed).map(|owner| owner.cut) {
+                Some(Cut::Done(at)) => limit = limit.min(at),
+                Some(Cut::Issued(at)) => (limit, all_done) = (limit.min(at), false),
+                Some(Cut::Wanted) => all_done = false,
+                // It is not in the checkpoint, or it changes no more.
+                Some(Cut::Outside) | None => {}
+            }
+        }
+        if let Checkpoint::Sources(at) | Checkpoint::Jobs(at) = state.checkpoint {
+            limit = limit.min(at);
+        }
+        if all_done { (limit, true) } else { (limit - 1, false) }
     }
 
     /// Lets every job follow its inputs; true if a frontier moved (so that who reads it can follow).
@@ -588,39 +665,51 @@ impl Coordinator {
             }
             let limit = job.upstreams.iter().map(|(_, upstream)| state.frontier(*upstream)).min();
             let mut limit = limit.unwrap_or(state.sealed);
-            let mut cut = None;
-            if let Checkpoint::Sources(at) | Checkpoint::Jobs(at) = state.checkpoint
-                && job.cut < at
-            {
+            let mut cut = false;
+            if job.cut == Cut::Wanted {
+                let (at, is_cut) = Self::cut_limit(state, job);
                 limit = limit.min(at);
-                cut = Some(at);
+                cut = is_cut;
             }
             if let Some(pin) = state.pins.range(job.frontier + 1..).next() {
                 limit = limit.min(*pin);
             }
+            limit = job.step(limit);
+            if limit <= job.frontier {
+                continue;
+            }
             let changed = job.upstreams.iter().any(|(_, upstream)| {
                 state.owner(*upstream).is_some_and(|u| u.control.changed.load(Ordering::Acquire) > job.frontier)
             });
-            let frontier = job.frontier;
+            let limits = if cut { Self::inbox_limits(state, job) } else { HashMap::new() };
             let job = state.jobs.get_mut(&id).expect("present");
-            let must_cut = cut == Some(limit) && job.ran_since_cut;
-            if limit > frontier && !changed && !must_cut {
+            if cut {
+                job.announce(limit);
+            }
+            if !changed && !(cut && job.ran_since_cut) {
+                if cut {
+                    job.cut = Cut::Done(limit);
+                }
                 job.advance(limit);
-                if cut == Some(limit) {
-                    job.cut = limit;
-                }
                 moved = true;
-            } else if limit > frontier {
-                job.issue(limit, cut == Some(limit));
-            } else if cut == Some(frontier) && limit == frontier {
-                // Already there: what it did to get there is cut by an empty step of the same job.
-                if !job.ran_since_cut {
-                    job.cut = frontier;
-                    moved = true;
+            } else {
+                if cut {
+                    *job.control.cut_limits.lock() = limits;
+                    job.cut = Cut::Issued(limit);
                 }
+                job.issue(limit, cut);
             }
         }
         moved
+    }
+
+    /// Up to where what waits for `job` at each of its taps belongs to the checkpoint: its input's cut.
+    fn inbox_limits(state: &State, job: &Job) -> HashMap<usize, u64> {
+        let cut = |upstream: RelationId| match state.owner(upstream)?.cut {
+            Cut::Done(at) => Some(at),
+            _ => None,
+        };
+        job.upstreams.iter().map(|(node, upstream)| (*node, cut(*upstream).unwrap_or(u64::MAX))).collect()
     }
 
     fn wants_checkpoint(&self, state: &State) -> bool {
@@ -633,8 +722,12 @@ impl Coordinator {
         if let Checkpoint::Sources(at) = state.checkpoint {
             let inputs = state.jobs.values().filter(|job| job.is_input() && job.is_live());
             if inputs.into_iter().all(|job| job.frontier >= at) {
-                for job in state.jobs.values().filter(|job| job.is_input() && job.is_live()) {
-                    checkpoint::note_inputs(job);
+                for job in state.jobs.values_mut().filter(|job| job.is_input() && job.is_live()) {
+                    // One that was created since is as of an epoch that is sealed later.
+                    if job.cut == Cut::Issued(at) {
+                        job.cut = Cut::Done(at);
+                        checkpoint::note_inputs(job);
+                    }
                 }
                 self.visible.cut(at);
                 state.checkpoint = Checkpoint::Jobs(at);
@@ -642,11 +735,13 @@ impl Coordinator {
             }
         }
         if let Checkpoint::Jobs(at) = state.checkpoint {
-            let derived = state.jobs.values().filter(|job| !job.is_input() && job.is_live());
-            if derived.into_iter().all(|job| job.cut >= at) {
+            let has = |job: &Job| matches!(job.cut, Cut::Done(_)) || job.stage == Stage::Failed;
+            let open = |job: &Job| job.is_live() && matches!(job.cut, Cut::Wanted | Cut::Issued(_));
+            if !state.jobs.values().any(open) {
                 let pending = std::mem::take(&mut state.pending);
-                let (changes, later): (Vec<Change>, Vec<Change>) =
-                    pending.into_iter().partition(|change| change.not_before <= at);
+                let (changes, later): (Vec<Change>, Vec<Change>) = pending
+                    .into_iter()
+                    .partition(|change| change.created.and_then(|id| state.jobs.get(&id)).is_none_or(has));
                 state.pending = later;
                 let mut taken = Taken { epoch: at, ..Taken::default() };
                 for change in &changes {
@@ -654,7 +749,8 @@ impl Coordinator {
                     taken.dropped.extend(&change.dropped);
                 }
                 for job in state.jobs.values_mut() {
-                    checkpoint::take(job, at, &mut taken);
+                    checkpoint::take(job, &mut taken);
+                    job.cut = Cut::Outside;
                 }
                 state.writing = changes;
                 state.checkpoint = Checkpoint::Writing(at);
@@ -684,15 +780,9 @@ impl Coordinator {
                             let _ = done.send(Ok(()));
                         }
                     }
-                    for flush in &mut state.flushes {
-                        if flush.epoch.is_some_and(|epoch| epoch <= at)
-                            && let Some(send) = flush.send.take()
-                        {
-                            let _ = send.send(Ok(Epoch(at)));
-                        }
-                    }
-                    state.flushes.retain(|flush| flush.send.is_some());
-                    if !state.flushes.is_empty() || !state.pending.is_empty() {
+                    if state.flushes.iter().any(|flush| flush.epoch.is_none_or(|epoch| epoch > at))
+                        || !state.pending.is_empty()
+                    {
                         state.want_checkpoint = true;
                     }
                 }
@@ -702,12 +792,9 @@ impl Coordinator {
                         tracing::error!("checkpoint failed, trying again: {error}");
                     }
                     let message = error.to_string();
-                    for flush in &mut state.flushes {
-                        if let Some(send) = flush.send.take() {
-                            let _ = send.send(Err(Error::Storage(error.clone())));
-                        }
+                    for flush in state.flushes.drain(..) {
+                        let _ = flush.send.send(Err(Error::Storage(error.clone())));
                     }
-                    state.flushes.clear();
                     state.checkpoint_error = Some(message);
                 }
             }
@@ -724,6 +811,17 @@ impl Coordinator {
             && let Err(error) = self.log.truncate_before(last + 1)
         {
             tracing::warn!("old table log records could not be removed: {error}");
+        }
+    }
+
+    /// Answers who waits for all that had come in: it is durable, and every view has it.
+    fn answer_flushes(state: &mut State) {
+        let follows = |job: &&Job| job.stage == Stage::Running;
+        let visible = state.jobs.values().filter(follows).map(|job| job.frontier).min().unwrap_or(state.sealed);
+        let complete = visible.min(state.durable);
+        let is_over = |flush: &mut Flush| flush.epoch.is_some_and(|epoch| epoch <= complete);
+        for flush in state.flushes.extract_if(.., is_over) {
+            let _ = flush.send.send(Ok(Epoch(complete)));
         }
     }
 
@@ -829,11 +927,18 @@ impl Coordinator {
     /// Takes up a job at the checkpoint, before the coordinator runs.
     pub fn resume(&self, spec: JobSpec, control: JobControl, epoch: u64, failed: Option<String>) -> Result<()> {
         let mut job = self.job(spec, control, Stage::Running)?;
+        let state_epoch = epoch;
+        let epoch = match self.store.meta_get(&checkpoint::cut_key(job.spec.relation))? {
+            Some(bytes) => u64::from_be_bytes(bytes.try_into().map_err(|_| {
+                storage::Error::Corrupt(format!("the epoch at which job \"{}\" was cut", job.spec.name))
+            })?),
+            None => epoch,
+        };
         job.frontier = epoch;
-        job.cut = epoch;
         job.control.target.store(epoch, Ordering::Release);
         job.control.done.store(epoch, Ordering::Release);
-        job.control.changed.store(epoch, Ordering::Release);
+        // Who was cut before it has its changes up to the checkpoint waiting.
+        job.control.changed.store(state_epoch, Ordering::Release);
         let mut nodes: Vec<usize> = job.upstreams.iter().map(|(node, _)| *node).collect();
         nodes.extend(constants(&job.spec));
         job.control.starts.lock().extend(nodes.into_iter().map(|node| (node, Start::Resume { epoch })));
@@ -859,9 +964,11 @@ impl Coordinator {
             frontier: 0,
             stage,
             busy: None,
+            busy_since: Instant::now(),
+            step_rows: *STEP_ROWS.end() / 4,
             not_before: 0,
             ran_since_cut: false,
-            cut: 0,
+            cut: Cut::Outside,
             created: None,
             catalog: None,
             spec,
@@ -904,7 +1011,7 @@ impl Coordinator {
                 }
             }
         }
-        state.pending.push(Change { catalog, dropped, created: None, not_before: 0, done: Some(send) });
+        state.pending.push(Change { catalog, dropped, created: None, done: Some(send) });
         state.want_checkpoint = true;
         drop(state);
         self.clock.notify.notify();
@@ -940,7 +1047,7 @@ impl Coordinator {
     pub fn flush(&self) -> oneshot::Receiver<Result<Epoch>> {
         let (send, receive) = oneshot::channel();
         let mut state = self.state.lock();
-        state.flushes.push(Flush { epoch: None, send: Some(send) });
+        state.flushes.push(Flush { epoch: None, send });
         state.force_seal = true;
         state.want_checkpoint = true;
         drop(state);

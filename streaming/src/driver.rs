@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use storage::table::DirtyHandle;
 use storage::{Batch, Epoch};
@@ -46,6 +46,8 @@ const SEGMENTS_IN_FLIGHT_MAX: usize = 16;
 const SEGMENT_BATCHES: usize = 4;
 /// Batches that an operator applies in one activation.
 const ACTIVATION_BATCHES_MAX: usize = 32;
+/// How long an operator may go on in one activation, to the end of the batch that it is at: others wait for the thread.
+const ACTIVATION_TIME_MAX: Duration = Duration::from_millis(5);
 /// How long a leaf that may not go on waits before it looks again.
 const LEAF_PAUSE: Duration = Duration::from_micros(500);
 
@@ -90,8 +92,10 @@ pub trait Leaf {
     /// last one (`sealed`) if none is.
     fn next(&mut self, target: u64, sealed: u64) -> Next;
 
-    /// The epochs up to `target` are handed out.
-    fn sealed(&mut self, _target: u64) {}
+    /// The epochs up to `target` are handed out; at a `checkpoint` what still waits is put into the leaf's state.
+    fn sealed(&mut self, _target: u64, _checkpoint: bool) -> crate::Result<()> {
+        Ok(())
+    }
 }
 
 /// What a leaf says when it is asked.
@@ -111,6 +115,7 @@ pub fn leaf<'s>(
     scope: Scope<'s, u64>,
     name: &str,
     ctx: JobContext,
+    dirty: Vec<DirtyHandle>,
     make: impl FnOnce(Arc<dyn Fn() + Send + Sync>) -> Box<dyn Leaf>,
 ) -> Stream<'s, u64, Parcel> {
     let mut builder = OperatorBuilder::new(name.to_owned(), scope);
@@ -175,8 +180,12 @@ pub fn leaf<'s>(
             }
             if target > sealed {
                 sealed = target;
-                if guard(job, || Ok(leaf.sealed(target))).is_none() {
+                let checkpoint = job.cut.load(Ordering::Acquire) == target;
+                if guard(job, || leaf.sealed(target, checkpoint)).is_none() {
                     return;
+                }
+                if checkpoint {
+                    job.cut_runs.lock().extend(dirty.iter().filter_map(DirtyHandle::take));
                 }
                 if epoch_of(*capability.time()) <= target {
                     capability.downgrade(&time(target + 1, 0));
@@ -286,13 +295,14 @@ pub fn operator<'s>(
                 }
             }
             let mut quota = ACTIVATION_BATCHES_MAX;
+            let begun = Instant::now();
             while let Some(mut oldest) = stash.first_entry() {
                 // While an epoch waits for its seal, younger ones wait in the stash.
                 if target > sealed && *oldest.key() > target {
                     break;
                 }
                 while let Some((input, cap, batch)) = oldest.get_mut().pop_front() {
-                    if quota == 0 {
+                    if quota == 0 || begun.elapsed() > ACTIVATION_TIME_MAX {
                         oldest.get_mut().push_front((input, cap, batch));
                         local.activate();
                         return;

@@ -57,6 +57,10 @@ pub struct JobControl {
     pub rows_total: Mutex<Option<u64>>,
     /// Rows waiting in the job's inboxes.
     pub rows_waiting: std::sync::atomic::AtomicI64,
+    /// The same by epoch, for epochs behind the last target: how far a target may be so that its step stays small.
+    pub waiting: Mutex<BTreeMap<u64, usize>>,
+    /// For the cut under way: up to which epoch each tap reader (by node index) stores what waits for it.
+    pub cut_limits: Mutex<HashMap<usize, u64>>,
     /// For a source job.
     pub source: Option<SourceControl>,
     /// For a table job.
@@ -177,6 +181,8 @@ impl JobControl {
             rows_read: AtomicU64::new(0),
             rows_total: Mutex::new(None),
             rows_waiting: std::sync::atomic::AtomicI64::new(0),
+            waiting: Mutex::default(),
+            cut_limits: Mutex::default(),
             source: None,
             table: None,
             subscribers: Mutex::default(),

@@ -13,6 +13,7 @@ mod driver;
 pub mod engine;
 pub mod error;
 pub mod expr;
+pub mod inbox;
 pub mod int_table;
 pub mod job;
 pub mod operator;

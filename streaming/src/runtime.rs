@@ -24,7 +24,8 @@ use crate::operators::materialize::Root;
 use crate::operators::source::SourceLeaf;
 use crate::operators::table_source::TableLeaf;
 use crate::operators::tap_reader::TapLeaf;
-use crate::tap::{Inbox, Taps};
+use crate::inbox::Inbox;
+use crate::tap::Taps;
 
 /// Commands that may wait for a worker.
 const COMMANDS_MAX: usize = 4096;
@@ -165,24 +166,34 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
         JobContext { job: job.control.clone(), worker: index, workers, errors: Rc::default(), probe: probe.clone() };
     // Every worker must build the same graph, also when a task cannot start: so tasks are opened first.
     let mut tasks = Vec::new();
+    let mut inboxes = HashMap::new();
     let mut failed = None;
     for (node, plan_node) in job.spec.plan.nodes.iter().enumerate() {
         let mut handles = Vec::new();
+        let mut tables = 0u8;
+        let mut open_table = |_name: &str| {
+            let id = TableId::new(job.spec.relation, node as u32 + 1, tables);
+            tables += 1;
+            let (table, handle) = job.store.table(id, index, workers)?;
+            handles.push(handle);
+            Ok(table)
+        };
         let task = match &plan_node.operator {
-            AnyOperator::Source(_) | AnyOperator::TableSource(_) | AnyOperator::TapReader(_) => None,
-            AnyOperator::Materialize(_) => None,
+            AnyOperator::Source(_) | AnyOperator::TableSource(_) | AnyOperator::Materialize(_) => None,
+            AnyOperator::TapReader(tap) => {
+                let inbox = open_table("inbox").and_then(|table| {
+                    let dir = job.store.dir().to_owned();
+                    Inbox::open(job.control.clone(), tap.columns.clone(), tap.schema.clone(), table, dir)
+                });
+                match inbox {
+                    Ok(inbox) => drop(inboxes.insert(node, Rc::new(RefCell::new(inbox)))),
+                    Err(error) => failed = Some(error),
+                }
+                None
+            }
             operator => {
-                let relation = job.spec.relation;
                 let schema = |input: &usize| job.spec.plan.nodes[*input].operator.schema();
                 let inputs = plan_node.inputs.iter().map(schema).collect();
-                let mut tables = 0u8;
-                let mut open_table = |_name: &str| {
-                    let id = TableId::new(relation, node as u32 + 1, tables);
-                    tables += 1;
-                    let (table, handle) = job.store.table(id, index, workers)?;
-                    handles.push(handle);
-                    Ok(table)
-                };
                 let mut context = TaskContext {
                     worker: index,
                     workers,
@@ -225,20 +236,25 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
             let stream = match operator {
                 AnyOperator::Source(source) => {
                     let leaf =
-                        driver::leaf(scope, name, ctx.clone(), |wake| Box::new(SourceLeaf::new(ctx.clone(), wake)));
+                        driver::leaf(scope, name, ctx.clone(), handles, |wake| {
+                            Box::new(SourceLeaf::new(ctx.clone(), taps.clone(), wake))
+                        });
                     debug_assert_eq!(node, last, "a source's job has one node");
                     let task = root(source.schema.clone());
                     let inputs = vec![(leaf, crate::operator::Exchange::Same)];
-                    driver::operator(scope, "publish", node, ctx.clone(), inputs, task, handles)
+                    driver::operator(scope, "publish", node, ctx.clone(), inputs, task, Vec::new())
                 }
                 AnyOperator::TableSource(_) => {
-                    driver::leaf(scope, name, ctx.clone(), |_| Box::new(TableLeaf::new(ctx.clone())))
+                    driver::leaf(scope, name, ctx.clone(), handles, |_| Box::new(TableLeaf::new(ctx.clone())))
                 }
                 AnyOperator::TapReader(tap) => {
-                    let inbox = Rc::new(RefCell::new(Inbox::new(job.control.clone())));
-                    taps.subscribe(tap.relation, &inbox);
-                    driver::leaf(scope, name, ctx.clone(), |wake| {
-                        Box::new(TapLeaf::new(ctx.clone(), node, tap, inbox, wake))
+                    let inbox = inboxes.remove(&node);
+                    if let Some(inbox) = &inbox {
+                        taps.subscribe(tap.relation, inbox);
+                    }
+                    driver::leaf(scope, name, ctx.clone(), handles, |wake| match inbox {
+                        Some(inbox) => Box::new(TapLeaf::new(ctx.clone(), node, tap, inbox, wake)),
+                        None => Box::new(Nothing),
                     })
                 }
                 AnyOperator::Materialize(materialize) => {
@@ -248,7 +264,7 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                 _ if inputs.is_empty() => {
                     let task = task.expect("started above");
                     let leaf = Constant { ctx: ctx.clone(), node, task, batches: None };
-                    driver::leaf(scope, name, ctx.clone(), |_| Box::new(leaf))
+                    driver::leaf(scope, name, ctx.clone(), handles, |_| Box::new(leaf))
                 }
                 _ => {
                     let task = task.expect("started above");
@@ -272,6 +288,12 @@ struct Nothing;
 impl Task for Nothing {
     fn apply(&mut self, _: usize, _: &storage::Batch, _: &mut Output) -> Result<crate::operator::Progress> {
         Ok(crate::operator::Progress::Done)
+    }
+}
+
+impl Leaf for Nothing {
+    fn next(&mut self, _: u64, _: u64) -> Next {
+        Next::Nothing
     }
 }
 

@@ -16,11 +16,22 @@ use streaming::operators::{Aggregate, Materialize, Project, Source, TableSource,
 use streaming::plan::Plan;
 use streaming::source::{self, Offset, Read, Records, SourceSpec, Sources, Split, SplitReader};
 
-struct NoFunctions;
+/// Only `slow`: its argument, after a pause for each batch that a test sets.
+#[derive(Default)]
+struct TestFunctions {
+    pause_ms: Arc<AtomicI64>,
+}
 
-impl Functions for NoFunctions {
-    fn scalar(&self, _: &str) -> Option<Arc<datafusion::logical_expr::ScalarUDF>> {
-        None
+impl Functions for TestFunctions {
+    fn scalar(&self, name: &str) -> Option<Arc<datafusion::logical_expr::ScalarUDF>> {
+        use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+        let pause = self.pause_ms.clone();
+        let slow = move |args: &[ColumnarValue]| {
+            std::thread::sleep(Duration::from_millis(pause.load(Ordering::SeqCst) as u64));
+            Ok(args[0].clone())
+        };
+        let udf = || create_udf("slow", vec![DataType::Int64], DataType::Int64, Volatility::Immutable, Arc::new(slow));
+        (name == "slow").then(|| Arc::new(udf()))
     }
 }
 
@@ -113,6 +124,7 @@ fn columns(names: &[&str]) -> Vec<Column> {
 
 struct World {
     dir: tempfile::TempDir,
+    pause_ms: Arc<AtomicI64>,
     numbers: Numbers,
     workers: usize,
 }
@@ -120,7 +132,7 @@ struct World {
 impl World {
     fn new(workers: usize) -> World {
         let numbers = Numbers { limit: Arc::default(), columns: columns(&["k", "v"]) };
-        World { dir: tempfile::tempdir().expect("a folder"), numbers, workers }
+        World { dir: tempfile::tempdir().expect("a folder"), pause_ms: Arc::default(), numbers, workers }
     }
 
     fn start(&self, jobs: &[JobSpec]) -> Engine {
@@ -130,7 +142,8 @@ impl World {
             checkpoint_interval: Duration::from_millis(50),
             ..EngineConfig::default()
         };
-        Engine::start(config, store, Arc::new(NoFunctions), Arc::new(self.numbers.clone()), jobs.to_vec())
+        let functions = Arc::new(TestFunctions { pause_ms: self.pause_ms.clone() });
+        Engine::start(config, store, functions, Arc::new(self.numbers.clone()), jobs.to_vec())
             .expect("an engine")
     }
 }
@@ -172,6 +185,11 @@ fn job(id: u32, name: &str, plan: Plan, names: &[&str]) -> JobSpec {
 
 /// count(*), per k, over the columns (k) of `upstream`.
 fn count_per_key(id: u32, upstream: u32, column: usize) -> JobSpec {
+    count_of(id, upstream, column, false)
+}
+
+/// The same; with `slow`, behind a projection that takes its time.
+fn count_of(id: u32, upstream: u32, column: usize, slow: bool) -> JobSpec {
     let mut plan = Plan::default();
     let tap = TapReader {
         relation: RelationId(upstream),
@@ -180,7 +198,15 @@ fn count_per_key(id: u32, upstream: u32, column: usize) -> JobSpec {
         append_only: upstream == SOURCE,
         schema: schema(&["k"]),
     };
-    let tap = plan.add(tap, vec![]);
+    let mut tap = plan.add(tap, vec![]);
+    if slow {
+        let call = streaming::expr::Expr::Call {
+            function: "slow".into(),
+            args: vec![streaming::expr::Expr::Column(0)],
+            returns: DataType::Int64,
+        };
+        tap = plan.add(Project { exprs: vec![call], schema: schema(&["k"]) }, vec![tap]);
+    }
     let count = AggregateCall {
         kind: AggregateKind::Count,
         args: vec![],
@@ -329,6 +355,55 @@ fn each_record_counts_once() {
         let engine = world.start(&[numbers(), view.clone(), second.clone()]);
         assert!(total(&engine, 16400) >= 36_000, "reads never go back");
         wait_for("39000 records", || total(&engine, 16400) == 39_000 && total(&engine, 16420) == 39_000);
+        engine.shutdown().expect("a clean end");
+    }
+}
+
+/// A view that is far behind holds up neither the checkpoints nor the views beside it, and what waits for it is there after
+/// a crash: for it, and for who reads it.
+#[test]
+fn a_slow_view_delays_nobody_and_loses_nothing() {
+    for workers in [1, 2] {
+        let world = World::new(workers);
+        let jobs = [
+            numbers(),
+            table(),
+            count_per_key(16400, SOURCE, 0),
+            count_of(16420, SOURCE, 0, true),
+            count_per_key(16430, 16400, 1),
+            count_of(16440, TABLE, 1, true),
+            count_of(16450, 16420, 1, true),
+        ];
+        let mut engine = world.start(&[]);
+        for job in &jobs {
+            block_on(engine.create(job.clone(), vec![])).expect("a job");
+        }
+        let total = |engine: &Engine, view: u32| {
+            let state = engine.status().jobs.iter().find(|j| j.relation.0 == view).map(|j| j.epoch);
+            let view = block_on(engine.read(&[RelationId(view)], Epoch(0))).expect("a view").relations[&RelationId(view)].clone();
+            assert!(view.epoch() >= state.expect("a job"));
+            rows_of(&view).iter().map(|r| r[1]).sum::<i64>()
+        };
+        for round in 1..=3 {
+            world.pause_ms.store(40, Ordering::SeqCst);
+            for i in 0..50 {
+                world.numbers.limit.fetch_add(1200, Ordering::SeqCst);
+                write(&engine, &[(round * 1000 + i, i % 5, 1)]);
+            }
+            let behind = |engine: &Engine| engine.status().jobs.iter().any(|j| j.relation.0 == 16420 && j.rows_waiting > 0);
+            wait_for("somebody who is behind", || behind(&engine));
+            let before = engine.status();
+            wait_for("checkpoints", || engine.status().checkpoints >= before.checkpoints + 2);
+            assert!(behind(&engine), "the checkpoints waited for the slow view");
+            engine.crash();
+            world.pause_ms.store(0, Ordering::SeqCst);
+            engine = world.start(&jobs);
+            wait_for("all records", || total(&engine, 16420) == round * 180_000);
+            assert_eq!(total(&engine, 16400), round * 180_000);
+            assert_eq!(total(&engine, 16440), round * 50);
+            assert_eq!(total(&engine, 16430), 10);
+            assert_eq!(total(&engine, 16450), 10);
+        }
         engine.shutdown().expect("a clean end");
     }
 }

@@ -94,7 +94,7 @@ impl Root {
         while offset < batch.num_rows() {
             let length = PUBLISHED_ROWS_MAX.min(batch.num_rows() - offset);
             let part = if length == batch.num_rows() { batch.clone() } else { batch.slice(offset, length) };
-            self.taps.publish(id, epoch, &part, projection.as_ref());
+            self.taps.publish(id, epoch, &part, projection.as_ref().map(|p| p.as_slice()));
             self.ctx.job.publish(id, epoch, &part);
             offset += length;
         }

@@ -3,7 +3,7 @@
 //! Rule    One shared reader a split: every job over the source sees the same records in the same epochs.
 //! State   The offset of each split, as of each sealed epoch; it enters the checkpoint.
 //! Epochs  A record belongs to the epoch that is open when its batch is taken over.
-//! Limits  Pauses while too many rows wait in the jobs' inboxes.
+//! Limits  Pauses while the reader that is least behind has READ_AHEAD_ROWS waiting: nobody would be faster for more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +17,10 @@ use crate::error::{Error, Result};
 use crate::operator::{Exchange, Operator, Task, TaskContext};
 use crate::reader::{self, Message, Reader};
 use crate::source::{Offset, SourceSpec};
+use crate::tap::Taps;
+
+/// Rows that a worker reads ahead of the job over the source that is least behind.
+const READ_AHEAD_ROWS: usize = 131_072;
 
 /// Reads the splits of an external source. The driver runs it: it has no input.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,6 +53,7 @@ impl Operator for Source {
 /// The shared readers of one worker's splits.
 pub struct SourceLeaf {
     ctx: JobContext,
+    taps: Taps,
     wake: Arc<dyn Fn() + Send + Sync>,
     splits: BTreeMap<u16, OwnSplit>,
     version: u64,
@@ -64,8 +69,8 @@ struct OwnSplit {
 
 impl SourceLeaf {
     /// The leaf of one worker.
-    pub fn new(ctx: JobContext, wake: Arc<dyn Fn() + Send + Sync>) -> SourceLeaf {
-        SourceLeaf { ctx, wake, splits: BTreeMap::new(), version: 0, turn: 0, open: None }
+    pub fn new(ctx: JobContext, taps: Taps, wake: Arc<dyn Fn() + Send + Sync>) -> SourceLeaf {
+        SourceLeaf { ctx, taps, wake, splits: BTreeMap::new(), version: 0, turn: 0, open: None }
     }
 
     /// Opens and closes readers when the splits or the projection changed.
@@ -121,7 +126,7 @@ impl Leaf for SourceLeaf {
         if target > sealed {
             return Next::Nothing;
         }
-        if self.ctx.job.clock.is_full() {
+        if self.ctx.job.clock.is_full() || self.taps.rows_waiting(self.ctx.job.relation) > READ_AHEAD_ROWS {
             return Next::Later;
         }
         let numbers: Vec<u16> = self.splits.keys().copied().collect();
@@ -157,7 +162,7 @@ impl Leaf for SourceLeaf {
         Next::Nothing
     }
 
-    fn sealed(&mut self, target: u64) {
+    fn sealed(&mut self, target: u64, _checkpoint: bool) -> Result<()> {
         let positions = match self.open.take() {
             Some((epoch, before)) if epoch > target => {
                 self.open = Some((epoch, before.clone()));
@@ -172,5 +177,6 @@ impl Leaf for SourceLeaf {
                 split.offset = position;
             }
         }
+        Ok(())
     }
 }

@@ -72,7 +72,7 @@ impl Leaf for TableLeaf {
         }
     }
 
-    fn sealed(&mut self, target: u64) {
+    fn sealed(&mut self, target: u64, _checkpoint: bool) -> Result<()> {
         if let Some(table) = &self.ctx.job.table
             && self.is_mine()
         {
@@ -82,5 +82,6 @@ impl Leaf for TableLeaf {
             }
             self.handed_out.retain(|(epoch, _)| *epoch > target);
         }
+        Ok(())
     }
 }

@@ -1,11 +1,12 @@
 //! Reads another job's relation: its rows as of one epoch first, then its changes, epoch by epoch.
 //!
 //! Rule    snapshot as of S, then every change after S: together the relation, at every epoch.
-//! State   What waits in the inbox; nothing once the target is reached.
+//! State   What waits in the inbox for a later target.
 //! Epochs  Everything up to the target is handed out in the target's epoch: a reader that is behind gets it merged.
 //! Limits  Small batches are joined up to BATCH_ROWS.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,14 +19,19 @@ use storage::Batch;
 
 use crate::driver::{JobContext, Leaf, Next};
 use crate::error::{Error, Result};
+use crate::inbox::Inbox;
 use crate::job::Start;
 use crate::operator::{Exchange, Operator, Task, TaskContext};
 use crate::reader::{self, Message, Reader};
 use crate::source::Offset;
-use crate::tap::Inbox;
+
 
 /// Rows up to which small batches are joined.
 const BATCH_ROWS: usize = 4096;
+/// Rows of one batch at most.
+const BATCH_ROWS_MAX: usize = 8192;
+/// Rows of several epochs that are consolidated at once.
+const MERGE_ROWS: usize = 65_536;
 
 /// Reads another job's relation: its snapshot first, then its changes, epoch by epoch. The driver runs it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,8 +70,11 @@ pub struct TapLeaf {
     ctx: JobContext,
     node: usize,
     columns: Vec<usize>,
+    append_only: bool,
     schema: SchemaRef,
     inbox: Rc<RefCell<Inbox>>,
+    /// Changes that are taken and not handed out yet.
+    merged: VecDeque<Batch>,
     wake: Arc<dyn Fn() + Send + Sync>,
     /// Changes up to here are in what was read first; `None` before the start.
     start: Option<u64>,
@@ -101,8 +110,10 @@ impl TapLeaf {
             ctx,
             node,
             columns: tap.columns.clone(),
+            append_only: tap.append_only,
             schema: tap.schema.clone(),
             inbox,
+            merged: VecDeque::new(),
             wake,
             start: None,
             first: First::Done,
@@ -203,29 +214,39 @@ impl TapLeaf {
                 self.first = First::Done;
             }
         }
+        loop {
+            if let Some(batch) = self.merged.pop_front() {
+                return Ok(Next::Batch(target, batch));
+            }
+            let Some(batch) = self.changes(target, start)? else { return Ok(Next::Nothing) };
+            let rows = batch.num_rows();
+            for offset in (0..rows).step_by(BATCH_ROWS_MAX) {
+                self.merged.push_back(batch.slice(offset, BATCH_ROWS_MAX.min(rows - offset)));
+            }
+        }
+    }
+
+    /// The next changes up to `target` that are not in what was read first. Of a relation whose rows come and go,
+    /// several epochs are consolidated: that is never more than the old rows and the new ones together.
+    fn changes(&mut self, target: u64, start: u64) -> Result<Option<Batch>> {
+        let mut inbox = self.inbox.borrow_mut();
+        let (_, several) = inbox.waiting(target);
+        let merge = several && !self.append_only;
+        let enough = if merge { MERGE_ROWS } else { BATCH_ROWS };
         let mut parts: Vec<Batch> = Vec::new();
         let mut rows = 0;
-        while rows < BATCH_ROWS {
-            let Some(delivery) = self.inbox.borrow_mut().pop(target) else { break };
-            if delivery.epoch <= start {
-                continue;
+        while rows < enough {
+            let Some((epoch, batch)) = inbox.pop(target)? else { break };
+            if epoch > start {
+                rows += batch.num_rows();
+                parts.push(batch);
             }
-            let columns: Vec<usize> = match &delivery.projection {
-                None => self.columns.clone(),
-                Some(projection) => {
-                    let place = |c: &usize| projection.binary_search(c);
-                    let places: std::result::Result<Vec<usize>, usize> = self.columns.iter().map(place).collect();
-                    places.map_err(|_| Error::Failed("the source's reader does not read a column that is needed".into()))?
-                }
-            };
-            let data = self.rename(delivery.batch.data(), columns.into_iter())?;
-            rows += data.num_rows();
-            parts.push(Batch::new(data, delivery.batch.diffs().cloned()));
         }
         Ok(match parts.len() {
-            0 => Next::Nothing,
-            1 => Next::Batch(target, parts.pop().expect("one")),
-            _ => Next::Batch(target, Batch::concat(&self.schema, &parts)?),
+            0 => None,
+            1 => parts.pop(),
+            _ if merge => Some(Batch::concat(&self.schema, &parts)?.consolidate()?),
+            _ => Some(Batch::concat(&self.schema, &parts)?),
         })
     }
 }
@@ -247,5 +268,12 @@ impl Leaf for TapLeaf {
             return Next::Nothing;
         }
         self.next_batch(target).unwrap_or_else(|error| Next::Failed(error.to_string()))
+    }
+
+    fn sealed(&mut self, _target: u64, checkpoint: bool) -> Result<()> {
+        if checkpoint && let Some(limit) = self.ctx.job.cut_limits.lock().get(&self.node).copied() {
+            self.inbox.borrow_mut().store(limit)?;
+        }
+        Ok(())
     }
 }
