@@ -281,7 +281,9 @@ impl Job {
         let mut last = None;
         for (epoch, waiting) in self.control.waiting.lock().range(self.frontier + 1..=limit) {
             rows += waiting;
-            if rows > self.step_rows && let Some(last) = last {
+            if rows > self.step_rows
+                && let Some(last) = last
+            {
                 return last;
             }
             last = Some(*epoch);
@@ -297,8 +299,7 @@ impl Job {
         // Small steps tell more of the clock than of the job.
         if rows >= *STEP_ROWS.start() / 2 {
             let rate = rows as f64 / self.busy_since.elapsed().as_secs_f64().max(1e-6);
-            self.step_rows =
-                ((rate * STEP_TIME.as_secs_f64()) as usize).clamp(*STEP_ROWS.start(), *STEP_ROWS.end());
+            self.step_rows = ((rate * STEP_TIME.as_secs_f64()) as usize).clamp(*STEP_ROWS.start(), *STEP_ROWS.end());
         }
     }
 

@@ -57,8 +57,14 @@ struct Delivery {
 }
 
 enum Content {
-    Memory { batch: Batch, bytes: usize },
-    Spilled { at: u64, len: usize },
+    Memory {
+        batch: Batch,
+        bytes: usize,
+    },
+    Spilled {
+        at: u64,
+        len: usize,
+    },
     /// In the state table only.
     Stored,
 }
@@ -320,10 +326,8 @@ mod tests {
     use crate::clock::Clock;
 
     fn batch(values: &[i64]) -> Batch {
-        let schema = Arc::new(Schema::new(vec![
-            Field::new("a", DataType::Int64, true),
-            Field::new("b", DataType::Int64, true),
-        ]));
+        let schema =
+            Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Int64, true)]));
         let a = Int64Array::from(values.to_vec());
         let b = Int64Array::from_iter_values(values.iter().map(|v| v * 10));
         Batch::new(RecordBatch::try_new(schema, vec![Arc::new(a), Arc::new(b)]).expect("two columns"), None)

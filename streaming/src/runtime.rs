@@ -17,6 +17,7 @@ use crate::driver::{self, JobContext, Leaf, Next};
 use crate::engine::JobSpec;
 use crate::error::{Error, Result};
 use crate::expr::Functions;
+use crate::inbox::Inbox;
 use crate::job::{JobControl, Start};
 use crate::operator::{Operator, Output, Seal, Task, TaskContext};
 use crate::operators::AnyOperator;
@@ -24,7 +25,6 @@ use crate::operators::materialize::Root;
 use crate::operators::source::SourceLeaf;
 use crate::operators::table_source::TableLeaf;
 use crate::operators::tap_reader::TapLeaf;
-use crate::inbox::Inbox;
 use crate::tap::Taps;
 
 /// Commands that may wait for a worker.
@@ -235,10 +235,9 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                 .collect();
             let stream = match operator {
                 AnyOperator::Source(source) => {
-                    let leaf =
-                        driver::leaf(scope, name, ctx.clone(), handles, |wake| {
-                            Box::new(SourceLeaf::new(ctx.clone(), taps.clone(), wake))
-                        });
+                    let leaf = driver::leaf(scope, name, ctx.clone(), handles, |wake| {
+                        Box::new(SourceLeaf::new(ctx.clone(), taps.clone(), wake))
+                    });
                     debug_assert_eq!(node, last, "a source's job has one node");
                     let task = root(source.schema.clone());
                     let inputs = vec![(leaf, crate::operator::Exchange::Same)];

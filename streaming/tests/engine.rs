@@ -143,8 +143,7 @@ impl World {
             ..EngineConfig::default()
         };
         let functions = Arc::new(TestFunctions { pause_ms: self.pause_ms.clone() });
-        Engine::start(config, store, functions, Arc::new(self.numbers.clone()), jobs.to_vec())
-            .expect("an engine")
+        Engine::start(config, store, functions, Arc::new(self.numbers.clone()), jobs.to_vec()).expect("an engine")
     }
 }
 
@@ -380,7 +379,9 @@ fn a_slow_view_delays_nobody_and_loses_nothing() {
         }
         let total = |engine: &Engine, view: u32| {
             let state = engine.status().jobs.iter().find(|j| j.relation.0 == view).map(|j| j.epoch);
-            let view = block_on(engine.read(&[RelationId(view)], Epoch(0))).expect("a view").relations[&RelationId(view)].clone();
+            let view = block_on(engine.read(&[RelationId(view)], Epoch(0))).expect("a view").relations
+                [&RelationId(view)]
+                .clone();
             assert!(view.epoch() >= state.expect("a job"));
             rows_of(&view).iter().map(|r| r[1]).sum::<i64>()
         };
@@ -390,7 +391,8 @@ fn a_slow_view_delays_nobody_and_loses_nothing() {
                 world.numbers.limit.fetch_add(1200, Ordering::SeqCst);
                 write(&engine, &[(round * 1000 + i, i % 5, 1)]);
             }
-            let behind = |engine: &Engine| engine.status().jobs.iter().any(|j| j.relation.0 == 16420 && j.rows_waiting > 0);
+            let behind =
+                |engine: &Engine| engine.status().jobs.iter().any(|j| j.relation.0 == 16420 && j.rows_waiting > 0);
             wait_for("somebody who is behind", || behind(&engine));
             let before = engine.status();
             wait_for("checkpoints", || engine.status().checkpoints >= before.checkpoints + 2);
