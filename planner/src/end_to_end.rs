@@ -93,7 +93,21 @@ views! {
         "SELECT a.id, b.customer FROM customers a, clicks b WHERE a.id = b.customer",
         "SELECT a.id, b.id FROM customers a CROSS JOIN orders b WHERE a.id > b.amount",
         "SELECT name, n FROM customers c LEFT JOIN (SELECT customer, count(*) AS n FROM orders GROUP BY customer) o ON o.customer = c.id",
-        "SELECT customers.id FROM customers JOIN orders USING (id)";
+        "SELECT customers.id FROM customers JOIN orders USING (id)",
+        "SELECT * FROM customers NATURAL JOIN (SELECT customer AS id, amount FROM orders) o",
+        "SELECT * FROM customers NATURAL LEFT JOIN (SELECT customer AS id, amount FROM orders) o",
+        "SELECT id, c.id, o.id FROM customers c FULL JOIN orders o USING (id)",
+        "SELECT a.id, b.id FROM orders a FULL JOIN customers b ON a.customer = b.id AND a.amount > 1",
+        "SELECT a.id, b.id FROM orders a, customers b";
+    ranges:
+        "SELECT a.id, b.id FROM orders a JOIN orders b ON a.amount BETWEEN b.id AND b.customer",
+        "SELECT a.id, b.id FROM orders a LEFT JOIN orders b ON a.price < b.price",
+        "SELECT a.id, b.id FROM orders a RIGHT JOIN orders b ON a.note > b.note",
+        "SELECT a.id, b.id FROM orders a FULL JOIN customers b ON a.amount > b.id",
+        "SELECT a.id, b.id FROM orders a FULL JOIN customers b ON a.amount <> b.id",
+        "SELECT a.id FROM orders a WHERE EXISTS (SELECT 1 FROM clicks b WHERE b.at >= a.at AND b.at < a.at + INTERVAL '2 hours')",
+        "SELECT a.id FROM orders a WHERE NOT EXISTS (SELECT 1 FROM clicks b WHERE b.ratio > a.amount)",
+        "SELECT a.id, b.at FROM orders a JOIN clicks b ON a.customer = b.customer AND b.at BETWEEN a.at - INTERVAL '1 hour' AND a.at + INTERVAL '1 hour'";
     unions:
         "SELECT id FROM orders UNION ALL SELECT id FROM customers",
         "SELECT id FROM orders UNION SELECT customer FROM clicks",
@@ -107,6 +121,9 @@ views! {
         "SELECT id FROM customers c WHERE NOT EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id)",
         "SELECT id FROM orders WHERE customer IN (SELECT id FROM customers WHERE active)",
         "SELECT id FROM customers WHERE id NOT IN (SELECT customer FROM orders)",
+        "SELECT id FROM customers c WHERE id NOT IN (SELECT customer FROM orders o WHERE o.amount < c.id)",
+        "SELECT id FROM orders o WHERE amount NOT IN (SELECT id FROM customers c WHERE c.id = o.customer)",
+        "SELECT id FROM orders o WHERE NOT (note IN (SELECT p.note FROM orders p WHERE p.customer = o.customer AND p.id <> o.id))",
         "SELECT id, customer IN (SELECT id FROM customers) FROM orders",
         "SELECT id, EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id) FROM customers c",
         "SELECT id FROM customers c WHERE active OR EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id)",

@@ -40,7 +40,7 @@ fn write_node(
     let node = &plan.nodes[i];
     let indent = "  ".repeat(depth);
     let arrow = if depth == 0 { "" } else { "-> " };
-    let name = node.operator.name();
+    let name = name(&node.operator);
     let tag = if shared.contains(&i) { format!(" #{i}") } else { String::new() };
     if !seen.insert(i) {
         let _ = writeln!(out, "{indent}{arrow}{name}{tag} (as above)");
@@ -69,13 +69,24 @@ fn json_node(plan: &Plan, i: usize) -> Value {
     let node = &plan.nodes[i];
     json!({
         "id": i,
-        "operator": node.operator.name(),
+        "operator": name(&node.operator),
         "details": describe(plan, i),
         "append_only": append_only(plan, i),
         "state": node.operator.state(),
         "columns": node.operator.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>(),
         "inputs": node.inputs.iter().map(|&input| json_node(plan, input)).collect::<Vec<_>>(),
     })
+}
+
+/// What an operator is called. A join without keys is called by how it finds its pairs.
+fn name(operator: &AnyOperator) -> &'static str {
+    match operator {
+        AnyOperator::HashJoin(join) if join.keys[0].is_empty() => match join.ranges.iter().any(Option::is_some) {
+            true => "RangeJoin",
+            false => "NestedLoopJoin",
+        },
+        operator => operator.name(),
+    }
 }
 
 /// The nodes that feed several others.
@@ -157,10 +168,15 @@ fn describe(plan: &Plan, i: usize) -> String {
                 let both = left.fields().iter().chain(right.fields().iter()).cloned().collect::<Vec<_>>();
                 conditions.push(expr(condition, &std::sync::Arc::new(Schema::new(both))));
             }
+            let ordered = [("left", &join.ranges[0], &left), ("right", &join.ranges[1], &right)];
+            let ordered = ordered.into_iter().filter_map(|(side, range, schema)| {
+                range.as_ref().map(|r| format!(", {side} ordered by {}", schema.field(r.column).name()))
+            });
+            let ordered: String = ordered.collect();
             if conditions.is_empty() {
                 format!("{kind}, every pair")
             } else {
-                format!("{kind} on {}", conditions.join(" AND "))
+                format!("{kind} on {}{ordered}", conditions.join(" AND "))
             }
         }
         AnyOperator::UnionAll(union) => format!("{} inputs", union.n_inputs),

@@ -10,6 +10,7 @@ mod join;
 #[cfg(test)]
 pub(crate) mod oracle;
 mod project;
+mod range;
 mod scan;
 mod set_ops;
 mod subquery;

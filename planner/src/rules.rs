@@ -10,6 +10,7 @@ pub mod distinct_on;
 pub mod fold;
 pub mod keys;
 pub mod mark_join;
+pub mod not_in;
 pub mod scalar_subquery;
 pub mod top_n;
 
@@ -85,6 +86,7 @@ fn unnest(plan: LogicalPlan) -> Result<LogicalPlan> {
     // DataFusion refuses scalar subqueries that are not aggregated: those come first.
     let plan = correlated::prepare(plan)?;
     let plan = run(plan, vec![Arc::new(RewriteSetComparison::new())])?;
+    let plan = not_in::to_not_exists(plan)?;
     let mut n = 0;
     let plan = mark_join::to_mark_joins(plan, false, &mut n)?;
     // A form that DataFusion does not take is left for the general way.

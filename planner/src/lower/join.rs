@@ -1,4 +1,5 @@
-//! Joins: equalities become key columns, the rest a condition on the pairs.
+//! Joins: equalities become key columns, comparisons ranges of an order, and what is no equality a condition on the
+//! pairs.
 
 use std::sync::Arc;
 
@@ -8,8 +9,9 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr as DfExpr, Join, LogicalPlan, Operator};
 use streaming::expr::Expr;
 use streaming::operators::HashJoin;
-use streaming::operators::hash_join::JoinKind;
+use streaming::operators::hash_join::{JoinKind, Range};
 
+use super::range::{self, over};
 use super::{Lowering, Node, expr, field, unsupported};
 use crate::error::Result;
 
@@ -24,7 +26,7 @@ impl Lowering {
         let (found, rest): (Vec<_>, Vec<_>) =
             terms.map(|t| (null_safe_pair(t, &join.left, &join.right), t)).partition(|(pair, _)| pair.is_some());
         pairs.extend(found.into_iter().filter_map(|(pair, _)| pair));
-        let rest = conjunction(rest.into_iter().map(|(_, term)| term.clone()));
+        let rest: Vec<&DfExpr> = rest.into_iter().map(|(_, term)| term).collect();
 
         let (kind, swapped) = match join.join_type {
             JoinType::LeftAnti if join.null_aware => (JoinKind::NullAwareAnti, false),
@@ -39,12 +41,9 @@ impl Lowering {
             // Without keys the right side goes to every worker: the side whose rows are all kept has to be the left.
             JoinType::Right if pairs.is_empty() => (JoinKind::Left, true),
             JoinType::Right => (JoinKind::Right, false),
-            JoinType::Full if pairs.is_empty() => {
-                return Err(unsupported("FULL JOIN without an equality between the two sides"));
-            }
             JoinType::Full => (JoinKind::Full, false),
         };
-        if kind == JoinKind::NullAwareAnti && (pairs.len() != 1 || rest.is_some()) {
+        if kind == JoinKind::NullAwareAnti && (pairs.len() != 1 || !rest.is_empty()) {
             return Err(unsupported("NOT IN with a correlated subquery over columns that can be NULL")
                 .with_hint("Use NOT EXISTS, or exclude NULL on both sides."));
         }
@@ -53,15 +52,35 @@ impl Lowering {
         if swapped {
             pairs = pairs.into_iter().map(|(l, r, null_equal)| (r, l, null_equal)).collect();
         }
-        let left_keys: Vec<&DfExpr> = pairs.iter().map(|p| p.0).collect();
-        let right_keys: Vec<&DfExpr> = pairs.iter().map(|p| p.1).collect();
-        let (left, left_keys) = self.side(first, &left_keys)?;
-        let (right, right_keys) = self.side(second, &right_keys)?;
+        // Each side with its keys, then what the two orders read of it.
+        let mut orders = range::orders(&rest, first, second);
+        if !pairs.is_empty() {
+            // Few rows share a key: an order pays where it leaves few of them.
+            orders.iter_mut().for_each(|order| *order = order.take().filter(range::Order::is_bounded));
+        }
+        let mut left_exprs: Vec<&DfExpr> = pairs.iter().map(|p| p.0).collect();
+        let mut right_exprs: Vec<&DfExpr> = pairs.iter().map(|p| p.1).collect();
+        let limits = |o: &'_ Option<range::Order>| -> Vec<DfExpr> {
+            o.iter().flat_map(|o| o.above.iter().chain(&o.below).map(|(e, _)| e.clone())).collect()
+        };
+        let (of_left, of_right) = (limits(&orders[1]), limits(&orders[0]));
+        left_exprs.extend(orders[0].iter().map(|o| &o.by).chain(&of_left));
+        right_exprs.extend(orders[1].iter().map(|o| &o.by).chain(&of_right));
+        let (left, mut left_keys) = self.side(first, &left_exprs)?;
+        let (right, mut right_keys) = self.side(second, &right_exprs)?;
+        let mut left_ranges = left_keys.split_off(pairs.len()).into_iter();
+        let mut right_ranges = right_keys.split_off(pairs.len()).into_iter();
+        let columns =
+            [orders[0].as_ref().and_then(|_| left_ranges.next()), orders[1].as_ref().and_then(|_| right_ranges.next())];
+        let ranges = [
+            columns[0].zip(orders[0].as_ref()).map(|(column, order)| order.over(column, &mut right_ranges)),
+            columns[1].zip(orders[1].as_ref()).map(|(column, order)| order.over(column, &mut left_ranges)),
+        ];
 
         // A condition sees the logical columns; behind each side's may stand key columns that were computed here.
         let (n_first, n_second) = (first.schema().fields().len(), second.schema().fields().len());
         let place = |column: usize| if column < n_first { column } else { left.width() + column - n_first };
-        let condition = rest
+        let condition = conjunction(rest.into_iter().cloned())
             .map(|condition| {
                 let pair = first.schema().join(second.schema())?;
                 Ok::<_, crate::error::Error>(expr::lower(&condition, &pair)?.map_columns(&place))
@@ -90,6 +109,7 @@ impl Lowering {
             kind,
             keys: [left_keys, right_keys],
             null_equal: pairs.iter().map(|p| p.2).collect(),
+            ranges,
             condition,
             append_only: [left.append_only, right.append_only],
             schema: Arc::new(Schema::new(fields)),
@@ -134,10 +154,6 @@ fn null_safe_pair<'a>(term: &'a DfExpr, left: &LogicalPlan, right: &LogicalPlan)
     if binary.op != Operator::IsNotDistinctFrom {
         return None;
     }
-    let over = |e: &DfExpr, plan: &LogicalPlan| {
-        let columns = e.column_refs();
-        !columns.is_empty() && columns.iter().all(|c| plan.schema().has_column(c))
-    };
     let (l, r) = (binary.left.as_ref(), binary.right.as_ref());
     if over(l, left) && over(r, right) {
         Some((l, r, true))
@@ -145,5 +161,17 @@ fn null_safe_pair<'a>(term: &'a DfExpr, left: &LogicalPlan, right: &LogicalPlan)
         Some((r, l, true))
     } else {
         None
+    }
+}
+
+impl range::Order {
+    /// The order as the operator has it: by `column`, between columns of the other side, of which `limits` gives those
+    /// that this order was said to need.
+    fn over(&self, column: usize, limits: &mut impl Iterator<Item = usize>) -> Range {
+        let mut limit = |end: &Option<(DfExpr, bool)>| {
+            end.as_ref().and_then(|(_, inclusive)| limits.next().map(|column| (column, *inclusive)))
+        };
+        let above = limit(&self.above);
+        Range { column, above, below: limit(&self.below) }
     }
 }

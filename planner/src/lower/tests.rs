@@ -241,12 +241,12 @@ fn joins_without_equality() {
         plan.project(vec![c(1), c(5)]).unwrap(),
         &["id", "customer"],
         expect![[r#"
-        Materialize key id, customer
-          -> Project id, id AS customer
-            -> HashJoin left on (customer < id)
-              -> TapReader customers (id)
-              -> TapReader orders (id, customer)
-    "#]],
+            Materialize key id, customer
+              -> Project id, id AS customer
+                -> RangeJoin left on (customer < id), left ordered by id, right ordered by customer
+                  -> TapReader customers (id)
+                  -> TapReader orders (id, customer)
+        "#]],
     );
 }
 
@@ -543,8 +543,8 @@ fn tests_membership() {
         expect![[r#"
             Materialize key id
               -> Project id, CASE WHEN mark THEN true WHEN NOT mark THEN false WHEN ((customer IS NULL) OR mark) THEN NULL ELSE false END AS known
-                -> HashJoin mark, every pair
-                  -> HashJoin mark, every pair
+                -> NestedLoopJoin mark, every pair
+                  -> NestedLoopJoin mark, every pair
                     -> HashJoin mark on customer = id
                       -> TapReader orders (id, customer)
                       -> TapReader #1 customers (id)

@@ -1,0 +1,136 @@
+//! A side of a join in its state table.
+//!
+//! ```text
+//! [length of the key bytes 4, big endian][key bytes][bytes of the other columns] -> [count 8][matches 8]
+//! ```
+
+use storage::batch::worker_of_vnode;
+use storage::keys;
+use storage::{StateTable, row};
+
+use super::Placement;
+use super::side::{CHANGED, LIVE, STORED, Side, row_hash};
+use crate::byte_table::hash_bytes;
+use crate::error::{Error, Result};
+use crate::operator::{OUTPUT_ROWS_MAX, Progress};
+
+/// Rows that one step of a checkpoint saves.
+const SAVED_ROWS_MAX: usize = 65_536;
+
+impl Side {
+    /// Puts what changed since the last checkpoint into `table`, as much as one step may.
+    pub(super) fn save(&mut self, table: &StateTable) -> Progress {
+        let mut entry = Vec::new();
+        let mut value = Vec::new();
+        for _ in 0..SAVED_ROWS_MAX {
+            let Some(number) = self.changed.pop() else { break };
+            let link = self.links[number as usize];
+            if link.flags & CHANGED == 0 {
+                continue; // Given up since.
+            }
+            let key = self.keys.get(link.key);
+            entry.clear();
+            entry.extend((key.len() as u32).to_be_bytes());
+            entry.extend(key);
+            entry.extend(self.rows.get(number));
+            if let Some(vnode) = self.saved_under(link.key, &entry) {
+                if link.count == 0 {
+                    table.delete(vnode, &entry);
+                } else {
+                    value.clear();
+                    value.extend(link.count.to_le_bytes());
+                    if self.tracks_matches {
+                        value.extend(link.matches.to_le_bytes());
+                    }
+                    table.put(vnode, &entry, &value);
+                }
+            }
+            self.links[number as usize].flags = LIVE | STORED;
+            if link.count == 0 {
+                self.remove(number);
+            }
+        }
+        if self.changed.is_empty() { Progress::Done } else { Progress::More }
+    }
+
+    /// The vnode under which this worker saves a row, if it does.
+    fn saved_under(&self, key: u32, entry: &[u8]) -> Option<u8> {
+        match self.placement {
+            Placement::Key(_) => Some(self.infos[key as usize].vnode),
+            Placement::Single => Some(0),
+            Placement::Same => Some(first_vnode(self.worker, self.workers)),
+            Placement::Broadcast => {
+                let vnode = (hash_bytes(entry) >> 56) as u8;
+                (worker_of_vnode(vnode, self.workers) == self.worker).then_some(vnode)
+            }
+        }
+    }
+
+    /// Reads what the last checkpoint wrote.
+    pub(super) fn load(&mut self, table: &StateTable) -> Result<()> {
+        if table.is_new() {
+            return Ok(());
+        }
+        let own = first_vnode(self.worker, self.workers);
+        let everywhere = matches!(self.placement, Placement::Broadcast);
+        let from_others = matches!(self.placement, Placement::Same);
+        let (mut moved, mut failed) = (Vec::new(), None);
+        let mut take = |vnode: u8, entry: &[u8], value: &[u8]| {
+            match self.load_row(vnode, entry, value) {
+                // Another worker's row, placed where it came from, is saved anew under a vnode of this worker.
+                Ok(number) if from_others && vnode != own => moved.push((number, vnode, entry.to_vec())),
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
+            }
+            Ok(())
+        };
+        if everywhere { table.scan_all(&mut take)? } else { table.scan(&mut take)? }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        self.links.iter_mut().for_each(|link| link.flags = LIVE | STORED);
+        self.changed.clear();
+        self.zero.clear();
+        for (number, vnode, entry) in moved {
+            table.delete(vnode, &entry);
+            self.change(number);
+        }
+        self.load_order()
+    }
+
+    fn load_row(&mut self, vnode: u8, entry: &[u8], value: &[u8]) -> Result<u32> {
+        let broken = || Error::Failed("a row of a join in the store is broken".into());
+        let (len, tail) = entry.split_at_checked(4).ok_or_else(broken)?;
+        let len = u32::from_be_bytes(len.try_into().expect("four bytes")) as usize;
+        let (key, values) = tail.split_at_checked(len).ok_or_else(broken)?;
+        let number_at =
+            |at: usize| value.get(at..at + 8).map(|b| i64::from_le_bytes(b.try_into().expect("eight bytes")));
+        let key = self.key_number(hash_bytes(key), key, vnode, |side| {
+            Ok(row::decode(&side.key_types, std::iter::once(key))?.iter().any(|column| column.is_null(0)))
+        })?;
+        let number = self.add_row(key, row_hash(key, values), values, None, number_at(0).ok_or_else(broken)?);
+        if self.tracks_matches {
+            self.links[number as usize].matches = number_at(8).ok_or_else(broken)?;
+        }
+        Ok(number)
+    }
+
+    /// Orders the rows that were read.
+    fn load_order(&mut self) -> Result<()> {
+        let Some(range) = &self.range else { return Ok(()) };
+        let column = range.column;
+        let numbers: Vec<u32> = (0..self.links.len() as u32).filter(|n| self.links[*n as usize].count != 0).collect();
+        for numbers in numbers.chunks(OUTPUT_ROWS_MAX) {
+            let values = self.columns(numbers)?.swap_remove(column);
+            let encoded = keys::encode(std::slice::from_ref(&values), &[])?;
+            for (i, number) in numbers.iter().enumerate().filter(|(i, _)| values.is_valid(*i)) {
+                self.order.insert(self.links[*number as usize].key, encoded.get(i), *number);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn first_vnode(worker: usize, workers: usize) -> u8 {
+    storage::batch::vnodes_of_worker(worker, workers).start as u8
+}
