@@ -25,6 +25,7 @@ mod resolve;
 mod rows;
 pub(crate) mod sleep;
 mod system;
+mod test_panic;
 mod text;
 
 use std::collections::HashMap;
@@ -302,6 +303,7 @@ fn library() -> &'static Library {
             array::functions(),
             sleep::functions(),
             system::functions(),
+            test_panic::functions(),
         ]
         .into_iter()
         .flatten()

@@ -18,7 +18,7 @@ pub fn error(sqlstate: &'static str, message: impl Into<String>) -> EvalError {
     EvalError { sqlstate, message: message.into() }
 }
 
-/// All types but arrays, in the order of their OIDs.
+/// All types that values can be stored as but arrays, in the order of their OIDs.
 pub const ALL: [SqlType; 24] = [
     SqlType::Boolean,
     SqlType::Bytea,
@@ -96,6 +96,7 @@ fn facts_of(ty: &SqlType) -> Facts {
         SqlType::Numeric     => facts(1700, 1231, "numeric", "numeric", -1, 'N', false),
         SqlType::RegClass    => facts(2205, 2210, "regclass", "regclass", 4, 'N', false),
         SqlType::RegType     => facts(2206, 2211, "regtype", "regtype", 4, 'N', false),
+        SqlType::Void        => facts(2278, 0, "void", "void", 4, 'P', false),
         SqlType::Uuid        => facts(2950, 2951, "uuid", "uuid", 16, 'U', false),
         SqlType::Jsonb       => facts(3802, 3807, "jsonb", "jsonb", -1, 'U', false),
         SqlType::Array(_)    => facts(0, 0, "", "", -1, 'A', false),

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::Client;
 
 /// How long a server may take until it answers.
@@ -70,6 +72,8 @@ pub struct Start {
     pub listen: Option<SocketAddr>,
     /// More arguments.
     pub arguments: Vec<String>,
+    /// Where what it says goes.
+    pub log: PathBuf,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
 }
@@ -77,12 +81,20 @@ pub struct Start {
 impl Start {
     /// Two workers on a free port.
     pub fn new(data_dir: impl Into<PathBuf>) -> Start {
-        Start { data_dir: data_dir.into(), workers: 2, listen: None, arguments: Vec::new(), environment: Vec::new() }
+        let data_dir = data_dir.into();
+        let log = data_dir.with_extension("log");
+        Start { data_dir, workers: 2, listen: None, arguments: Vec::new(), log, environment: Vec::new() }
     }
 
     /// With an environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Start {
         self.environment.push((name.to_string(), value.to_string()));
+        self
+    }
+
+    /// With one more argument.
+    pub fn argument(mut self, argument: &str) -> Start {
+        self.arguments.push(argument.to_string());
         self
     }
 
@@ -107,7 +119,7 @@ impl Start {
     pub async fn start(&self) -> Result<Process> {
         let listen = self.listen.unwrap_or(free_address()?);
         let http = free_address()?;
-        let log = self.data_dir.with_extension("log");
+        let log = self.log.clone();
         let child = self.command(listen, http, &log)?.spawn().context("cannot start the server")?;
         let mut process = Process { child, address: listen, http, log };
         let started = Instant::now();
@@ -130,7 +142,9 @@ impl Start {
     /// Starts a server that must refuse, and gives what it said.
     pub async fn refused(&self) -> Result<String> {
         let listen = self.listen.unwrap_or(free_address()?);
-        let log = self.data_dir.with_extension("refused.log");
+        let log = self.log.with_extension("refused");
+        // Only what this one says.
+        std::fs::write(&log, "")?;
         let mut child = self.command(listen, free_address()?, &log)?.spawn().context("cannot start the server")?;
         let started = Instant::now();
         loop {
@@ -171,6 +185,23 @@ impl Process {
         crate::target::connect(self.address, "root", "dev").await
     }
 
+    /// What `GET` answers over HTTP: the status and the body.
+    pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream = tokio::net::TcpStream::connect(self.http).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http);
+        stream.write_all(request.as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        let (head, body) = text.split_once("\r\n\r\n").context("an answer without a head")?;
+        let status = head.split(' ').nth(1).context("no status")?.parse()?;
+        Ok((status, body.to_string()))
+    }
+
+    /// Everything that the server logged.
+    pub fn log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(&self.log)?)
+    }
+
     /// The end of what the server logged.
     pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -186,15 +217,21 @@ impl Process {
     }
 
     /// SIGTERM, and waits for the end.
-    pub async fn stop(mut self) -> Result<()> {
+    pub async fn stop(self) -> Result<()> {
+        let (status, log) = self.terminate().await?;
+        if !status.success() {
+            bail!("the server stopped with {status}:\n{log}");
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for the end, whatever it is: how it ended, and the end of what it logged.
+    pub async fn terminate(mut self) -> Result<(ExitStatus, String)> {
         Command::new("kill").arg(self.child.id().to_string()).status()?;
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
-                if !status.success() {
-                    bail!("the server stopped with {status}:\n{}", self.log_tail());
-                }
-                return Ok(());
+                return Ok((status, self.log_tail()));
             }
             if started.elapsed() > START_TIMEOUT {
                 bail!("the server does not stop:\n{}", self.log_tail());
@@ -225,7 +262,19 @@ impl Drop for Process {
     }
 }
 
-/// A port of the loopback interface that is free now.
+/// A port of the loopback interface that is free now and was not given out before. Below the ports that the system
+/// gives to outgoing connections: one of those could take it before the server does.
 pub fn free_address() -> Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    const FIRST: u32 = 10_000;
+    const N: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..N {
+        // Test programs that run beside each other begin far from each other.
+        let at = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let address = SocketAddr::from(([127, 0, 0, 1], (FIRST + at % N) as u16));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no port is free")
 }

@@ -59,6 +59,8 @@ pub enum SqlType {
     RegType,
     /// `"char"`: one byte, kept as text
     QuotedChar,
+    /// `void`: what a function returns that is called for what it does. Always the empty text.
+    Void,
     /// The type of a quoted literal until its context decides.
     Unknown,
     /// An array of any of these (one dimension in Arrow; nested for more).
@@ -82,6 +84,7 @@ impl SqlType {
             | SqlType::Name
             | SqlType::Jsonb
             | SqlType::QuotedChar
+            | SqlType::Void
             | SqlType::Unknown => DataType::Utf8View,
             SqlType::Bytea => DataType::BinaryView,
             SqlType::Date => DataType::Date32,

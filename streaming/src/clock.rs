@@ -52,6 +52,8 @@ pub struct Clock {
     pub inbox_bytes: AtomicI64,
     /// Bytes that the inboxes of all jobs have spilled: sources pause above [`SPILLED_BYTES_MAX`].
     pub spilled_bytes: AtomicI64,
+    /// Set while checkpoints do not succeed: sources pause, since what they bring could only pile up in memory.
+    pub held: AtomicBool,
     /// Set when the workers shall stop.
     pub stopping: AtomicBool,
 }
@@ -64,6 +66,7 @@ impl Clock {
             notify: Arc::default(),
             inbox_bytes: AtomicI64::new(0),
             spilled_bytes: AtomicI64::new(0),
+            held: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
     }
@@ -99,9 +102,11 @@ impl Clock {
         *self.open.lock()
     }
 
-    /// Whether sources should pause because too much waits, in memory (where nothing can be spilled) or spilled.
+    /// Whether sources should pause: too much waits, in memory (where nothing can be spilled) or spilled, or nothing can
+    /// be made durable.
     pub fn is_full(&self) -> bool {
-        self.spilled_bytes.load(Ordering::Relaxed) > SPILLED_BYTES_MAX
+        self.held.load(Ordering::Relaxed)
+            || self.spilled_bytes.load(Ordering::Relaxed) > SPILLED_BYTES_MAX
             || self.inbox_bytes.load(Ordering::Relaxed) > 2 * INBOX_BYTES_MAX
     }
 }

@@ -79,7 +79,7 @@ pub struct State {
     /// What the last checkpoint did.
     pub last_checkpoint: checkpoint::Statistics,
     /// Why checkpoints fail, while they do.
-    pub checkpoint_error: Option<String>,
+    pub checkpoint_error: Option<storage::Error>,
     sealed_at: Instant,
     checkpointed_at: Instant,
     checkpoint: Checkpoint,
@@ -764,7 +764,10 @@ impl Coordinator {
             match result {
                 Ok(statistics) => {
                     state.durable = at;
-                    state.checkpoint_error = None;
+                    if state.checkpoint_error.take().is_some() {
+                        tracing::info!("checkpoints succeed again");
+                    }
+                    self.clock.held.store(false, Ordering::Relaxed);
                     state.last_checkpoint = statistics;
                     state.checkpoint = Checkpoint::Idle;
                     self.forget_before(state, at);
@@ -790,13 +793,13 @@ impl Coordinator {
                 // The writer goes on trying with the same changes; nothing is lost meanwhile.
                 Err(error) => {
                     if state.checkpoint_error.is_none() {
-                        tracing::error!("checkpoint failed, trying again: {error}");
+                        tracing::error!("checkpoint failed, trying again; writes are refused and sources pause: {error}");
                     }
-                    let message = error.to_string();
+                    self.clock.held.store(true, Ordering::Relaxed);
                     for flush in state.flushes.drain(..) {
                         let _ = flush.send.send(Err(Error::Storage(error.clone())));
                     }
-                    state.checkpoint_error = Some(message);
+                    state.checkpoint_error = Some(error);
                 }
             }
         }

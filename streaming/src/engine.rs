@@ -391,7 +391,7 @@ impl Engine {
     /// # Errors
     /// `Unavailable` if a source's outside system does not answer; `Failed` with the job's message if it fails.
     pub async fn create(&self, job: JobSpec, catalog: CatalogChanges) -> Result<()> {
-        self.refuse_when_full()?;
+        self.refuse_without_checkpoints()?;
         let mut control = JobControl::new(job.relation, job.name.clone(), self.coordinator.clock.clone());
         match job.plan.nodes.first().map(|node| &node.operator) {
             Some(AnyOperator::Source(source)) => {
@@ -425,9 +425,9 @@ impl Engine {
         result
     }
 
-    fn refuse_when_full(&self) -> Result<()> {
+    fn refuse_without_checkpoints(&self) -> Result<()> {
         match &self.coordinator.state.lock().checkpoint_error {
-            Some(error) => Err(storage::Error::DiskFull(error.clone()).into()),
+            Some(error) => Err(error.clone().into()),
             None => Ok(()),
         }
     }
@@ -435,16 +435,16 @@ impl Engine {
     /// Drops jobs (downstream before upstream) and makes that and `catalog` durable in one step.
     ///
     /// # Errors
-    /// `DiskFull` while checkpoints do not succeed.
+    /// Why checkpoints do not succeed, while they do not: `DiskFull` mostly.
     pub async fn drop(&self, jobs: Vec<RelationId>, catalog: CatalogChanges) -> Result<()> {
-        self.refuse_when_full()?;
+        self.refuse_without_checkpoints()?;
         self.coordinator.drop_jobs(&jobs, catalog).await.map_err(|_| Error::Cancelled)?
     }
 
     /// Makes changes of the catalog durable that concern no job.
     ///
     /// # Errors
-    /// `DiskFull` while checkpoints do not succeed.
+    /// Why checkpoints do not succeed, while they do not: `DiskFull` mostly.
     pub async fn change_catalog(&self, catalog: CatalogChanges) -> Result<()> {
         let mut catalog = catalog;
         let next = self.next_relation.load(Ordering::Relaxed);
@@ -459,7 +459,7 @@ impl Engine {
     /// # Errors
     /// `DiskFull` if the log cannot grow: nothing is written then.
     pub async fn write(&self, changes: Vec<(RelationId, Batch)>) -> Result<Epoch> {
-        self.refuse_when_full()?;
+        self.refuse_without_checkpoints()?;
         let controls: Vec<_> = {
             let state = self.coordinator.state.lock();
             let control = |(id, batch): &(RelationId, Batch)| {
@@ -525,7 +525,7 @@ impl Engine {
     /// Waits until everything that was written or read from sources before the call is visible and durable.
     ///
     /// # Errors
-    /// `DiskFull` while checkpoints do not succeed.
+    /// Why checkpoints do not succeed, while they do not: `DiskFull` mostly.
     pub async fn flush(&self) -> Result<Epoch> {
         self.coordinator.flush().await.map_err(|_| Error::Cancelled)?
     }
@@ -540,7 +540,7 @@ impl Engine {
             checkpoint_duration: state.last_checkpoint.duration,
             checkpoint_rows: state.last_checkpoint.rows,
             checkpoints: state.last_checkpoint.count,
-            checkpoint_error: state.checkpoint_error.clone(),
+            checkpoint_error: state.checkpoint_error.as_ref().map(ToString::to_string),
             jobs,
         }
     }

@@ -166,7 +166,7 @@ pub fn column(
         Uuid => reader.uuids(),
         Array(item) => reader.arrays(item),
         BigInt | RegClass | RegType => reader.integers::<Int64Type>("bigint"),
-        Text | Varchar | Char | Name | QuotedChar | Unknown => reader.texts(),
+        Text | Varchar | Char | Name | QuotedChar | Void | Unknown => reader.texts(),
     }
 }
 

@@ -28,8 +28,7 @@ pub fn functions() -> Vec<Definition> {
         symbol: "pg_sleep",
         params: vec![Param::Type(SqlType::Double)],
         variadic: false,
-        // Postgres' void, which is shown as nothing.
-        returns: Param::Type(SqlType::Text),
+        returns: Param::Type(SqlType::Void),
         strict: true,
         volatility: Volatility::Volatile,
         zoned: false,

@@ -40,7 +40,13 @@ pub fn write(array: &dyn Array, row: usize, ty: &SqlType, out: &mut Vec<u8>) {
         SqlType::Real => out.extend(array.as_primitive::<Float32Type>().value(row).to_be_bytes()),
         SqlType::Double => out.extend(array.as_primitive::<Float64Type>().value(row).to_be_bytes()),
         SqlType::Numeric => write_numeric(&Numeric::from_bytes(array.as_fixed_size_binary().value(row)), out),
-        SqlType::Text | SqlType::Varchar | SqlType::Char | SqlType::Name | SqlType::QuotedChar | SqlType::Unknown => {
+        SqlType::Text
+        | SqlType::Varchar
+        | SqlType::Char
+        | SqlType::Name
+        | SqlType::QuotedChar
+        | SqlType::Void
+        | SqlType::Unknown => {
             out.extend(array.as_string_view().value(row).as_bytes())
         }
         SqlType::Jsonb => {
@@ -191,6 +197,7 @@ pub fn read(bytes: &[u8], ty: &SqlType) -> Result<ScalarValue, EvalError> {
             let number = read_numeric(&mut fields)?;
             ScalarValue::FixedSizeBinary(storage::numeric::BYTES as i32, Some(number.to_bytes().to_vec()))
         }
+        SqlType::Void => return Ok(ScalarValue::Utf8View(Some(String::new()))),
         SqlType::Text | SqlType::Varchar | SqlType::Char | SqlType::Unknown | SqlType::QuotedChar => {
             return Ok(ScalarValue::Utf8View(Some(utf8(bytes)?.to_string())));
         }

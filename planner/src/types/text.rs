@@ -70,6 +70,7 @@ pub fn write_in(array: &dyn Array, row: usize, ty: &SqlType, zone: &Zone, out: &
         | SqlType::Name
         | SqlType::Jsonb
         | SqlType::QuotedChar
+        | SqlType::Void
         | SqlType::Unknown => out.push_str(array.as_string_view().value(row)),
         SqlType::Bytea => write_bytea(array.as_binary_view().value(row), out),
         SqlType::Date => datetime::write_date(array.as_primitive::<Date32Type>().value(row), out),
@@ -245,6 +246,7 @@ pub fn read_in(text: &str, ty: &SqlType, typmod: i32, session: &Session) -> Resu
             ScalarValue::FixedSizeBinary(storage::numeric::BYTES as i32, Some(number.to_bytes().to_vec()))
         }
         SqlType::Text | SqlType::Unknown => ScalarValue::Utf8View(Some(text.to_string())),
+        SqlType::Void => ScalarValue::Utf8View(Some(String::new())),
         SqlType::Varchar | SqlType::Char => {
             ScalarValue::Utf8View(Some(apply_length(text, ty, typmod, false)?.into_owned()))
         }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use slt::process::{Process, Start};
 use slt::run::ask;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::NoTls;
 
 use crate::orders::{eventually, rows};
@@ -81,23 +80,15 @@ async fn http_tells_health_and_metrics() -> Result<()> {
     let server = Start::new(directory.path().join("data")).start().await?;
     let client = server.connect().await?;
     client.batch_execute("CREATE TABLE t (a int); INSERT INTO t VALUES (1); FLUSH").await?;
-    assert!(get(&server, "/healthz").await?.contains(" 200 "));
-    assert!(get(&server, "/readyz").await?.contains(" 200 "));
-    let metrics = get(&server, "/metrics").await?;
+    assert_eq!(server.get("/healthz").await?.0, 200);
+    assert_eq!(server.get("/readyz").await?.0, 200);
+    let (_, metrics) = server.get("/metrics").await?;
     for name in ["epoch", "checkpoint", "memory", "state_bytes", "starts"] {
         assert!(metrics.lines().any(|line| line.starts_with("headwater_") && line.contains(name)), "{name}\n{metrics}");
     }
-    assert!(get(&server, "/nothing").await?.contains(" 404 "));
+    assert_eq!(server.get("/nothing").await?.0, 404);
     drop(client);
     server.stop().await
-}
-
-async fn get(server: &Process, path: &str) -> Result<String> {
-    let mut stream = tokio::net::TcpStream::connect(server.http_address()).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
 }
 
 /// An idle server waits; it does not spin.
