@@ -793,7 +793,9 @@ impl Coordinator {
                 // The writer goes on trying with the same changes; nothing is lost meanwhile.
                 Err(error) => {
                     if state.checkpoint_error.is_none() {
-                        tracing::error!("checkpoint failed, trying again; writes are refused and sources pause: {error}");
+                        tracing::error!(
+                            "checkpoint failed, trying again; writes are refused and sources pause: {error}"
+                        );
                     }
                     self.clock.held.store(true, Ordering::Relaxed);
                     for flush in state.flushes.drain(..) {

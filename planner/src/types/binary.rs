@@ -46,9 +46,7 @@ pub fn write(array: &dyn Array, row: usize, ty: &SqlType, out: &mut Vec<u8>) {
         | SqlType::Name
         | SqlType::QuotedChar
         | SqlType::Void
-        | SqlType::Unknown => {
-            out.extend(array.as_string_view().value(row).as_bytes())
-        }
+        | SqlType::Unknown => out.extend(array.as_string_view().value(row).as_bytes()),
         SqlType::Jsonb => {
             // The version of the format, then the text.
             out.push(1);

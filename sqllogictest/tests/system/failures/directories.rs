@@ -93,7 +93,8 @@ async fn a_newer_directory_is_refused() -> Result<()> {
 
 /// Every file below a directory.
 fn contents(dir: &Path) -> Result<std::collections::BTreeMap<PathBuf, Vec<u8>>> {
-    let files = walkdir::WalkDir::new(dir).into_iter().filter_map(Result::ok).filter(|entry| entry.file_type().is_file());
+    let files =
+        walkdir::WalkDir::new(dir).into_iter().filter_map(Result::ok).filter(|entry| entry.file_type().is_file());
     files.map(|entry| Ok((entry.path().to_path_buf(), std::fs::read(entry.path())?))).collect()
 }
 

@@ -172,7 +172,13 @@ async fn a_stop_on_a_full_disk_loses_nothing() -> Result<()> {
         run(&client, "DROP TABLE IF EXISTS t CASCADE; CREATE TABLE t (id int PRIMARY KEY, pad text)").await?;
         run(&client, "CREATE MATERIALIZED VIEW counted AS SELECT count(*) AS n FROM t; FLUSH").await?;
         let used = Command::new("df").args(["-BM", "--output=avail"]).arg(&disk.path).output()?;
-        let free = String::from_utf8(used.stdout)?.lines().nth(1).context("df")?.trim().trim_end_matches('M').parse::<usize>()?;
+        let free = String::from_utf8(used.stdout)?
+            .lines()
+            .nth(1)
+            .context("df")?
+            .trim()
+            .trim_end_matches('M')
+            .parse::<usize>()?;
         disk.weigh(free.saturating_sub(60))?;
         acknowledged = fill(&client).await?;
         is_full(&server, &client, acknowledged).await?;
@@ -184,7 +190,12 @@ async fn a_stop_on_a_full_disk_loses_nothing() -> Result<()> {
             assert!(!status.success() && log.contains("no space left"), "{status}\n{log}");
         }
         // No room even to open it: it says why.
-        while std::fs::OpenOptions::new().append(true).open(disk.ballast()).and_then(|mut file| std::io::Write::write_all(&mut file, &[0; 4096])).is_ok() {}
+        while std::fs::OpenOptions::new()
+            .append(true)
+            .open(disk.ballast())
+            .and_then(|mut file| std::io::Write::write_all(&mut file, &[0; 4096]))
+            .is_ok()
+        {}
         let said = start.refused().await?;
         assert!(said.to_lowercase().contains("no space left"), "{said}");
         std::fs::remove_file(disk.ballast())?;
