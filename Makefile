@@ -24,10 +24,10 @@ demo: ## A server with live data and views; shows one of them changing and how t
 	cargo build --workspace --bin headwater
 	@$(CARGO_TARGET_DIR)/debug/headwater demo
 
-test: ## The tests of every crate, of the store and of the engine. What CI runs.
+test: ## The tests of every crate, of the store and of the engine, the SQL of the pages, the rules. What CI runs.
 	@.ci/setup test
 	@echo '==> building and running the tests'
-	cargo test --workspace --no-fail-fast --lib --bins --test all --test engine
+	cargo test --workspace --no-fail-fast --lib --bins --test all --test engine --test docs --test tidy
 
 test-all: ## Everything: also the suites over the wire, the pages, a real Kafka, Postgres, psql, psycopg and JDBC.
 	@.ci/setup test

@@ -22,6 +22,9 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rdkafka", &["connectors/src/kafka", "connectors/tests/kafka", "sqllogictest/tests/system/"]),
     ("pgwire", &["frontend/src/pgwire"]),
     ("axum", &["frontend/src/http"]),
+    ("prometheus_client", &["frontend/src/http"]),
+    ("clap", &["frontend/src/commands", "frontend/src/main"]),
+    ("tokio_postgres", &["frontend/src/commands", "frontend/tests/", "sqllogictest/"]),
 ];
 
 /// Names that say nothing, and words that this code base does not use for its own things.
@@ -119,31 +122,82 @@ fn foreign_libraries_have_one_door() {
     assert_none(problems, "one door per foreign library");
 }
 
+/// The first sentence of a file's header, without links.
+fn first_sentence(text: &str) -> String {
+    let header: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
+    let paragraph = header.split(|line| line.is_empty()).next().unwrap_or_default().join(" ");
+    let end = paragraph.find(". ").unwrap_or(paragraph.len());
+    paragraph[..end].trim_end_matches('.').replace("[`", "`").replace("`]", "`")
+}
+
+/// The lines of the code map for a crate: what stands in `src/`, `lib.rs` first.
+fn code_map(name: &str) -> Vec<String> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(root().join(name).join("src"))
+        .expect("a crate has src/")
+        .map(|entry| entry.expect("src/ can be read").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect();
+    paths.sort_by_key(|path| (!path.ends_with("lib.rs"), path.clone()));
+    paths.iter().map(|path| format!("- `{}` {}", relative(path), first_sentence(&read(path)))).collect()
+}
+
+/// `HEADWATER_WRITE=1` writes the lines anew.
 #[test]
 fn the_code_map_is_the_tree() {
-    let architecture = read(&root().join("ARCHITECTURE.md"));
-    let map = architecture.split("## Code map").nth(1).expect("ARCHITECTURE.md has a code map");
-    let map = map.split("\n## ").next().unwrap_or_default();
-    let mut drawn = BTreeSet::new();
-    for line in map.lines() {
-        if let Some(rest) = line.strip_prefix("- `")
-            && let Some((path, _)) = rest.split_once('`')
-            && path.ends_with(".rs")
-        {
-            drawn.insert(path.to_string());
-        }
-    }
-    let mut there = BTreeSet::new();
+    let path = root().join("ARCHITECTURE.md");
+    let architecture = read(&path);
+    let (before, map) = architecture.split_once("## Code map\n").expect("ARCHITECTURE.md has a code map");
+    let mut paragraphs: Vec<String> = map.split("\n\n").map(str::to_string).collect();
     for (name, _) in ARROWS {
-        for entry in std::fs::read_dir(root().join(name).join("src")).expect("a crate has src/").flatten() {
-            if entry.path().extension().is_some_and(|extension| extension == "rs") {
-                there.insert(relative(&entry.path()));
-            }
+        let lines = code_map(name).join("\n");
+        let begins = format!("- `{name}/");
+        let at = paragraphs.iter().position(|paragraph| paragraph.starts_with(&begins));
+        paragraphs[at.unwrap_or_else(|| panic!("the code map has no lines for {name}"))] = lines;
+    }
+    let wanted = format!("{before}## Code map\n{}\n", paragraphs.join("\n\n").trim_end());
+    if std::env::var_os("HEADWATER_WRITE").is_some() {
+        std::fs::write(&path, &wanted).expect("ARCHITECTURE.md can be written");
+        return;
+    }
+    let lines = |text: &str| text.lines().map(str::to_string).collect::<BTreeSet<_>>();
+    let (have, want) = (lines(&architecture), lines(&wanted));
+    let problems = want.difference(&have).map(|line| format!("lacks {line}"));
+    let problems = problems.chain(have.difference(&want).map(|line| format!("still has {line}")));
+    assert_none(
+        problems.collect(),
+        "the code map of ARCHITECTURE.md is the tree (write it with HEADWATER_WRITE=1 cargo test -p slt --test tidy)",
+    );
+}
+
+#[test]
+fn every_source_file_is_part_of_its_crate() {
+    let mut problems = Vec::new();
+    for (path, _) in rust_sources() {
+        let Some((name, below)) = path.split_once("/src/") else { continue };
+        let file = Path::new(below);
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if below == "lib.rs" || below == "main.rs" {
+            continue;
+        }
+        let parent = file.parent().expect("a relative path has a parent");
+        let parents = match parent.as_os_str().is_empty() {
+            true => vec![format!("{name}/src/lib.rs"), format!("{name}/src/main.rs")],
+            false => vec![format!("{name}/src/{}.rs", parent.display())],
+        };
+        // `mod x;`, or `x::X,` in a list whose macro declares it.
+        let declares = |line: &str| {
+            let line = line.trim().trim_start_matches("pub(crate) ").trim_start_matches("pub ");
+            line == format!("mod {stem};") || line.starts_with(&format!("{stem}::")) || line == format!("mod {stem} {{")
+        };
+        let declared = parents.iter().any(|parent| {
+            let text = std::fs::read_to_string(root().join(parent)).unwrap_or_default();
+            code(&text).lines().any(declares)
+        });
+        if !declared {
+            problems.push(format!("{path} is declared in none of {}", parents.join(", ")));
         }
     }
-    let missing: Vec<&String> = there.difference(&drawn).collect();
-    let gone: Vec<&String> = drawn.difference(&there).collect();
-    assert!(missing.is_empty() && gone.is_empty(), "the code map lacks {missing:?} and still has {gone:?}");
+    assert_none(problems, "files that nothing compiles");
 }
 
 #[test]
@@ -163,11 +217,12 @@ fn invariants_that_code_cites_exist() {
 
 #[test]
 fn every_suite_is_run() {
+    let run: BTreeSet<PathBuf> = slt::suites(&slt::target::suites_folder()).into_iter().collect();
     let mut problems = Vec::new();
     for path in files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "slt")) {
         let name = relative(&path);
-        if !name.starts_with("sqllogictest/suites/") {
-            problems.push(format!("{name} is outside of sqllogictest/suites"));
+        if !run.contains(&path) {
+            problems.push(format!("{name} is not what tests/suites.rs runs"));
         }
         match slt::script::parse(&read(&path)) {
             Ok(records) if records.is_empty() => problems.push(format!("{name} is empty")),
@@ -179,21 +234,57 @@ fn every_suite_is_run() {
 }
 
 #[test]
+fn every_test_target_is_run() {
+    let mut problems = Vec::new();
+    for (name, _) in ARROWS {
+        let manifest = read(&root().join(name).join("Cargo.toml"));
+        for switch in ["autotests = false", "test = false"] {
+            if manifest.contains(switch) {
+                problems.push(format!("{name}/Cargo.toml: {switch}"));
+            }
+        }
+        // `tests/<folder>/` is a target only if it has a main.rs.
+        let Ok(entries) = std::fs::read_dir(root().join(name).join("tests")) else { continue };
+        for path in entries.map(|entry| entry.expect("tests/ can be read").path()).filter(|path| path.is_dir()) {
+            let has_rust =
+                files().iter().any(|file| file.starts_with(&path) && file.extension().is_some_and(|e| e == "rs"));
+            if has_rust && !path.join("main.rs").exists() {
+                problems.push(format!("{} has no main.rs", relative(&path)));
+            }
+        }
+    }
+    assert_none(problems, "tests that cargo does not run");
+}
+
+#[test]
 fn every_operator_has_its_oracle() {
     let mut problems = Vec::new();
-    for entry in std::fs::read_dir(root().join("streaming/src/operators")).expect("operators").flatten() {
-        let path = entry.path();
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(root().join("streaming/src/operators")).expect("operators") {
+        let path = entry.expect("operators can be read").path();
         if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let tests = path.with_extension("").join("tests.rs");
-        let text = read(&path) + &std::fs::read_to_string(tests).unwrap_or_default();
-        if !text.contains("oracle!") && !OPERATORS_AT_THE_EDGE.contains(&name.as_str()) {
-            problems.push(relative(&path));
+        let text = code(&(read(&path) + &std::fs::read_to_string(tests).unwrap_or_default()));
+        let at_the_edge = OPERATORS_AT_THE_EDGE.contains(&name.as_str());
+        if text.contains("oracle!(") == at_the_edge {
+            let problem =
+                if at_the_edge { "has an oracle and is listed as one that cannot" } else { "has no oracle! line" };
+            problems.push(format!("{} {problem}", relative(&path)));
+        }
+        found.insert(name);
+    }
+    let listed = code(&read(&root().join("streaming/src/operators.rs")));
+    let listed = listed.split("operators! {").nth(1).and_then(|rest| rest.split('}').next()).expect("the list");
+    for name in listed.split(',').filter_map(|line| Some(line.split_once("::")?.0.trim())) {
+        if !found.remove(name) {
+            problems.push(format!("{name} is in the list and has no file of its own"));
         }
     }
-    assert_none(problems, "operators without an oracle! line");
+    problems.extend(found.iter().map(|name| format!("{name} is not in the list of streaming/src/operators.rs")));
+    assert_none(problems, "an operator is one file with an oracle! line, and a line of the list");
 }
 
 #[test]
@@ -204,8 +295,9 @@ fn names_say_something() {
         if !name.ends_with(".rs") && !name.ends_with(".slt") {
             continue;
         }
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-        if stem.split(['_', '-']).any(|word| NAMES_REFUSED.contains(&word)) {
+        // Folders as well.
+        let words = name.trim_end_matches(".rs").trim_end_matches(".slt").to_lowercase();
+        if words.split(['_', '-', '/', '.']).any(|word| NAMES_REFUSED.contains(&word)) {
             problems.push(name);
         }
     }
@@ -214,7 +306,7 @@ fn names_say_something() {
 
 #[test]
 fn no_test_is_ignored() {
-    let refused = ["#[ignore", "#[cfg_attr(any(), test"];
+    let refused = ["#[ignore", "cfg_attr(any(), test", "with_ignored_flag(", "#[cfg(any())]"];
     let sources = rust_sources().into_iter().filter(|(path, _)| path != "sqllogictest/tests/tidy.rs");
     let problems = sources.filter(|(_, text)| refused.iter().any(|word| code(text).contains(word)));
     assert_none(problems.map(|(path, _)| path).collect(), "a test that is wrong today asserts the wrong answer");
@@ -258,6 +350,23 @@ fn links_in_pages_lead_somewhere() {
         }
     }
     assert_none(problems, "links to what is not there");
+}
+
+#[test]
+fn every_page_is_listed() {
+    let list = read(&root().join("docs/README.md"));
+    let mut problems = Vec::new();
+    for path in files() {
+        let name = relative(&path);
+        let Some(below) = name.strip_prefix("docs/").filter(|below| below.ends_with(".md") && *below != "README.md")
+        else {
+            continue;
+        };
+        if !list.contains(&format!("]({below})")) {
+            problems.push(name);
+        }
+    }
+    assert_none(problems, "pages that docs/README.md does not lead to");
 }
 
 #[test]
