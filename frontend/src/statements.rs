@@ -18,6 +18,7 @@ pub mod prepare;
 pub mod select;
 pub mod set;
 pub mod show;
+pub mod storage_parameters;
 pub mod subscribe;
 pub mod transaction;
 pub mod truncate;

@@ -240,6 +240,18 @@ impl Catalog {
         })
     }
 
+    /// The index that `object` is, or the one behind its key: its oid and the names of its columns, quoted if needed.
+    pub fn index_columns(&self, object: &Object) -> Option<(u32, Vec<String>)> {
+        let (oid, on, columns): (u32, &Object, Vec<usize>) = match object.kind {
+            ObjectKind::Index => {
+                let on = self.by_id(*object.depends_on.first()?)?;
+                (object.id.0, on, object.indexed_columns().into_iter().map(|(at, ..)| at).collect())
+            }
+            _ => (object.key_definition()?.0, object, object.primary_key.clone()),
+        };
+        Some((oid, columns.into_iter().map(|at| quote_ident(&on.columns[at].name)).collect()))
+    }
+
     /// The index that `object` is, or the one behind its key: its oid and its definition as Postgres writes it back.
     pub fn index_definition(&self, object: &Object) -> Option<(u32, String)> {
         if object.kind == ObjectKind::Index {
@@ -265,6 +277,18 @@ impl Catalog {
     pub fn dependents(&self, id: RelationId) -> Vec<Arc<Object>> {
         self.objects().filter(|o| o.depends_on.contains(&id)).cloned().collect()
     }
+}
+
+/// The query of a view's definition, as `pg_get_viewdef` gives it.
+pub fn query_text(sql: &str) -> String {
+    use crate::statement::Statement;
+    let query = crate::parser::parse(sql).ok().and_then(|mut parsed| match parsed.pop()?.statement {
+        Statement::CreateView(v) => Some(v.query),
+        Statement::CreateMaterializedView(v) => Some(v.query),
+        Statement::Query(q) => Some(q),
+        _ => None,
+    });
+    query.map_or_else(|| sql.to_string(), |q| format!(" {};", q.ast))
 }
 
 fn definition(what: &str, name: &str, on: &Object, columns: &str) -> String {

@@ -23,6 +23,7 @@ mod math;
 mod pattern;
 mod resolve;
 mod rows;
+pub mod signature;
 pub(crate) mod sleep;
 mod system;
 mod test_panic;

@@ -150,6 +150,15 @@ pub fn len(ty: &SqlType) -> i16 {
     facts_of(ty).len
 }
 
+/// `pg_type.typstorage`
+pub fn storage(ty: &SqlType) -> char {
+    match ty {
+        SqlType::Numeric => 'm',
+        _ if len(ty) < 0 => 'x',
+        _ => 'p',
+    }
+}
+
 /// `pg_type.typcategory`
 pub fn category(ty: &SqlType) -> char {
     facts_of(ty).category

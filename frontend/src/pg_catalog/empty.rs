@@ -19,7 +19,7 @@ pub const RELATIONS: &[SystemRelation] = &[
     empty(
         "pg_conversion",
         2607,
-        "oid:oid conname:name connamespace:oid conowner:oid conforencoding:int4 contoencoding:int4",
+        "oid:oid conname:name connamespace:oid conowner:oid conforencoding:int4 contoencoding:int4 conproc:oid condefault:bool",
     ),
     empty("pg_db_role_setting", 2964, "setdatabase:oid setrole:oid setconfig:text[]"),
     empty("pg_default_acl", 826, "oid:oid defaclrole:oid defaclnamespace:oid defaclobjtype:char defaclacl:text[]"),
@@ -29,7 +29,7 @@ pub const RELATIONS: &[SystemRelation] = &[
         "classid:oid objid:oid objsubid:int4 refclassid:oid refobjid:oid refobjsubid:int4 deptype:char",
     ),
     empty("pg_enum", 3501, "oid:oid enumtypid:oid enumsortorder:float4 enumlabel:name"),
-    empty("pg_event_trigger", 3466, "oid:oid evtname:name evtevent:name evtowner:oid evtfoid:oid evtenabled:char"),
+    empty("pg_event_trigger", 3466, "oid:oid evtname:name evtevent:name evtowner:oid evtfoid:oid evtenabled:char evttags:text[]"),
     empty(
         "pg_extension",
         3079,
@@ -126,6 +126,7 @@ pub const RELATIONS: &[SystemRelation] = &[
     ),
     empty("pg_ts_parser", 3601, "oid:oid prsname:name prsnamespace:oid"),
     empty("pg_ts_template", 3764, "oid:oid tmplname:name tmplnamespace:oid"),
+    empty("pg_user_mappings", 12_137, "umid:oid srvid:oid srvname:name umuser:oid usename:name umoptions:text[]"),
     empty("pg_user_mapping", 1418, "oid:oid umuser:oid umserver:oid umoptions:text[]"),
     empty("pg_largeobject", 2613, "loid:oid pageno:int4"),
     empty("pg_locks", 12_136, "locktype:text database:oid relation:oid pid:int4 mode:text granted:bool"),

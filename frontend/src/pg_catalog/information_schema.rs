@@ -4,7 +4,7 @@ use planner::catalog::ObjectKind;
 use storage::SqlType;
 
 use crate::error::Result;
-use crate::pg_catalog::objects::{DATABASE, ROLE, SCHEMAS, key_name, shown_default, visible};
+use crate::pg_catalog::objects::{DATABASE, ROLE, SCHEMAS, key_name, relkind, shown_default, visible};
 use crate::pg_catalog::{Context, Rows, SystemRelation};
 use crate::row;
 
@@ -26,7 +26,8 @@ pub const RELATIONS: &[SystemRelation] = &[
          default_character_set_schema:name default_character_set_name:name sql_path:text",
         |_, rows| {
             for (name, _) in SCHEMAS {
-                rows.push(row![DATABASE, *name, ROLE]);
+                let owner = if *name == "public" { "pg_database_owner" } else { ROLE };
+                rows.push(row![DATABASE, *name, owner]);
             }
             Ok(())
         },
@@ -38,14 +39,11 @@ pub const RELATIONS: &[SystemRelation] = &[
          reference_generation:text user_defined_type_catalog:name user_defined_type_schema:name \
          user_defined_type_name:name is_insertable_into:text is_typed:text commit_action:text",
         |context, rows| {
-            for o in context.catalog.objects() {
-                let kind = match o.kind {
-                    ObjectKind::Table => "BASE TABLE",
-                    ObjectKind::View => "VIEW",
-                    ObjectKind::MaterializedView => "MATERIALIZED VIEW",
-                    ObjectKind::Source => "FOREIGN",
-                    ObjectKind::System => "BASE TABLE",
-                    ObjectKind::Index => continue,
+            for o in listed(context) {
+                let kind = match relkind(o) {
+                    "v" => "VIEW",
+                    "f" => "FOREIGN",
+                    _ => "BASE TABLE",
                 };
                 let insertable = if o.kind == ObjectKind::Table { "YES" } else { "NO" };
                 let none = None::<&str>;
@@ -77,7 +75,8 @@ pub const RELATIONS: &[SystemRelation] = &[
          is_updatable:text is_insertable_into:text",
         |context, rows| {
             for o in context.catalog.objects().filter(|o| o.kind == ObjectKind::View) {
-                rows.push(row![DATABASE, &o.schema, &o.name, &o.sql, "NONE", "NO", "NO"]);
+                let definition = planner::catalog::query_text(&o.sql);
+                rows.push(row![DATABASE, &o.schema, &o.name, definition, "NONE", "NO", "NO"]);
             }
             Ok(())
         },
@@ -141,8 +140,14 @@ fn keyed<'a>(context: &'a Context<'_>) -> impl Iterator<Item = &'a planner::cata
     objects.filter(|o: &&planner::catalog::Object| o.kind == ObjectKind::Table && !o.primary_key.is_empty())
 }
 
+/// The relations that the standard knows of: like Postgres', neither materialized views nor indexes.
+fn listed<'a>(context: &'a Context<'_>) -> impl Iterator<Item = &'a planner::catalog::Object> {
+    let objects = context.catalog.objects().map(AsRef::as_ref);
+    objects.filter(|o: &&planner::catalog::Object| !matches!(o.kind, ObjectKind::MaterializedView | ObjectKind::Index))
+}
+
 fn columns(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
-    for o in context.catalog.objects().filter(|o| o.kind != ObjectKind::Index) {
+    for o in listed(context) {
         for (i, c) in visible(o).iter().enumerate() {
             let none = None::<&str>;
             let not_null = c.not_null || o.kind == ObjectKind::Table && o.primary_key.contains(&i);

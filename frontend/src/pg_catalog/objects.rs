@@ -20,6 +20,11 @@ pub const ROLE: &str = "root";
 pub const SCHEMAS: &[(&str, u32)] =
     &[("pg_catalog", 11), ("public", 2200), ("information_schema", 13_000), ("headwater_catalog", 13_001)];
 
+/// Oids of Postgres' own catalogs are smaller.
+pub const CATALOGS_MAX: u32 = 12_000;
+/// The role that owns the schema public.
+pub const OWNER_OID: u32 = 6171;
+
 /// The oid of a schema.
 pub fn schema_oid(name: &str) -> u32 {
     SCHEMAS.iter().find(|s| s.0 == name).map_or(2200, |s| s.1)
@@ -35,9 +40,13 @@ fn objects<'a>(context: &'a Context<'_>) -> impl Iterator<Item = &'a Object> {
     context.catalog.objects().map(AsRef::as_ref)
 }
 
-fn relkind(object: &Object) -> &'static str {
+/// `pg_class.relkind`
+pub fn relkind(object: &Object) -> &'static str {
     match object.kind {
-        ObjectKind::Table | ObjectKind::System => "r",
+        ObjectKind::Table => "r",
+        // Postgres' own catalogs are tables, and what is computed from them are views. Errors of a relation are kept.
+        ObjectKind::System if (CATALOGS_MAX..planner::catalog::FIRST_USER_ID).contains(&object.id.0) => "v",
+        ObjectKind::System => "r",
         // What comes from elsewhere.
         ObjectKind::Source => "f",
         ObjectKind::View => "v",
@@ -112,7 +121,7 @@ pub const RELATIONS: &[SystemRelation] = &[
         columns: "oid:oid nspname:name nspowner:oid nspacl:text[]",
         fill: |_, rows| {
             for (name, oid) in SCHEMAS {
-                rows.push(row![*oid, *name, ROLE_OID]);
+                rows.push(row![*oid, *name, if *name == "public" { OWNER_OID } else { ROLE_OID }]);
             }
             Ok(())
         },
@@ -231,6 +240,21 @@ pub const RELATIONS: &[SystemRelation] = &[
         fill: |_, rows| {
             let none = None::<&str>;
             rows.push(row![ROLE, true, true, true, true, true, true, -1, "********", none, true, none, ROLE_OID]);
+            rows.push(row![
+                "pg_database_owner",
+                false,
+                true,
+                false,
+                false,
+                false,
+                false,
+                -1,
+                "********",
+                none,
+                false,
+                none,
+                OWNER_OID
+            ]);
             Ok(())
         },
     },
@@ -243,6 +267,18 @@ pub const RELATIONS: &[SystemRelation] = &[
                   rolvaliduntil:timestamptz",
         fill: |_, rows| {
             rows.push(row![ROLE_OID, ROLE, true, true, true, true, true, true, true, -1]);
+            rows.push(row![
+                OWNER_OID,
+                "pg_database_owner",
+                false,
+                true,
+                false,
+                false,
+                false,
+                false,
+                false,
+                -1
+            ]);
             Ok(())
         },
     },
@@ -271,7 +307,7 @@ pub const RELATIONS: &[SystemRelation] = &[
         columns: "schemaname:name tablename:name tableowner:name tablespace:name hasindexes:bool hasrules:bool \
                   hastriggers:bool rowsecurity:bool",
         fill: |context, rows| {
-            for o in objects(context).filter(|o| matches!(o.kind, ObjectKind::Table | ObjectKind::System)) {
+            for o in objects(context).filter(|o| relkind(o) == "r") {
                 let indexed = has_index(context, o);
                 rows.push(row![&o.schema, &o.name, ROLE, None::<&str>, indexed, false, false, false]);
             }
@@ -285,7 +321,7 @@ pub const RELATIONS: &[SystemRelation] = &[
         columns: "schemaname:name viewname:name viewowner:name definition:text",
         fill: |context, rows| {
             for o in objects(context).filter(|o| o.kind == ObjectKind::View) {
-                rows.push(row![&o.schema, &o.name, ROLE, &o.sql]);
+                rows.push(row![&o.schema, &o.name, ROLE, planner::catalog::query_text(&o.sql)]);
             }
             Ok(())
         },
@@ -299,7 +335,8 @@ pub const RELATIONS: &[SystemRelation] = &[
         fill: |context, rows| {
             for o in objects(context).filter(|o| o.kind == ObjectKind::MaterializedView) {
                 let indexed = has_index(context, o);
-                rows.push(row![&o.schema, &o.name, ROLE, None::<&str>, indexed, true, &o.sql]);
+                let definition = planner::catalog::query_text(&o.sql);
+                rows.push(row![&o.schema, &o.name, ROLE, None::<&str>, indexed, true, definition]);
             }
             Ok(())
         },
@@ -336,33 +373,33 @@ pub const RELATIONS: &[SystemRelation] = &[
 fn pg_class(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
     const HEAP: u32 = 2;
     const BTREE: u32 = 403;
-    for o in objects(context) {
-        let kind = relkind(o);
+    let mut add = |oid: u32, name: &str, schema: &str, kind: &str, columns: usize, indexed: bool| {
         let am = match kind {
             "r" | "m" => HEAP,
             "i" => BTREE,
             _ => 0,
         };
+        let replica = if kind == "i" { "n" } else { "d" };
         let none = None::<&str>;
         rows.push(row![
-            o.id.0,
-            &o.name,
-            schema_oid(&o.schema),
+            oid,
+            name,
+            schema_oid(schema),
             0,
             0,
             ROLE_OID,
             am,
-            o.id.0,
+            oid,
             0,
             0,
             -1.0,
             0,
             0,
-            has_index(context, o),
+            indexed,
             false,
             "p",
             kind,
-            visible(o).len(),
+            columns,
             0,
             kind == "v",
             false,
@@ -370,7 +407,7 @@ fn pg_class(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
             false,
             false,
             true,
-            if kind == "i" { "n" } else { "d" },
+            replica,
             false,
             0,
             0,
@@ -379,45 +416,22 @@ fn pg_class(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
             none,
             none
         ]);
+    };
+    for o in objects(context) {
+        add(o.id.0, &o.name, &o.schema, relkind(o), shown_columns(o), has_index(context, o));
         if has_key(o) {
-            rows.push(row![
-                key_index_oid(o.id),
-                key_name(o),
-                schema_oid(&o.schema),
-                0,
-                0,
-                ROLE_OID,
-                BTREE,
-                key_index_oid(o.id),
-                0,
-                0,
-                -1.0,
-                0,
-                0,
-                false,
-                false,
-                "p",
-                "i",
-                o.primary_key.len(),
-                0,
-                false,
-                false,
-                false,
-                false,
-                false,
-                true,
-                "n",
-                false,
-                0,
-                0,
-                0,
-                none,
-                none,
-                none
-            ]);
+            add(key_index_oid(o.id), &key_name(o), &o.schema, "i", o.primary_key.len(), false);
         }
     }
     Ok(())
+}
+
+/// An index carries all columns of its relation, but is shown with those that it was made for.
+fn shown_columns(object: &Object) -> usize {
+    match object.kind {
+        ObjectKind::Index => object.indexed_columns().len(),
+        _ => visible(object).len(),
+    }
 }
 
 fn pg_attribute(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
@@ -438,7 +452,7 @@ fn pg_attribute(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
             column.typmod,
             size > 0,
             "i",
-            "p",
+            planner::types::storage(ty).to_string(),
             "",
             not_null,
             has_default,
@@ -456,7 +470,7 @@ fn pg_attribute(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
         ]);
     };
     for o in objects(context) {
-        for (i, column) in visible(o).iter().enumerate() {
+        for (i, column) in visible(o).iter().take(shown_columns(o)).enumerate() {
             let not_null = column.not_null || o.primary_key.contains(&i) && o.kind == ObjectKind::Table;
             let has_default = o.defaults.get(i).is_some_and(Option::is_some);
             add(o.id.0, i + 1, column, not_null, has_default);

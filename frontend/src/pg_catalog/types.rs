@@ -69,9 +69,44 @@ pub const RELATIONS: &[SystemRelation] = &[
                   proretset:bool provolatile:char proparallel:char pronargs:int2 pronargdefaults:int2 prorettype:oid \
                   proargtypes:oid[] proallargtypes:oid[] proargmodes:text[] proargnames:text[] prosrc:text probin:text \
                   prosqlbody:text proconfig:text[] proacl:text[]",
-        fill: |_, _| Ok(()),
+        fill: pg_proc,
     },
 ];
+
+fn pg_proc(_: &Context<'_>, rows: &mut Rows) -> Result<()> {
+    const INTERNAL: u32 = 12;
+    for (oid, function) in planner::functions::signature::named() {
+        let types: Vec<i64> = function.params.iter().map(|p| i64::from(p.oid())).collect();
+        let variadic = function.params.last().filter(|_| function.variadic).map_or(0, |p| p.oid());
+        rows.push(row![
+            oid,
+            function.name,
+            schema_oid("pg_catalog"),
+            ROLE_OID,
+            INTERNAL,
+            1.0,
+            0.0,
+            variadic,
+            0,
+            "f",
+            false,
+            false,
+            function.strict,
+            false,
+            planner::functions::signature::volatility(function).to_string(),
+            "s",
+            types.len(),
+            0,
+            function.returns.oid(),
+            types,
+            None::<i64>,
+            None::<i64>,
+            None::<i64>,
+            function.symbol
+        ]);
+    }
+    Ok(())
+}
 
 fn pg_type(_: &Context<'_>, rows: &mut Rows) -> Result<()> {
     let namespace = schema_oid("pg_catalog");
@@ -108,7 +143,7 @@ fn pg_type(_: &Context<'_>, rows: &mut Rows) -> Result<()> {
             0,
             0,
             "i",
-            if size < 0 { "x" } else { "p" },
+            planner::types::storage(ty).to_string(),
             false,
             0,
             -1,

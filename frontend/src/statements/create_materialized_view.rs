@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::session::Session;
-use crate::statements::Outcome;
+use crate::statements::{Outcome, storage_parameters};
 use crate::statements::create_table::query_columns;
 
 /// How often progress is told.
@@ -30,6 +30,7 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
     if exists(session, &schema, statement.name.last(), statement.if_not_exists)? {
         return Ok(Outcome::Done(TAG.into()));
     }
+    storage_parameters::check(session, &statement.options)?;
     let (plan, depends_on) = plan(session, statement)?;
     let object = Object {
         id: plan.job.relation,

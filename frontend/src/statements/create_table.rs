@@ -12,7 +12,7 @@ use streaming::plan::Plan;
 use crate::error::{Error, Result};
 use crate::session::Session;
 use crate::statements::create_materialized_view::{create, exists, schema_of};
-use crate::statements::{Outcome, insert, select};
+use crate::statements::{Outcome, insert, select, storage_parameters};
 
 /// The hidden column that tells equal rows of a table without a key apart.
 pub const ROW_ID: &str = "_row_id";
@@ -21,10 +21,11 @@ pub const ROW_ID: &str = "_row_id";
 pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> Result<Outcome> {
     const TAG: &str = "CREATE TABLE";
     session.before_ddl(TAG).await?;
-    if !statement.connection.options.is_empty() {
+    if statement.connection.options.iter().any(|(name, _)| name == "connector") {
         return Err(Error::unsupported("a table with a connector is not supported yet")
             .hint("Use CREATE SOURCE, and a materialized view over it to keep its rows."));
     }
+    storage_parameters::check(session, &statement.connection.options)?;
     if !statement.columns.watermarks.is_empty() || statement.columns.wildcard {
         return Err(Error::unsupported("watermarks and * are not supported in a table yet"));
     }

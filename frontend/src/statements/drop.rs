@@ -23,7 +23,7 @@ pub async fn run(session: &mut Session, statement: &Drop) -> Result<Outcome> {
     let settings = session.bind_settings();
     let _changing = shared.catalogs.lock().await;
     let catalog = shared.catalogs.current();
-    let mut dropped: Vec<Object> = Vec::new();
+    let mut named: Vec<Arc<Object>> = Vec::new();
     for name in names {
         let object = match catalog.find(name, &settings) {
             Some(object) => object,
@@ -38,6 +38,10 @@ pub async fn run(session: &mut Session, statement: &Drop) -> Result<Outcome> {
             }
         };
         check_kind(object, *kind)?;
+        named.push(object.clone());
+    }
+    let mut dropped: Vec<Object> = Vec::new();
+    for object in &named {
         let dependents = catalog::dependents(&catalog, object.id);
         let ids = std::iter::once(object.id).chain(dependents.iter().map(|o| o.id));
         if let Some(creating) = ids.filter_map(|id| shared.catalogs.created_over(id)).next() {
@@ -48,8 +52,8 @@ pub async fn run(session: &mut Session, statement: &Drop) -> Result<Outcome> {
         }
         // An index goes with what it is on.
         let others: Vec<&Object> = dependents.iter().filter(|o| o.kind != ObjectKind::Index).collect();
-        let named = |o: &Object| names.iter().any(|n| catalog.find(n, &settings).is_some_and(|f| f.id == o.id));
-        let unnamed: Vec<&Object> = others.iter().copied().filter(|o| !named(o)).collect();
+        let is_named = |o: &Object| named.iter().any(|n| n.id == o.id);
+        let unnamed: Vec<&Object> = others.iter().copied().filter(|o| !is_named(o)).collect();
         if !unnamed.is_empty() && !*cascade {
             return Err(depended_on(object, &unnamed, &catalog));
         }
@@ -99,7 +103,9 @@ pub fn check_kind(object: &Object, wanted: NamedKind) -> Result<()> {
     let wanted = wanted.words().to_lowercase();
     let article = if wanted.starts_with('i') { "an" } else { "a" };
     let error = Error::new("42809", format!("\"{}\" is not {article} {wanted}", object.name));
-    Err(error.hint(format!("Use DROP {} to remove it.", kind_name(object.kind).to_uppercase())))
+    let kind = kind_name(object.kind);
+    let article = if object.kind == ObjectKind::Index { "an" } else { "a" };
+    Err(error.hint(format!("Use DROP {} to remove {article} {kind}.", kind.to_uppercase())))
 }
 
 fn depended_on(object: &Object, dependents: &[&Object], catalog: &planner::catalog::Catalog) -> Error {

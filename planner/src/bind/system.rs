@@ -89,7 +89,12 @@ impl Binder<'_> {
             }
             "current_setting" => {
                 let Some(Typed { expr: Expr::Literal(ScalarValue::Utf8View(Some(name)), _), .. }) = args.first() else {
-                    return Err(at(Error::unsupported("current_setting() takes a constant"), place));
+                    let Some(name) = args.first() else { return Ok(None) };
+                    let name = self.implicit(name.clone(), &SqlType::Text)?;
+                    let settings = self.settings.values.iter();
+                    let known = settings.map(|(known, value)| (name.clone().eq(text(known)), text(value))).collect();
+                    let value = case(known, literal(ScalarValue::Utf8View(None)));
+                    return Ok(Some(Typed::new(value, SqlType::Text).at(place)));
                 };
                 let name = name.to_lowercase();
                 let value = match name.as_str() {
@@ -124,18 +129,20 @@ impl Binder<'_> {
                 let oid = self.implicit(args[0].clone(), &ty)?;
                 Ok(Some(Typed::new(oid.in_list(hidden, true), SqlType::Boolean).at(place)))
             }
-            // The number of a column, if given, is 0 for the whole of an index: what clients ask for.
             "pg_get_viewdef" | "pg_get_indexdef" | "pg_get_constraintdef" => {
                 let objects = self.catalog.objects();
                 let definitions: Vec<(u32, String)> = match name {
                     "pg_get_viewdef" => objects
                         .filter(|o| matches!(o.kind, ObjectKind::View | ObjectKind::MaterializedView))
-                        .map(|o| (o.id.0, query_text(&o.sql)))
+                        .map(|o| (o.id.0, crate::catalog::query_text(&o.sql)))
                         .collect(),
                     "pg_get_indexdef" => objects.filter_map(|o| self.catalog.index_definition(o)).collect(),
                     _ => objects.filter_map(|o| o.key_definition()).collect(),
                 };
                 let Some(oid) = args.first() else { return Ok(None) };
+                if let ("pg_get_indexdef", [_, number, _]) = (name, args) {
+                    return self.index_column(oid.clone(), number.clone(), definitions, place).map(Some);
+                }
                 let ty = if oid.ty == SqlType::Unknown { SqlType::RegClass } else { SqlType::Oid };
                 let oid = self.implicit(oid.clone(), &ty)?;
                 let found = choose(oid, definitions, literal(ScalarValue::Utf8View(None)));
@@ -154,6 +161,27 @@ impl Binder<'_> {
             "set_config" => Err(at(Error::unsupported("set_config() is not supported"), place).with_hint("Use SET.")),
             _ => Ok(None),
         }
+    }
+
+    /// `pg_get_indexdef(oid, number, pretty)`: a column of an index, the whole definition for number 0.
+    fn index_column(
+        &mut self,
+        oid: Typed,
+        number: Typed,
+        definitions: Vec<(u32, String)>,
+        place: Option<usize>,
+    ) -> Result<Typed> {
+        let oid = self.implicit(oid, &SqlType::Oid)?;
+        let number = self.implicit(number, &SqlType::Int)?;
+        let null = || literal(ScalarValue::Utf8View(None));
+        let mut found = vec![(number.clone().eq(lit(0_i32)), choose(oid.clone(), definitions, null()))];
+        for (index, columns) in self.catalog.objects().filter_map(|o| self.catalog.index_columns(o)) {
+            for (n, column) in (1_i32..).zip(columns) {
+                let is_it = oid.clone().eq(lit(i64::from(index))).and(number.clone().eq(lit(n)));
+                found.push((is_it, text(column)));
+            }
+        }
+        Ok(Typed::new(case(found, null()), SqlType::Text).at(place))
     }
 
     /// A text that names a relation or a type, as its oid.
@@ -203,8 +231,8 @@ impl Binder<'_> {
             _ => (self.catalog.objects())
                 .map(|o| {
                     let visible = o.schema == "pg_catalog" || self.settings.search_path.contains(&o.schema);
-                    let name = quoted(&o.name);
-                    (o.id.0, if visible { name } else { format!("{}.{name}", quoted(&o.schema)) })
+                    let name = crate::catalog::quote_ident(&o.name);
+                    (o.id.0, if visible { name } else { format!("{}.{name}", crate::catalog::quote_ident(&o.schema)) })
                 })
                 .collect(),
         };
@@ -218,30 +246,14 @@ impl Binder<'_> {
 
 /// `CASE oid WHEN .. THEN .. ELSE .. END`
 fn choose(oid: Expr, values: Vec<(u32, String)>, otherwise: Expr) -> Expr {
+    case(values.into_iter().map(|(id, value)| (oid.clone().eq(lit(i64::from(id))), text(value))).collect(), otherwise)
+}
+
+/// `CASE WHEN .. THEN .. ELSE .. END`
+fn case(values: Vec<(Expr, Expr)>, otherwise: Expr) -> Expr {
     if values.is_empty() {
         return otherwise;
     }
-    let when = values
-        .into_iter()
-        .map(|(id, value)| (Box::new(oid.clone().eq(lit(i64::from(id)))), Box::new(text(value))))
-        .collect();
+    let when = values.into_iter().map(|(is_it, value)| (Box::new(is_it), Box::new(value))).collect();
     Expr::Case(Case { expr: None, when_then_expr: when, else_expr: Some(Box::new(otherwise)) })
-}
-
-/// The query of a view's definition.
-fn query_text(sql: &str) -> String {
-    use crate::statement::Statement;
-    let query = crate::parser::parse(sql).ok().and_then(|mut parsed| match parsed.pop()?.statement {
-        Statement::CreateView(v) => Some(v.query),
-        Statement::CreateMaterializedView(v) => Some(v.query),
-        Statement::Query(q) => Some(q),
-        _ => None,
-    });
-    query.map_or_else(|| sql.to_string(), |q| format!(" {};", q.ast))
-}
-
-fn quoted(name: &str) -> String {
-    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '$');
-    if plain { name.to_string() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }

@@ -15,6 +15,23 @@ pub fn version() -> String {
     format!("PostgreSQL 15.0 (Headwater {})", env!("CARGO_PKG_VERSION"))
 }
 
+fn encoding_number(name: &str) -> i32 {
+    match name.to_ascii_uppercase().as_str() {
+        "UTF8" | "UTF-8" | "UNICODE" => 6,
+        "SQL_ASCII" => 0,
+        _ => -1,
+    }
+}
+
+fn role(oid: i64) -> String {
+    match oid {
+        10 => "root".to_string(),
+        // Who owns the database owns the schema public.
+        6171 => "pg_database_owner".to_string(),
+        _ => format!("unknown (OID={oid})"),
+    }
+}
+
 fn encoding(number: i32) -> &'static str {
     match number {
         0 => "SQL_ASCII",
@@ -90,6 +107,19 @@ fn refused(message: &'static str) -> Run {
     Arc::new(move |_: &Args| Err(external(error("0A000", message))))
 }
 
+/// What is shown of the function of an oid; NULL if there is none.
+fn of_function(shown: fn(&Definition) -> String) -> Run {
+    use arrow::array::{ArrayRef, AsArray, StringViewArray};
+    Arc::new(move |args: &Args| {
+        let oids = args.arrays[0].as_primitive::<arrow::datatypes::Int64Type>();
+        let of = |row| {
+            let oid = (!args.is_null(0, row)).then(|| oids.value(args.at(0, row)))?;
+            super::signature::by_oid(oid).map(shown)
+        };
+        Ok(Arc::new((0..args.rows).map(of).collect::<StringViewArray>()) as ArrayRef)
+    })
+}
+
 /// `pg_typeof`
 fn pg_typeof(types: &[SqlType]) -> Run {
     let oid = types::oid(&types[0]) as i64;
@@ -101,9 +131,9 @@ fn values() -> Vec<Definition> {
     let mut list: Vec<Definition> = functions! {
         "version" pgsql_version () -> Text = || Ok(version());
         "pg_encoding_to_char" PG_encoding_to_char (Int4) -> Name = |n| Ok(encoding(n).to_string());
-        "pg_get_userbyid" pg_get_userbyid (Oid) -> Name = |oid| {
-            Ok(if oid == 10 { "root".to_string() } else { format!("unknown (OID={oid})") })
-        };
+        "pg_char_to_encoding" PG_char_to_encoding (Name) -> Int4 = |name| Ok(encoding_number(name));
+        "getdatabaseencoding" getdatabaseencoding () -> Name = || Ok(encoding(6).to_string());
+        "pg_get_userbyid" pg_get_userbyid (Oid) -> Name = |oid| Ok(role(oid));
         "pg_get_expr" pg_get_expr (Text, Oid) -> Text = |text, _| Ok(text.to_string());
         "pg_get_expr" pg_get_expr_ext (Text, Oid, Bool) -> Text = |text, _, _| Ok(text.to_string());
         "hashtext" hashtext (Text) -> Int4 = |_| Err(error("0A000", "hashtext is not supported"));
@@ -118,6 +148,14 @@ fn values() -> Vec<Definition> {
 pub fn functions() -> Vec<Definition> {
     use SqlType::{BigInt, Boolean, Int, Name, Oid, RegClass, RegType, SmallInt, Text};
     let mut list = values();
+    list.extend(
+        [
+            ("pg_get_function_result", Definition::result as fn(&Definition) -> String),
+            ("pg_get_function_arguments", Definition::arguments),
+            ("pg_get_function_identity_arguments", Definition::arguments),
+        ]
+        .map(|(name, shown)| super::fixed(name, name, vec![Oid], Text, of_function(shown)).stable()),
+    );
     let typeof_ = generic("pg_typeof", "pg_typeof", vec![Param::Any], Param::Type(RegType), pg_typeof);
     list.push(typeof_.stable());
     list.push(generic("format_type", "format_type", vec![Param::Type(Oid), Param::Type(Int)], Param::Type(Text), format_type).stable());
@@ -170,11 +208,11 @@ pub fn functions() -> Vec<Definition> {
         ("pg_get_viewdef", "pg_get_viewdef", vec![Oid]),
         ("pg_get_viewdef", "pg_get_viewdef_ext", vec![Oid, Boolean]),
         ("pg_get_ruledef", "pg_get_ruledef", vec![Oid]),
+        ("pg_get_ruledef", "pg_get_ruledef_ext", vec![Oid, Boolean]),
         ("pg_get_triggerdef", "pg_get_triggerdef", vec![Oid]),
+        ("pg_get_triggerdef", "pg_get_triggerdef_ext", vec![Oid, Boolean]),
         ("pg_get_functiondef", "pg_get_functiondef", vec![Oid]),
-        ("pg_get_function_result", "pg_get_function_result", vec![Oid]),
-        ("pg_get_function_arguments", "pg_get_function_arguments", vec![Oid]),
-        ("pg_get_function_identity_arguments", "pg_get_function_identity_arguments", vec![Oid]),
+        ("pg_get_function_sqlbody", "pg_get_function_sqlbody", vec![Oid]),
         ("pg_get_partkeydef", "pg_get_partkeydef", vec![Oid]),
         ("pg_get_partition_constraintdef", "pg_get_partition_constraintdef", vec![Oid]),
         ("pg_get_statisticsobjdef_columns", "pg_get_statisticsobjdef_columns", vec![Oid]),
@@ -189,10 +227,14 @@ pub fn functions() -> Vec<Definition> {
         constant("pg_is_other_temp_schema", "pg_is_other_temp_schema", &[Oid], Boolean, always::<Bool>(|| false)),
         constant("pg_my_temp_schema", "pg_my_temp_schema", &[], SqlType::Oid, always::<super::rows::Oid>(|| 0)),
         constant("pg_relation_is_updatable", "pg_relation_is_updatable", &[RegClass, Boolean], Int, always::<Int4>(|| 0)),
-        constant("pg_table_size", "pg_table_size", &[RegClass], BigInt, always::<Int8>(|| 0)),
-        constant("pg_relation_size", "pg_relation_size", &[RegClass], BigInt, always::<Int8>(|| 0)),
-        constant("pg_total_relation_size", "pg_total_relation_size", &[RegClass], BigInt, always::<Int8>(|| 0)),
-        constant("pg_database_size", "pg_database_size", &[Oid], BigInt, always::<Int8>(|| 0)),
+        // The store keeps everything together and does not tell one relation's bytes: nothing is said of them.
+        constant("pg_table_size", "pg_table_size", &[RegClass], BigInt, null::<Int8>()),
+        constant("pg_indexes_size", "pg_indexes_size", &[RegClass], BigInt, null::<Int8>()),
+        constant("pg_relation_size", "pg_relation_size", &[RegClass], BigInt, null::<Int8>()),
+        constant("pg_total_relation_size", "pg_total_relation_size", &[RegClass], BigInt, null::<Int8>()),
+        constant("pg_database_size", "pg_database_size", &[Oid], BigInt, null::<Int8>()),
+        constant("pg_database_size", "pg_database_size_name", &[Name], BigInt, null::<Int8>()),
+        constant("pg_tablespace_size", "pg_tablespace_size", &[Oid], BigInt, null::<Int8>()),
         constant("pg_advisory_unlock_all", "pg_advisory_unlock_all", &[], Boolean, always::<Bool>(|| true)),
         constant("txid_current", "txid_current", &[], BigInt, refused("transaction ids are not supported")),
         constant("pg_current_xact_id", "pg_current_xact_id", &[], BigInt, refused("transaction ids are not supported")),

@@ -1,0 +1,33 @@
+//! `WITH (name = value, ...)` behind a table or a view: what Postgres and RisingWave know there. None of it changes
+//! anything here, and whoever sets it is told so.
+
+use crate::error::{Error, Result};
+use crate::session::Session;
+
+/// Postgres' for tables, in every version that is in use.
+const POSTGRES: &[&str] = &[
+    "fillfactor",
+    "log_autovacuum_min_duration",
+    "parallel_workers",
+    "toast_tuple_target",
+    "user_catalog_table",
+    "vacuum_index_cleanup",
+    "vacuum_truncate",
+];
+
+/// RisingWave's for tables and materialized views.
+const RISINGWAVE: &[&str] =
+    &["backfill_order", "backfill_rate_limit", "dml_rate_limit", "parallelism", "retention_seconds", "source_rate_limit"];
+
+/// Refuses what nobody knows and tells what has no effect.
+pub fn check(session: &Session, options: &[(String, String)]) -> Result<()> {
+    for (name, _) in options {
+        let plain = name.strip_prefix("toast.").unwrap_or(name);
+        let is_known = POSTGRES.contains(&plain) || RISINGWAVE.contains(&plain) || plain.starts_with("autovacuum_");
+        if !is_known {
+            return Err(Error::new("22023", format!("unrecognized parameter \"{name}\"")));
+        }
+        session.notice(Error::notice(format!("parameter \"{name}\" has no effect")));
+    }
+    Ok(())
+}
