@@ -29,7 +29,11 @@ pub const RELATIONS: &[SystemRelation] = &[
         "classid:oid objid:oid objsubid:int4 refclassid:oid refobjid:oid refobjsubid:int4 deptype:char",
     ),
     empty("pg_enum", 3501, "oid:oid enumtypid:oid enumsortorder:float4 enumlabel:name"),
-    empty("pg_event_trigger", 3466, "oid:oid evtname:name evtevent:name evtowner:oid evtfoid:oid evtenabled:char evttags:text[]"),
+    empty(
+        "pg_event_trigger",
+        3466,
+        "oid:oid evtname:name evtevent:name evtowner:oid evtfoid:oid evtenabled:char evttags:text[]",
+    ),
     empty(
         "pg_extension",
         3079,

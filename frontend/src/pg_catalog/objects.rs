@@ -267,18 +267,7 @@ pub const RELATIONS: &[SystemRelation] = &[
                   rolvaliduntil:timestamptz",
         fill: |_, rows| {
             rows.push(row![ROLE_OID, ROLE, true, true, true, true, true, true, true, -1]);
-            rows.push(row![
-                OWNER_OID,
-                "pg_database_owner",
-                false,
-                true,
-                false,
-                false,
-                false,
-                false,
-                false,
-                -1
-            ]);
+            rows.push(row![OWNER_OID, "pg_database_owner", false, true, false, false, false, false, false, -1]);
             Ok(())
         },
     },

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::session::Session;
-use crate::statements::{Outcome, storage_parameters};
 use crate::statements::create_table::query_columns;
+use crate::statements::{Outcome, storage_parameters};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);

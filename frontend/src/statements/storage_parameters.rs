@@ -16,8 +16,14 @@ const POSTGRES: &[&str] = &[
 ];
 
 /// RisingWave's for tables and materialized views.
-const RISINGWAVE: &[&str] =
-    &["backfill_order", "backfill_rate_limit", "dml_rate_limit", "parallelism", "retention_seconds", "source_rate_limit"];
+const RISINGWAVE: &[&str] = &[
+    "backfill_order",
+    "backfill_rate_limit",
+    "dml_rate_limit",
+    "parallelism",
+    "retention_seconds",
+    "source_rate_limit",
+];
 
 /// Refuses what nobody knows and tells what has no effect.
 pub fn check(session: &Session, options: &[(String, String)]) -> Result<()> {
