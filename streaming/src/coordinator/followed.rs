@@ -1,0 +1,170 @@
+//! A job as the coordinator knows it: where it stands, and how large its next step is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use storage::{Epoch, Relation, RelationId};
+use tokio::sync::oneshot;
+
+use crate::engine::{CatalogChanges, JobSpec, JobState};
+use crate::error::Result;
+use crate::job::JobControl;
+
+/// How long a step of a job that is behind should take, by how fast its last ones were: a cut is never much farther away.
+const STEP_TIME: Duration = Duration::from_millis(200);
+/// Rows that wait for a job in one step's epochs, at most, and at least so that a step is worth its while. One epoch alone
+/// may have more.
+pub(super) const STEP_ROWS: std::ops::RangeInclusive<usize> = 4096..=262_144;
+
+/// A job as the coordinator knows it.
+pub struct Job {
+    /// What it runs.
+    pub spec: JobSpec,
+    /// Its shared part.
+    pub control: Arc<JobControl>,
+    /// The relation that it keeps; `None` for a source.
+    pub relation: Option<Arc<Relation>>,
+    /// The relation of its errors.
+    pub errors: Arc<Relation>,
+    /// The relation can be read at this epoch.
+    pub frontier: u64,
+    /// What it is doing.
+    pub stage: Stage,
+    pub(super) upstreams: Vec<(usize, RelationId)>,
+    pub(super) busy: Option<u64>,
+    pub(super) busy_since: Instant,
+    /// Rows that a step should have.
+    pub(super) step_rows: usize,
+    pub(super) not_before: u64,
+    pub(super) ran_since_cut: bool,
+    /// Where it stands in the checkpoint under way.
+    pub cut: Cut,
+    /// Its clients are told when it can be read.
+    pub(super) created: Option<oneshot::Sender<Result<()>>>,
+    pub(super) catalog: Option<CatalogChanges>,
+}
+
+/// Where a job stands in the checkpoint under way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cut {
+    /// It is not in it.
+    Outside,
+    /// It is to be cut at its next step.
+    Wanted,
+    /// It is being cut at this epoch.
+    Issued(u64),
+    /// The checkpoint has it as of this epoch.
+    Done(u64),
+}
+
+/// The life of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stage {
+    /// The workers build it.
+    Installing,
+    /// It is subscribed to its inputs; waits until each has completed an epoch begun since.
+    Subscribed(BTreeMap<RelationId, Wait>),
+    /// It reads its inputs' rows.
+    Reading,
+    /// It waits for its first checkpoint.
+    Committing,
+    /// It follows its inputs.
+    Running,
+    /// It is stopped.
+    Failed,
+}
+
+/// What a new job waits for at one of its inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wait {
+    /// A source whose readers take up a new version (projection) on every worker.
+    Version(u64),
+    /// The input's frontier.
+    Frontier(u64),
+}
+
+impl Job {
+    pub(super) fn is_input(&self) -> bool {
+        self.control.source.is_some() || self.control.table.is_some()
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.stage, Stage::Running | Stage::Committing)
+    }
+
+    /// The relation object behind one of the job's ids.
+    pub fn relation_of(&self, id: RelationId) -> Option<&Arc<Relation>> {
+        if id == self.spec.errors { Some(&self.errors) } else { self.relation.as_ref() }
+    }
+
+    /// Keeps what the job's relations have up to `epoch` apart from what comes later.
+    pub(super) fn announce(&self, epoch: u64) {
+        for relation in self.relation.iter().chain([&self.errors]) {
+            relation.cut(Epoch(epoch));
+        }
+    }
+
+    /// The farthest epoch up to `limit` whose step is of bounded size.
+    pub(super) fn step(&self, limit: u64) -> u64 {
+        if limit <= self.frontier {
+            return limit;
+        }
+        let mut rows = 0;
+        let mut last = None;
+        for (epoch, waiting) in self.control.waiting.lock().range(self.frontier + 1..=limit) {
+            rows += waiting;
+            if rows > self.step_rows
+                && let Some(last) = last
+            {
+                return last;
+            }
+            last = Some(*epoch);
+        }
+        limit
+    }
+
+    /// Learns from a step how large the next one should be.
+    pub(super) fn stepped(&mut self, target: u64) {
+        let mut waiting = self.control.waiting.lock();
+        let later = waiting.split_off(&(target + 1));
+        let rows: usize = std::mem::replace(&mut *waiting, later).into_values().sum();
+        // Small steps tell more of the clock than of the job.
+        if rows >= *STEP_ROWS.start() / 2 {
+            let rate = rows as f64 / self.busy_since.elapsed().as_secs_f64().max(1e-6);
+            self.step_rows = ((rate * STEP_TIME.as_secs_f64()) as usize).clamp(*STEP_ROWS.start(), *STEP_ROWS.end());
+        }
+    }
+
+    pub(super) fn issue(&mut self, target: u64, cut: bool) {
+        debug_assert!(self.busy.is_none() && target > self.control.target.load(Ordering::Acquire));
+        if cut {
+            self.control.cut.store(target, Ordering::Release);
+        }
+        self.control.target.store(target, Ordering::Release);
+        self.busy = Some(target);
+        self.busy_since = Instant::now();
+        self.ran_since_cut = true;
+        self.control.wake();
+    }
+
+    pub(super) fn advance(&mut self, epoch: u64) {
+        if epoch > self.frontier {
+            self.frontier = epoch;
+            if let Some(relation) = &self.relation {
+                relation.advance(Epoch(epoch));
+            }
+            self.errors.advance(Epoch(epoch));
+        }
+    }
+
+    /// For status.
+    pub fn state(&self) -> JobState {
+        match self.stage {
+            Stage::Running => JobState::Running,
+            Stage::Failed => JobState::Failed,
+            _ => JobState::Creating,
+        }
+    }
+}
