@@ -8,8 +8,8 @@ use std::time::Instant;
 use storage::{Epoch, RelationId};
 use tokio::sync::oneshot;
 
-use super::{Change, Coordinator, State};
 use super::followed::{Cut, Job, STEP_ROWS, Stage, Wait};
+use super::{Change, Coordinator, State};
 use crate::checkpoint;
 use crate::engine::{CatalogChanges, JobSpec};
 use crate::error::{Error, Result};

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use storage::RelationId;
 
-use super::{Change, Checkpoint, Coordinator, State};
 use super::followed::{Cut, Job, Stage};
+use super::{Change, Checkpoint, Coordinator, State};
 use crate::checkpoint::{self, Taken};
 use crate::error::Error;
 

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use storage::{Batch, Epoch, RelationId, RelationSnapshot};
 use tokio::sync::oneshot;
 
-use super::{Coordinator, State};
 use super::followed::{Job, Stage};
+use super::{Coordinator, State};
 use crate::engine::{Changes, ReadView};
 use crate::error::{Error, Result};
 use crate::job::Subscriber;
