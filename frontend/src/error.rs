@@ -91,6 +91,11 @@ impl Error {
         Error::new("57014", "canceling statement due to user request")
     }
 
+    /// The server stops, or somebody ended the connection.
+    pub fn terminated() -> Error {
+        Error::fatal("57P01", "terminating connection due to administrator command")
+    }
+
     fn with_severity(severity: Severity, sqlstate: &str, message: impl Into<String>) -> Error {
         Error(Box::new(Fields {
             severity,

@@ -13,11 +13,13 @@ pub mod types;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures::FutureExt;
 use pgwire::messages::response::{ReadyForQuery, TransactionStatus};
 use pgwire::messages::{DecodeContext, PgWireBackendMessage, PgWireFrontendMessage, ProtocolVersion};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -26,13 +28,16 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::pgwire::cancel::{Cancel, Registered};
-use crate::server::Shared;
+use crate::server::{ServerConfig, Shared};
 use crate::session::{Session, Status};
 
 /// A row that is ready leaves at once if so many bytes are waiting.
 const OUTBOX_BYTES: usize = 32 << 10;
 /// What a client may send ahead while its statement runs.
 const INBOX_AHEAD_BYTES: usize = 64 << 10;
+/// A connection that is silent for so long is asked whether it is still there, and then so often.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Notices that wait to be sent; more are dropped.
 pub const NOTICES_MAX: usize = 256;
 
@@ -43,22 +48,30 @@ pub struct Wire {
     inbox: BytesMut,
     outbox: BytesMut,
     message_bytes_max: usize,
+    write_timeout: Duration,
 }
 
 /// What came in.
 pub enum Incoming {
     /// A message.
     Message(PgWireFrontendMessage),
-    /// A message that is larger than allowed; it was skipped.
-    TooLarge(u8, usize),
+    /// A message of this kind that cannot be taken, and why; it was skipped.
+    Refused(u8, Error),
     /// The client is gone.
     Gone,
 }
 
 impl Wire {
-    fn new(stream: TcpStream, message_bytes_max: usize) -> Wire {
+    fn new(stream: TcpStream, config: &ServerConfig) -> Wire {
         let (reader, writer) = stream.into_split();
-        Wire { reader, writer, inbox: BytesMut::new(), outbox: BytesMut::new(), message_bytes_max }
+        Wire {
+            reader,
+            writer,
+            inbox: BytesMut::new(),
+            outbox: BytesMut::new(),
+            message_bytes_max: config.message_bytes_max,
+            write_timeout: config.write_timeout,
+        }
     }
 
     /// Reads until `n` bytes are there; false if the client is gone before.
@@ -94,15 +107,23 @@ impl Wire {
                 self.inbox.advance(n);
                 left -= n;
             }
-            return Ok(Incoming::TooLarge(kind, length));
+            let error = Error::new("54000", format!("message of {length} bytes is too large"))
+                .detail(format!("A message may have at most {} bytes.", self.message_bytes_max))
+                .hint("Send the data in smaller parts, or raise --message-bytes-max.");
+            return Ok(Incoming::Refused(kind, error));
         }
         if !self.fill(length).await? {
             return Ok(Incoming::Gone);
         }
         // Decoding sees this one message only: a wrong length inside cannot reach into the next.
         let mut frame = self.inbox.split_to(length);
-        if matches!(kind, b'Q' | b'P') && std::str::from_utf8(&frame[5..]).is_err() && kind == b'Q' {
-            return Err(Error::new("22021", "invalid byte sequence for encoding \"UTF8\""));
+        // Of a Parse the name and the text, behind which are the types.
+        let texts = if kind == b'P' { 2 } else { usize::MAX };
+        if matches!(kind, b'Q' | b'P')
+            && frame[5..].split(|byte| *byte == 0).take(texts).any(|text| std::str::from_utf8(text).is_err())
+        {
+            let error = Error::new("22021", "invalid byte sequence for encoding \"UTF8\"");
+            return Ok(Incoming::Refused(kind, error));
         }
         let mut context = DecodeContext::new(ProtocolVersion::PROTOCOL3_0);
         context.awaiting_frontend_ssl = false;
@@ -136,7 +157,9 @@ impl Wire {
 
     /// Sends everything that is said.
     pub async fn flush(&mut self) -> Result<()> {
-        self.writer.write_all(&self.outbox).await?;
+        // A client that reads nothing for so long keeps what others could use.
+        let stuck = |_| Error::fatal("08006", "the client does not read what it asked for");
+        tokio::time::timeout(self.write_timeout, self.writer.write_all(&self.outbox)).await.map_err(stuck)??;
         self.outbox.clear();
         if self.outbox.capacity() > 4 * OUTBOX_BYTES {
             self.outbox = BytesMut::new();
@@ -174,6 +197,9 @@ pub struct Connection {
 /// Talks to one client until it leaves.
 pub async fn serve(shared: Arc<Shared>, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
+    // A machine that vanished is noticed, and its place comes free.
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
     let peer = stream.peer_addr().ok();
     match startup::accept(shared, stream).await {
         Ok(Some(mut connection)) => {
@@ -190,24 +216,27 @@ impl Connection {
     async fn run(&mut self) -> Result<()> {
         self.ready_for_query().await?;
         loop {
-            let incoming = match self.wire.next().await {
+            let next = tokio::select! {
+                biased;
+                error = self.cancel.left() => {
+                    self.fail(&error);
+                    self.wire.flush().await?;
+                    return Err(error);
+                }
+                next = self.wire.next() => next,
+            };
+            let incoming = match next {
                 Ok(incoming) => incoming,
+                // Whoever speaks something else is not understood any more.
                 Err(error) => {
                     self.fail(&error);
-                    if error.is_fatal() {
-                        self.wire.flush().await?;
-                        return Err(error);
-                    }
-                    self.ready_for_query().await?;
-                    continue;
+                    self.wire.flush().await?;
+                    return Err(error);
                 }
             };
             let message = match incoming {
                 Incoming::Gone => return Ok(()),
-                Incoming::TooLarge(kind, bytes) => {
-                    let error = Error::new("54000", format!("message of {bytes} bytes is too large"))
-                        .detail(format!("A message may have at most {} bytes.", self.wire.message_bytes_max))
-                        .hint("Send the data in smaller parts, or raise --message-bytes-max.");
+                Incoming::Refused(kind, error) => {
                     self.fail(&error);
                     if kind == b'Q' {
                         self.session.end_statements(false).await.ok();
@@ -318,7 +347,7 @@ async fn attend<T>(
             biased;
             done = &mut work => return done,
             notice = notices.recv() => notice,
-            () = cancel.wanted() => return Err(Error::cancelled()),
+            error = cancel.wanted() => return Err(error),
             () = &mut timeout => return Err(Error::new("57014", "canceling statement due to statement timeout")),
             () = wire.gone() => return Err(Error::fatal("08006", "connection to client lost")),
         };

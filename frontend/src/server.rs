@@ -17,10 +17,14 @@ use tokio::task::JoinSet;
 use crate::catalog::Catalogs;
 use crate::error::{Error, Result};
 use crate::pg_catalog::activity::Activities;
-use crate::pgwire::cancel::Connections;
+use crate::pgwire::cancel::{Cancel, Connections};
 
-/// How long sessions get to finish when the server stops.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long statements get to finish when the server stops.
+const STATEMENT_GRACE: Duration = Duration::from_secs(3);
+/// How long clients get to hear that they are ended.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long everything that serves clients gets to end when the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Everything that can be chosen about a server.
 #[derive(Clone, Debug)]
@@ -39,6 +43,8 @@ pub struct ServerConfig {
     pub connections_max: usize,
     /// The largest message that a client may send.
     pub message_bytes_max: usize,
+    /// How long a client may leave what it is sent unread.
+    pub write_timeout: Duration,
     /// How often changes are made durable.
     pub checkpoint_interval: Duration,
     /// Epochs are never sealed closer than this.
@@ -57,6 +63,7 @@ impl ServerConfig {
             insecure: false,
             connections_max: 1000,
             message_bytes_max: 256 << 20,
+            write_timeout: Duration::from_secs(300),
             checkpoint_interval: engine.checkpoint_interval,
             epoch_interval_min: engine.epoch_interval_min,
         }
@@ -288,7 +295,7 @@ fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>
         store,
         reads,
         catalogs,
-        connections: Arc::default(),
+        connections: Connections::new(),
         activities: Activities::default(),
         last_write: AtomicU64::new(0),
         started: SystemTime::now(),
@@ -333,6 +340,15 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, mut stopping: watch:
                     tracing::error!(%error, "a session panicked");
                 }
             }
+        }
+    }
+    // Who waits for a client ends at once, who runs a statement when it is over, if that is soon.
+    drop(listener);
+    for (ask, patience) in [(Cancel::leave as fn(&Cancel), STATEMENT_GRACE), (Cancel::terminate, FAREWELL_TIMEOUT)] {
+        shared.connections.each(ask);
+        let left = async { while sessions.join_next().await.is_some() {} };
+        if tokio::time::timeout(patience, left).await.is_ok() {
+            return;
         }
     }
     sessions.shutdown().await;

@@ -1,5 +1,7 @@
 //! One client's session: its settings, its transaction, its prepared statements, cursors and notices.
 
+mod savepoint;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -67,8 +69,8 @@ enum Transaction {
     Implicit(Box<Work>),
     /// After BEGIN.
     Block(Box<Work>),
-    /// After an error after BEGIN.
-    Failed(Values),
+    /// After an error after BEGIN: what there is to go back to.
+    Failed(Box<Work>),
 }
 
 /// What a transaction has done and seen so far.
@@ -89,6 +91,9 @@ pub struct Work {
     before: Values,
     local: BTreeSet<&'static str>,
     read_only: bool,
+    savepoints: Vec<savepoint::Savepoint>,
+    /// What `key_counts` counted since the first savepoint.
+    counted: Vec<(RelationId, Vec<u8>, i64)>,
 }
 
 impl Session {
@@ -268,6 +273,8 @@ impl Session {
             before: self.settings.clone(),
             local: BTreeSet::new(),
             read_only: self.settings.is_on("default_transaction_read_only"),
+            savepoints: Vec::new(),
+            counted: Vec::new(),
         }
     }
 
@@ -275,8 +282,16 @@ impl Session {
     pub fn statement_failed(&mut self) {
         self.transaction = match std::mem::replace(&mut self.transaction, Transaction::None) {
             Transaction::None | Transaction::Implicit(_) => Transaction::None,
-            Transaction::Block(work) => Transaction::Failed(work.before),
-            Transaction::Failed(before) => Transaction::Failed(before),
+            Transaction::Block(mut work) => {
+                if work.savepoints.is_empty() {
+                    // Nobody can go back to it: others need not wait for its tables.
+                    work.writes.clear();
+                    work.locks.clear();
+                    work.locked.clear();
+                }
+                Transaction::Failed(work)
+            }
+            Transaction::Failed(work) => Transaction::Failed(work),
         };
         if matches!(self.transaction, Transaction::None) {
             self.cursors.retain(|_, c| c.is_holdable());
@@ -324,8 +339,8 @@ impl Session {
                 self.make_durable(*work).await?;
                 Ok(true)
             }
-            Transaction::Failed(before) => {
-                self.restore_all(before);
+            Transaction::Failed(work) => {
+                self.restore_all(work.before);
                 Ok(false)
             }
             implicit => {
@@ -340,8 +355,7 @@ impl Session {
     pub fn rollback(&mut self) {
         self.cursors.retain(|_, c| c.is_holdable());
         match std::mem::replace(&mut self.transaction, Transaction::None) {
-            Transaction::Block(work) => self.restore_all(work.before),
-            Transaction::Failed(before) => self.restore_all(before),
+            Transaction::Block(work) | Transaction::Failed(work) => self.restore_all(work.before),
             implicit => {
                 self.transaction = implicit;
                 self.notice(Error::warning("25P01", "there is no transaction in progress"));
@@ -500,9 +514,22 @@ impl Session {
         }
     }
 
-    /// How many rows the transaction adds per key of a table.
-    pub fn key_counts(&mut self, table: RelationId) -> &mut HashMap<Vec<u8>, i64> {
-        self.open_work().key_counts.entry(table).or_default()
+    /// The transaction adds `diff` rows with a key to a table.
+    pub fn count_key(&mut self, table: RelationId, key: &[u8], diff: i64) {
+        let work = self.open_work();
+        let counts = work.key_counts.entry(table).or_default();
+        match counts.get_mut(key) {
+            Some(count) => *count += diff,
+            None => drop(counts.insert(key.to_vec(), diff)),
+        }
+        if !work.savepoints.is_empty() {
+            work.counted.push((table, key.to_vec(), diff));
+        }
+    }
+
+    /// How many rows with a key the transaction adds to a table.
+    pub fn key_count(&mut self, table: RelationId, key: &[u8]) -> i64 {
+        self.open_work().key_counts.get(&table).and_then(|counts| counts.get(key)).copied().unwrap_or(0)
     }
 
     /// The transaction's own changes of a relation that nobody else sees yet.

@@ -115,7 +115,8 @@ impl Parameters {
 
 /// After an error nothing but the end of the transaction is accepted.
 pub fn check_allowed(session: &Session, statement: &Statement) -> Result<()> {
-    let ends = matches!(statement, Statement::Commit { .. } | Statement::Rollback { .. });
+    let ends =
+        matches!(statement, Statement::Commit { .. } | Statement::Rollback { .. } | Statement::RollbackTo(_));
     if session.is_failed() && !ends {
         let message = "current transaction is aborted, commands ignored until end of transaction block";
         return Err(Error::new("25P02", message));
@@ -150,6 +151,9 @@ pub async fn run(session: &mut Session, statement: &Statement, text: &str, param
         Statement::Begin(begin) => transaction::begin(session, begin.read_only, begin.start),
         Statement::Commit { chain } => transaction::commit(session, *chain).await,
         Statement::Rollback { chain } => transaction::rollback(session, *chain),
+        Statement::Savepoint(name) => transaction::savepoint(session, name),
+        Statement::Release(name) => transaction::release(session, name),
+        Statement::RollbackTo(name) => transaction::rollback_to(session, name),
         Statement::SetTransaction { read_only, session: whole } => transaction::set(session, *read_only, *whole),
         Statement::Subscribe(subscribe) => subscribe::run(session, subscribe).await,
         Statement::Flush => flush::run(session, "FLUSH").await,

@@ -84,6 +84,19 @@ pub struct Bound {
     pub depends_on: Vec<RelationId>,
     /// The types of the parameters `$1`, `$2`, ...
     pub params: Vec<SqlType>,
+    /// What `set_config` calls ask for: whoever runs the query sets it.
+    pub set: Vec<SetConfig>,
+}
+
+/// A call of `set_config`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetConfig {
+    /// The setting.
+    pub name: String,
+    /// Its new value.
+    pub value: String,
+    /// Until the end of the transaction only.
+    pub local: bool,
 }
 
 /// The relation that the plan of a RETURNING clause reads: the new rows of an INSERT or UPDATE, the old rows of a
@@ -262,6 +275,8 @@ pub(crate) struct Binder<'a> {
     ctes: Vec<Cte>,
     /// Views that are being expanded.
     expanding: Vec<RelationId>,
+    /// Calls of `set_config`.
+    set: Vec<SetConfig>,
     text_session: crate::types::text::Session,
 }
 
@@ -286,6 +301,7 @@ impl<'a> Binder<'a> {
             scopes: vec![],
             ctes: vec![],
             expanding: vec![],
+            set: vec![],
             text_session: crate::types::text::Session { zone, now: Some(settings.now) },
         }
     }
@@ -332,6 +348,7 @@ impl<'a> Binder<'a> {
             relations: self.relations.clone(),
             depends_on: self.depends_on.clone(),
             params: self.params.iter().map(|t| t.clone().unwrap_or(SqlType::Text)).collect(),
+            set: self.set.clone(),
         }
     }
 }

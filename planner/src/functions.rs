@@ -14,6 +14,7 @@
 pub mod aggregate;
 mod arithmetic;
 mod array;
+pub mod backends;
 pub mod cast;
 mod comparison;
 mod datetime;
@@ -304,6 +305,7 @@ fn library() -> &'static Library {
             array::functions(),
             sleep::functions(),
             system::functions(),
+            backends::functions(),
             test_panic::functions(),
         ]
         .into_iter()

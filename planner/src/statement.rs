@@ -66,6 +66,12 @@ pub enum Statement {
         /// `AND CHAIN`
         chain: bool,
     },
+    /// `SAVEPOINT name`
+    Savepoint(String),
+    /// `RELEASE [SAVEPOINT] name`
+    Release(String),
+    /// `ROLLBACK TO [SAVEPOINT] name`
+    RollbackTo(String),
     /// `SET TRANSACTION modes`, `SET SESSION CHARACTERISTICS AS TRANSACTION modes`
     SetTransaction {
         /// `READ ONLY` or `READ WRITE`, if said.

@@ -31,6 +31,9 @@ pub struct Arguments {
     /// Largest message that a client may send [default: 268435456]
     #[arg(long, value_name = "N", env = "HEADWATER_MESSAGE_BYTES_MAX")]
     message_bytes_max: Option<usize>,
+    /// How long a client may leave what it is sent unread [default: 300000]
+    #[arg(long, value_name = "MS", env = "HEADWATER_WRITE_TIMEOUT_MS")]
+    write_timeout_ms: Option<u64>,
     /// How often changes are made durable [default: 1000]
     #[arg(long, value_name = "MS", env = "HEADWATER_CHECKPOINT_INTERVAL_MS")]
     checkpoint_interval_ms: Option<u64>,
@@ -61,6 +64,7 @@ struct File {
     workers: Option<usize>,
     connections_max: Option<usize>,
     message_bytes_max: Option<usize>,
+    write_timeout_ms: Option<u64>,
     checkpoint_interval_ms: Option<u64>,
     epoch_interval_min_ms: Option<u64>,
     insecure: Option<bool>,
@@ -170,6 +174,7 @@ fn merge(arguments: Arguments, file: File) -> anyhow::Result<ServerConfig> {
     choose(&mut config.message_bytes_max, arguments.message_bytes_max, file.message_bytes_max);
     choose(&mut config.insecure, arguments.insecure, file.insecure);
     let ms = |v: Option<u64>| v.map(Duration::from_millis);
+    choose(&mut config.write_timeout, ms(arguments.write_timeout_ms), ms(file.write_timeout_ms));
     choose(&mut config.checkpoint_interval, ms(arguments.checkpoint_interval_ms), ms(file.checkpoint_interval_ms));
     choose(&mut config.epoch_interval_min, ms(arguments.epoch_interval_min_ms), ms(file.epoch_interval_min_ms));
     Ok(config)

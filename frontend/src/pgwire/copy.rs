@@ -39,9 +39,7 @@ pub async fn send(
             wire.relieve().await?;
         }
         rows += batch.num_rows();
-        if cancel.is_wanted() {
-            return Err(Error::cancelled());
-        }
+        cancel.check()?;
     }
     if !text.is_empty() {
         wire.put(PgWireBackendMessage::CopyData(CopyData::new(Bytes::from(text.into_bytes()))));
@@ -61,20 +59,21 @@ impl Connection {
         let mut failed = None;
         let mut waiting = Vec::new();
         loop {
-            match self.wire.next().await? {
+            let incoming = tokio::select! {
+                biased;
+                incoming = self.wire.next() => incoming?,
+                error = self.cancel.wanted() => return Err(error),
+            };
+            match incoming {
                 Incoming::Gone => return Err(Error::fatal("08006", "unexpected EOF on client connection during COPY")),
-                Incoming::TooLarge(_, bytes) => {
-                    failed = failed.or(Some(Error::new("54000", format!("message of {bytes} bytes is too large"))));
-                }
+                Incoming::Refused(_, error) => failed = failed.or(Some(error)),
                 Incoming::Message(PgWireFrontendMessage::CopyData(data)) if failed.is_none() => {
                     waiting.extend_from_slice(&data.data);
                     if waiting.len() >= COPY_BYTES {
                         failed = input.push(&mut self.session, &waiting).await.err();
                         waiting.clear();
                     }
-                    if self.cancel.is_wanted() {
-                        failed = failed.or(Some(Error::cancelled()));
-                    }
+                    failed = failed.or(self.cancel.check().err());
                 }
                 Incoming::Message(PgWireFrontendMessage::CopyData(_)) => (),
                 Incoming::Message(PgWireFrontendMessage::CopyDone(_)) => break,

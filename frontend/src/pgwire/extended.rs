@@ -251,9 +251,7 @@ impl Connection {
             if max > 0 && sent == max {
                 break false;
             }
-            if cancel.is_wanted() {
-                return Err(Error::cancelled());
-            }
+            cancel.check()?;
         };
         rows.sent += sent;
         if finished {

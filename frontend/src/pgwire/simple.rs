@@ -4,7 +4,7 @@ use futures::StreamExt;
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::response::{CommandComplete, EmptyQueryResponse};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pgwire::types::{Format, put_row, row_description};
 use crate::pgwire::{Connection, attend, contain, copy};
 use crate::statements::{self, Outcome, Parameters};
@@ -77,9 +77,7 @@ impl Connection {
                     if rows.flush {
                         wire.flush().await?;
                     }
-                    if cancel.is_wanted() {
-                        return Err(Error::cancelled());
-                    }
+                    cancel.check()?;
                 }
                 let tag = rows.tag.text(n);
                 self.complete(tag);

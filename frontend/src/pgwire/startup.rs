@@ -24,10 +24,10 @@ const STARTUP_BYTES_MAX: usize = 10_000;
 /// Takes up a connection. `None` if it was a cancel request or left again.
 pub async fn accept(shared: Arc<Shared>, stream: TcpStream) -> Result<Option<Connection>> {
     let peer = stream.peer_addr().ok();
-    let mut wire = Wire::new(stream, shared.config.message_bytes_max);
+    let mut wire = Wire::new(stream, &shared.config);
     let startup = tokio::time::timeout(STARTUP_TIMEOUT, first_message(&shared, &mut wire))
         .await
-        .map_err(|_| Error::fatal("08006", "no startup message came"))?;
+        .unwrap_or_else(|_| Err(Error::fatal("08006", "no startup message came")));
     let startup = match startup {
         Ok(Some(startup)) => startup,
         Ok(None) => return Ok(None),
@@ -106,7 +106,11 @@ async fn first_message(shared: &Shared, wire: &mut Wire) -> Result<Option<Startu
         context.awaiting_frontend_ssl = false;
         context.awaiting_frontend_startup = true;
         // A key of any length may come; ours have four bytes.
-        return match PgWireFrontendMessage::decode(&mut frame, &context) {
+        let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            PgWireFrontendMessage::decode(&mut frame, &context)
+        }));
+        let Ok(decoded) = decoded else { return Err(Error::fatal("08P01", "invalid startup packet")) };
+        return match decoded {
             Ok(Some(PgWireFrontendMessage::Startup(startup))) => Ok(Some(startup)),
             Ok(Some(PgWireFrontendMessage::CancelRequest(cancel))) => {
                 shared.connections.request(cancel.pid, &cancel.secret_key);

@@ -195,7 +195,6 @@ fn shown(table: &Object, batch: &RecordBatch, column: usize, row: usize) -> Stri
 
 /// A key may be there once: counted over what is stored, what the transaction changed before, and the changes.
 fn check_key(session: &mut Session, table: &Object, snapshot: &RelationSnapshot, changes: &[Batch]) -> Result<()> {
-    let counts = session.key_counts(table.id);
     let mut touched: HashMap<Vec<u8>, (usize, usize)> = HashMap::new();
     for (b, batch) in changes.iter().enumerate() {
         let key: Vec<ArrayRef> = table.primary_key.iter().map(|&i| batch.column(i).clone()).collect();
@@ -203,14 +202,14 @@ fn check_key(session: &mut Session, table: &Object, snapshot: &RelationSnapshot,
         for row in 0..batch.num_rows() {
             let diff = batch.diff(row);
             let bytes = encoded.get(row);
-            *counts.entry(bytes.to_vec()).or_insert(0) += diff;
+            session.count_key(table.id, bytes, diff);
             if diff > 0 {
                 touched.insert(bytes.to_vec(), (b, row));
             }
         }
     }
     for (bytes, (b, row)) in touched {
-        let own = counts.get(&bytes).copied().unwrap_or(0);
+        let own = session.key_count(table.id, &bytes);
         if own <= 0 {
             continue;
         }

@@ -59,7 +59,11 @@ impl Ready {
 
 /// Binds and runs a query.
 pub async fn run(session: &mut Session, query: &planner::statement::Query, parameters: &Parameters) -> Result<Rows> {
-    let ready = ready(session, bind(session, query, parameters)?)?;
+    let bound = bind(session, query, parameters)?;
+    for set in &bound.set {
+        super::set::run(session, &set.name, Some(&set.value), set.local)?;
+    }
+    let ready = ready(session, bound)?;
     ready.rows(session, &parameters.values, RowsTag::Select).await
 }
 

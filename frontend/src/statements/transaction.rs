@@ -1,4 +1,4 @@
-//! `BEGIN`, `START TRANSACTION`, `COMMIT`, `END`, `ROLLBACK`, `ABORT`, `SET TRANSACTION`.
+//! `BEGIN`, `START TRANSACTION`, `COMMIT`, `END`, `ROLLBACK`, `ABORT`, `SET TRANSACTION`, and savepoints.
 
 use crate::error::Result;
 use crate::session::Session;
@@ -39,5 +39,23 @@ pub fn rollback(session: &mut Session, chain: bool) -> Result<Outcome> {
     if chain {
         session.begin(None)?;
     }
+    Ok(Outcome::Done("ROLLBACK".into()))
+}
+
+/// `SAVEPOINT name`
+pub fn savepoint(session: &mut Session, name: &str) -> Result<Outcome> {
+    session.savepoint(name)?;
+    Ok(Outcome::Done("SAVEPOINT".into()))
+}
+
+/// `RELEASE SAVEPOINT name`
+pub fn release(session: &mut Session, name: &str) -> Result<Outcome> {
+    session.release(name)?;
+    Ok(Outcome::Done("RELEASE".into()))
+}
+
+/// `ROLLBACK TO SAVEPOINT name`
+pub fn rollback_to(session: &mut Session, name: &str) -> Result<Outcome> {
+    session.rollback_to(name)?;
     Ok(Outcome::Done("ROLLBACK".into()))
 }

@@ -158,7 +158,24 @@ impl Binder<'_> {
                 let found = choose(oid, comments, literal(ScalarValue::Utf8View(None)));
                 Ok(Some(Typed::new(found, SqlType::Text).at(place)))
             }
-            "set_config" => Err(at(Error::unsupported("set_config() is not supported"), place).with_hint("Use SET.")),
+            "set_config" if args.len() == 3 => {
+                let text = |arg: &Typed| match &arg.expr {
+                    Expr::Literal(value, _) => value.try_as_str().flatten().map(str::to_owned),
+                    _ => None,
+                };
+                let local = match &args[2].expr {
+                    Expr::Literal(ScalarValue::Boolean(Some(local)), _) => Some(*local),
+                    _ => None,
+                };
+                match (text(&args[0]), text(&args[1]), local) {
+                    (Some(name), Some(value), Some(local)) if !self.view => {
+                        let shown = ScalarValue::Utf8View(Some(value.clone()));
+                        self.set.push(super::SetConfig { name, value, local });
+                        fixed(shown, SqlType::Text)
+                    }
+                    _ => Err(at(Error::unsupported("set_config() takes constants"), place).with_hint("Use SET.")),
+                }
+            }
             _ => Ok(None),
         }
     }

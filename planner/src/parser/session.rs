@@ -137,11 +137,12 @@ impl Reader<'_> {
             self.expect(&["transaction"])?;
             return Ok(Statement::Begin(Begin { read_only: self.transaction_modes()?, start: true }));
         }
-        if self.at(&["savepoint"]) {
-            return self.unsupported("SAVEPOINT");
+        if self.eat(&["savepoint"]) {
+            return self.ident().map(Statement::Savepoint);
         }
-        if self.at(&["release"]) {
-            return self.unsupported("RELEASE SAVEPOINT");
+        if self.eat(&["release"]) {
+            let _ = self.eat(&["savepoint"]);
+            return self.ident().map(Statement::Release);
         }
         let commit = self.eat(&["commit"]) || self.eat(&["end"]);
         if !commit {
@@ -151,8 +152,9 @@ impl Reader<'_> {
             return self.unsupported("prepared transactions");
         }
         let _ = self.eat(&["work"]) || self.eat(&["transaction"]);
-        if !commit && self.at(&["to"]) {
-            return self.unsupported("ROLLBACK TO SAVEPOINT");
+        if !commit && self.eat(&["to"]) {
+            let _ = self.eat(&["savepoint"]);
+            return self.ident().map(Statement::RollbackTo);
         }
         let chain = self.eat(&["and", "chain"]);
         let _ = !chain && self.eat(&["and", "no", "chain"]);

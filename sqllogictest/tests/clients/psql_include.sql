@@ -1,0 +1,1 @@
+SELECT 'from another file' AS included;
