@@ -115,8 +115,7 @@ impl Parameters {
 
 /// After an error nothing but the end of the transaction is accepted.
 pub fn check_allowed(session: &Session, statement: &Statement) -> Result<()> {
-    let ends =
-        matches!(statement, Statement::Commit { .. } | Statement::Rollback { .. } | Statement::RollbackTo(_));
+    let ends = matches!(statement, Statement::Commit { .. } | Statement::Rollback { .. } | Statement::RollbackTo(_));
     if session.is_failed() && !ends {
         let message = "current transaction is aborted, commands ignored until end of transaction block";
         return Err(Error::new("25P02", message));

@@ -84,7 +84,8 @@ async fn psql_shows_what_it_shows_over_postgres() -> Result<()> {
     admin.batch_execute(&format!("CREATE DATABASE {database} OWNER root")).await?;
     let theirs = psql_program(postgres, &database, "REFRESH MATERIALIZED VIEW per_city").await;
     admin.batch_execute(&format!("DROP DATABASE {database} WITH (FORCE)")).await?;
-    let theirs = theirs?.replacen("SELECT 2\n", "CREATE MATERIALIZED VIEW\n", 1).replace("REFRESH MATERIALIZED VIEW\n", "");
+    let theirs =
+        theirs?.replacen("SELECT 2\n", "CREATE MATERIALIZED VIEW\n", 1).replace("REFRESH MATERIALIZED VIEW\n", "");
     if ours != theirs {
         let (mine, other) = (std::env::temp_dir().join("psql.ours"), std::env::temp_dir().join("psql.postgres"));
         std::fs::write(&mine, &ours)?;
