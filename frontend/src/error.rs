@@ -96,6 +96,11 @@ impl Error {
         Error::fatal("57P01", "terminating connection due to administrator command")
     }
 
+    /// The statement takes longer than it may.
+    pub fn late() -> Error {
+        Error::new("57014", "canceling statement due to statement timeout")
+    }
+
     fn with_severity(severity: Severity, sqlstate: &str, message: impl Into<String>) -> Error {
         Error(Box::new(Fields {
             severity,

@@ -191,6 +191,8 @@ pub struct Connection {
     portals: std::collections::HashMap<String, extended::Portal>,
     /// An error happened in the extended protocol: everything up to Sync is skipped.
     skipping: bool,
+    /// The client was told to go on and has said nothing since.
+    is_ready: bool,
     _registered: Registered,
 }
 
@@ -216,15 +218,23 @@ impl Connection {
     async fn run(&mut self) -> Result<()> {
         self.ready_for_query().await?;
         loop {
+            let patience = self.session.patience().filter(|_| self.is_ready);
+            let tired = async {
+                match patience {
+                    Some((time, error)) => {
+                        tokio::time::sleep(time).await;
+                        error
+                    }
+                    None => std::future::pending().await,
+                }
+            };
             let next = tokio::select! {
                 biased;
-                error = self.cancel.left() => {
-                    self.fail(&error);
-                    self.wire.flush().await?;
-                    return Err(error);
-                }
+                error = self.cancel.left() => Err(error),
                 next = self.wire.next() => next,
+                error = tired => Err(error),
             };
+            self.is_ready = false;
             let incoming = match next {
                 Ok(incoming) => incoming,
                 // Whoever speaks something else is not understood any more.
@@ -303,6 +313,7 @@ impl Connection {
             Status::Failed => TransactionStatus::Error,
         };
         self.wire.put(PgWireBackendMessage::ReadyForQuery(ReadyForQuery::new(status)));
+        self.is_ready = true;
         self.wire.flush().await
     }
 }
@@ -348,7 +359,7 @@ async fn attend<T>(
             done = &mut work => return done,
             notice = notices.recv() => notice,
             error = cancel.wanted() => return Err(error),
-            () = &mut timeout => return Err(Error::new("57014", "canceling statement due to statement timeout")),
+            () = &mut timeout => return Err(Error::late()),
             () = wire.gone() => return Err(Error::fatal("08006", "connection to client lost")),
         };
         if let Some(notice) = notice {

@@ -199,6 +199,19 @@ impl Session {
         planner::types::text::Session { zone: self.zone(), now: Some(self.now()) }
     }
 
+    /// How long the client may say nothing, and what it is told then.
+    pub fn patience(&self) -> Option<(std::time::Duration, Error)> {
+        let in_block = || {
+            let time = self.settings.time("idle_in_transaction_session_timeout").filter(|_| self.is_in_block())?;
+            Some((time, Error::fatal("25P03", "terminating connection due to idle-in-transaction timeout")))
+        };
+        let idle = || {
+            let time = self.settings.time("idle_session_timeout").filter(|_| !self.is_in_block())?;
+            Some((time, Error::fatal("57P05", "terminating connection due to idle-session timeout")))
+        };
+        in_block().or_else(idle)
+    }
+
     /// When the statement must be over.
     pub fn deadline(&self) -> Option<Instant> {
         Some(Instant::now() + self.settings.time("statement_timeout")?)

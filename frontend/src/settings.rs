@@ -62,12 +62,12 @@ pub const SETTINGS: &[Setting] = &[
     // Those that change what the server does.
     reported("application_name", "", Text, "The application that talks, for logs and pg_stat_activity."),
     reported("client_encoding", "UTF8", Text, "The client's character set; only UTF8."),
-    reported("DateStyle", "ISO, MDY", Text, "How dates are written and read; the output is always ISO."),
+    reported("DateStyle", "ISO, MDY", Text, "How dates are written and read; only ISO, MDY."),
     reported(
         "IntervalStyle",
         "postgres",
         Word(&["postgres", "postgres_verbose", "sql_standard", "iso_8601"]),
-        "How intervals are written; only postgres.",
+        "How intervals are written; postgres or iso_8601.",
     ),
     reported("TimeZone", "UTC", Text, "The time zone of timestamptz values."),
     setting("statement_timeout", "0", Time("ms"), "Stops a statement that takes longer; 0 never."),
@@ -133,7 +133,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("default_text_search_config", "pg_catalog.simple", Text, "Accepted, without effect."),
     setting("default_transaction_deferrable", "off", Bool, "Accepted, without effect."),
     setting("transaction_deferrable", "off", Bool, "Accepted, without effect."),
-    setting("effective_cache_size", "524288", Text, "Accepted, without effect."),
+    setting("effective_cache_size", "4GB", Text, "Accepted, without effect."),
     setting("enable_bitmapscan", "on", Bool, "Accepted, without effect."),
     setting("enable_hashagg", "on", Bool, "Accepted, without effect."),
     setting("enable_hashjoin", "on", Bool, "Accepted, without effect."),
@@ -149,15 +149,20 @@ pub const SETTINGS: &[Setting] = &[
     setting("from_collapse_limit", "8", Int(1, i32::MAX as i64), "Accepted, without effect."),
     setting("geqo", "on", Bool, "Accepted, without effect."),
     setting("gin_fuzzy_search_limit", "0", Int(0, i32::MAX as i64), "Accepted, without effect."),
-    setting("idle_in_transaction_session_timeout", "0", Time("ms"), "Accepted, without effect."),
-    setting("idle_session_timeout", "0", Time("ms"), "Accepted, without effect."),
+    setting(
+        "idle_in_transaction_session_timeout",
+        "0",
+        Time("ms"),
+        "Ends a session that says nothing for so long after BEGIN; 0 never.",
+    ),
+    setting("idle_session_timeout", "0", Time("ms"), "Ends a session that says nothing for so long; 0 never."),
     setting("join_collapse_limit", "8", Int(1, i32::MAX as i64), "Accepted, without effect."),
     setting("lo_compat_privileges", "off", Bool, "Accepted, without effect."),
     setting("log_duration", "off", Bool, "Accepted, without effect."),
     setting("log_min_duration_statement", "-1", Time("ms"), "Accepted, without effect."),
     setting("log_min_messages", "warning", Word(LEVELS), "Accepted, without effect."),
     setting("log_statement", "none", Text, "Accepted, without effect."),
-    setting("maintenance_work_mem", "65536", Text, "Accepted, without effect."),
+    setting("maintenance_work_mem", "64MB", Text, "Accepted, without effect."),
     setting("max_parallel_workers_per_gather", "2", Int(0, 1024), "Accepted, without effect."),
     setting("plan_cache_mode", "auto", Text, "Accepted, without effect."),
     setting("quote_all_identifiers", "off", Bool, "Accepted, without effect."),
@@ -170,12 +175,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("tcp_keepalives_count", "0", Int(0, i32::MAX as i64), "Accepted, without effect."),
     setting("tcp_keepalives_idle", "0", Int(0, i32::MAX as i64), "Accepted, without effect."),
     setting("tcp_keepalives_interval", "0", Int(0, i32::MAX as i64), "Accepted, without effect."),
-    setting("temp_buffers", "1024", Text, "Accepted, without effect."),
+    setting("temp_buffers", "8MB", Text, "Accepted, without effect."),
     setting("temp_tablespaces", "", Text, "Accepted, without effect."),
     setting("timezone_abbreviations", "Default", Text, "Accepted, without effect."),
     setting("transform_null_equals", "off", Bool, "Accepted, without effect."),
     setting("vacuum_cost_delay", "0", Text, "Accepted, without effect."),
-    setting("work_mem", "4096", Text, "Accepted, without effect."),
+    setting("work_mem", "4MB", Text, "Accepted, without effect."),
     setting("xmlbinary", "base64", Text, "Accepted, without effect."),
     setting("xmloption", "content", Text, "Accepted, without effect."),
     // RisingWave's.
@@ -357,10 +362,10 @@ fn check(setting: &Setting, value: &str) -> Result<String> {
         }
         Float => value.trim().parse::<f64>().map_err(|_| invalid())?.to_string(),
         Time(unit) => {
-            parse_time(value, unit).ok_or_else(|| {
+            let ms = parse_time(value, unit).ok_or_else(|| {
                 invalid().hint("Valid units for this parameter are \"us\", \"ms\", \"s\", \"min\", \"h\", and \"d\".")
             })?;
-            value.trim().to_owned()
+            shown_time(ms)
         }
         Word(words) => match words.iter().find(|w| w.eq_ignore_ascii_case(value.trim())) {
             Some(word) => (*word).to_owned(),
@@ -378,29 +383,41 @@ fn check(setting: &Setting, value: &str) -> Result<String> {
                 _ => Err(invalid()),
             }
         }
-        "standard_conforming_strings" if kept == "off" => {
-            Err(Error::unsupported("standard_conforming_strings cannot be turned off"))
-        }
+        // Values that would change results if they were obeyed.
+        "standard_conforming_strings" | "array_nulls" if kept == "off" => Err(unsupported_value(name, &kept)),
+        "transform_null_equals" if kept == "on" => Err(unsupported_value(name, &kept)),
+        "bytea_output" if kept != "hex" => Err(unsupported_value(name, &kept)),
+        "IntervalStyle" if !matches!(kept.as_str(), "postgres" | "iso_8601") => Err(unsupported_value(name, &kept)),
         "TimeZone" => time_zone(&kept).ok_or_else(invalid),
-        "DateStyle" => date_style(&kept).ok_or_else(invalid),
+        "DateStyle" => match date_style(&kept) {
+            Some(style) if style == "ISO, MDY" => Ok(style),
+            Some(_) => Err(unsupported_value(name, &kept)),
+            None => Err(invalid()),
+        },
         _ => Ok(kept),
     }
 }
 
-/// The output is always ISO; the order of day and month in the input may be chosen.
+fn unsupported_value(name: &str, value: &str) -> Error {
+    Error::unsupported(format!("the value \"{value}\" of parameter \"{name}\" is not supported"))
+}
+
+/// The output's style and the order of day and month in the input.
 fn date_style(value: &str) -> Option<String> {
-    let mut order = "MDY";
+    let (mut style, mut order) = ("ISO", "MDY");
     for word in value.split(',').map(|w| w.trim().to_lowercase()) {
         match word.as_str() {
             "iso" | "default" | "" => (),
             "mdy" | "us" | "noneuro" | "noneuropean" => order = "MDY",
             "dmy" | "euro" | "european" => order = "DMY",
             "ymd" => order = "YMD",
-            "german" | "sql" | "postgres" => (),
+            "german" => style = "German",
+            "sql" => style = "SQL",
+            "postgres" => style = "Postgres",
             _ => return None,
         }
     }
-    Some(format!("ISO, {order}"))
+    Some(format!("{style}, {order}"))
 }
 
 /// The zone's own spelling, or a fixed offset.
@@ -458,6 +475,17 @@ fn parse_time(text: &str, unit: &str) -> Option<i64> {
     Some((number * factor).round() as i64)
 }
 
+/// Milliseconds in the largest unit that divides them, as SHOW has them.
+fn shown_time(ms: i64) -> String {
+    const UNITS: [(i64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")];
+    let unit = UNITS.iter().find(|(unit, _)| ms > 0 && ms % unit == 0);
+    match unit {
+        Some((unit, name)) => format!("{}{name}", ms / unit),
+        None if ms > 0 => format!("{ms}ms"),
+        None => ms.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -473,8 +501,12 @@ mod tests {
         assert_eq!(values.time("statement_timeout").unwrap().as_millis(), 2000);
         values.set("app.user", "7").unwrap();
         assert_eq!(values.get("app.user").unwrap(), "7");
-        values.set("datestyle", "european").unwrap();
-        assert_eq!(values.get("DateStyle").unwrap(), "ISO, DMY");
+        values.set("datestyle", "iso").unwrap();
+        assert_eq!(values.get("DateStyle").unwrap(), "ISO, MDY");
+        values.set("lock_timeout", "90s").unwrap();
+        assert_eq!(values.get("lock_timeout").unwrap(), "90s");
+        values.set("lock_timeout", "120000").unwrap();
+        assert_eq!(values.get("lock_timeout").unwrap(), "2min");
     }
 
     #[test]
@@ -485,6 +517,10 @@ mod tests {
         assert_eq!(error.to_string(), "unrecognized configuration parameter \"no_such_thing\"");
         assert_eq!(values.set("server_version", "9").unwrap_err().fields().sqlstate, "55P02");
         assert_eq!(values.set("jit", "maybe").unwrap_err().fields().sqlstate, "22023");
+        // What would change results is not swallowed.
+        for (name, value) in [("DateStyle", "German"), ("bytea_output", "escape"), ("IntervalStyle", "sql_standard")] {
+            assert_eq!(values.set(name, value).unwrap_err().fields().sqlstate, "0A000", "{name}");
+        }
     }
 
     #[test]

@@ -84,19 +84,28 @@ pub struct Bound {
     pub depends_on: Vec<RelationId>,
     /// The types of the parameters `$1`, `$2`, ...
     pub params: Vec<SqlType>,
-    /// What `set_config` calls ask for: whoever runs the query sets it.
-    pub set: Vec<SetConfig>,
+    /// What `set_config()` sets when the query runs.
+    pub sets: Vec<SetConfig>,
 }
 
-/// A call of `set_config`.
+/// A call of `set_config()`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetConfig {
     /// The setting.
     pub name: String,
     /// Its new value.
-    pub value: String,
-    /// Until the end of the transaction only.
+    pub value: SettingValue,
+    /// Whether only until the end of the transaction.
     pub local: bool,
+}
+
+/// The value of a `set_config()`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SettingValue {
+    /// A constant; NULL is the default.
+    Constant(Option<String>),
+    /// The value of a parameter; the first is 0.
+    Parameter(usize),
 }
 
 /// The relation that the plan of a RETURNING clause reads: the new rows of an INSERT or UPDATE, the old rows of a
@@ -270,13 +279,12 @@ pub(crate) struct Binder<'a> {
     relations: Vec<RelationId>,
     /// What the query itself names.
     depends_on: Vec<RelationId>,
+    settings_set: Vec<SetConfig>,
     /// What names mean, innermost last.
     scopes: Vec<Scope>,
     ctes: Vec<Cte>,
     /// Views that are being expanded.
     expanding: Vec<RelationId>,
-    /// Calls of `set_config`.
-    set: Vec<SetConfig>,
     text_session: crate::types::text::Session,
 }
 
@@ -298,10 +306,10 @@ impl<'a> Binder<'a> {
             next: 0,
             relations: vec![],
             depends_on: vec![],
+            settings_set: vec![],
             scopes: vec![],
             ctes: vec![],
             expanding: vec![],
-            set: vec![],
             text_session: crate::types::text::Session { zone, now: Some(settings.now) },
         }
     }
@@ -348,7 +356,7 @@ impl<'a> Binder<'a> {
             relations: self.relations.clone(),
             depends_on: self.depends_on.clone(),
             params: self.params.iter().map(|t| t.clone().unwrap_or(SqlType::Text)).collect(),
-            set: self.set.clone(),
+            sets: self.settings_set.clone(),
         }
     }
 }

@@ -50,7 +50,7 @@ pub async fn send(
 
 impl Connection {
     /// Receives the rows of COPY ... FROM STDIN.
-    pub(super) async fn receive_copy(&mut self, input: &mut CopyIn) -> Result<String> {
+    pub(super) async fn receive_copy(&mut self, input: &mut CopyIn, deadline: Option<Instant>) -> Result<String> {
         let n = input.columns();
         let response = CopyInResponse::new(0, n as i16, vec![0; n]);
         self.wire.put(PgWireBackendMessage::CopyInResponse(response));
@@ -59,10 +59,18 @@ impl Connection {
         let mut failed = None;
         let mut waiting = Vec::new();
         loop {
+            let late = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Nothing is lost when this stops to listen: what came is in the inbox.
             let incoming = tokio::select! {
                 biased;
                 incoming = self.wire.next() => incoming?,
                 error = self.cancel.wanted() => return Err(error),
+                () = late => return Err(Error::late()),
             };
             match incoming {
                 Incoming::Gone => return Err(Error::fatal("08006", "unexpected EOF on client connection during COPY")),

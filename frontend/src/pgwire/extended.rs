@@ -201,7 +201,7 @@ impl Connection {
                     portal.state = State::Finished;
                 }
                 Outcome::CopyIn(mut input) => {
-                    let tag = self.receive_copy(&mut input).await?;
+                    let tag = self.receive_copy(&mut input, deadline).await?;
                     self.complete(tag);
                     portal.state = State::Finished;
                 }

@@ -87,7 +87,7 @@ impl Connection {
                 self.complete(tag);
             }
             Outcome::CopyIn(input) => {
-                let tag = self.receive_copy(input).await?;
+                let tag = self.receive_copy(input, deadline).await?;
                 if last {
                     self.session.end_statements(true).await?;
                 }

@@ -64,6 +64,7 @@ pub async fn accept(shared: Arc<Shared>, stream: TcpStream) -> Result<Option<Con
         cancel: registered.cancel.clone(),
         portals: Default::default(),
         skipping: false,
+        is_ready: false,
         _registered: registered,
     }))
 }

@@ -67,6 +67,8 @@ pub fn row_description(fields: &[Field], formats: &[Format]) -> RowDescription {
 /// What the text of a value depends on besides the value.
 #[derive(Clone, Debug)]
 pub struct Style {
+    /// Whether intervals are written as ISO 8601 has them.
+    pub iso_intervals: bool,
     /// Where timestamptz values are shown.
     pub zone: planner::types::datetime::Zone,
     /// Where the names behind regclass values are.
@@ -87,6 +89,12 @@ impl Style {
             }
             out.push_str(&crate::catalog::quote_ident(&object.name));
             return;
+        }
+        if self.iso_intervals
+            && *ty == SqlType::Interval
+            && let Some(values) = array.as_any().downcast_ref::<arrow::array::IntervalMonthDayNanoArray>()
+        {
+            return planner::types::datetime::write_iso_interval(values.value(row).into(), out);
         }
         planner::types::text::write_in(array, row, ty, &self.zone, out);
     }

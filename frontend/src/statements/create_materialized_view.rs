@@ -8,7 +8,7 @@ use planner::catalog::{Object, ObjectKind};
 use planner::lower::{ViewPlan, view_of};
 use planner::statement::{CreateMaterializedView, ObjectName};
 use storage::RelationId;
-use streaming::engine::Engine;
+use streaming::engine::{CatalogChanges, Engine, JobSpec};
 use tokio::sync::mpsc;
 
 use crate::catalog;
@@ -93,28 +93,36 @@ pub async fn create(
     let changes = catalog::keep(&object)?;
     match &object.job {
         None => engine.change_catalog(changes).await?,
-        Some(job) => {
-            let creating = engine.create(job.clone(), changes);
-            tokio::pin!(creating);
-            let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
-            ticks.tick().await;
-            loop {
-                tokio::select! {
-                    biased;
-                    created = &mut creating => break created?,
-                    _ = ticks.tick() => {
-                        if let Some(tell) = &tell
-                            && let Some(message) = progress(&engine, object.id, &object.name)
-                        {
-                            let _ = tell.try_send(Error::notice(message));
-                        }
-                    }
+        Some(job) => create_job(&engine, job, changes, tell).await?,
+    }
+    shared.catalogs.add(object);
+    Ok(())
+}
+
+/// Starts a job and waits until it has read its inputs, telling of progress. Dropping the future undoes it.
+pub async fn create_job(
+    engine: &Engine,
+    job: &JobSpec,
+    changes: CatalogChanges,
+    tell: Option<mpsc::Sender<Error>>,
+) -> Result<()> {
+    let creating = engine.create(job.clone(), changes);
+    tokio::pin!(creating);
+    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+    ticks.tick().await;
+    loop {
+        tokio::select! {
+            biased;
+            created = &mut creating => return Ok(created?),
+            _ = ticks.tick() => {
+                if let Some(tell) = &tell
+                    && let Some(message) = progress(engine, job.relation, &job.name)
+                {
+                    let _ = tell.try_send(Error::notice(message));
                 }
             }
         }
     }
-    shared.catalogs.add(object);
-    Ok(())
 }
 
 fn progress(engine: &Engine, relation: RelationId, name: &str) -> Option<String> {

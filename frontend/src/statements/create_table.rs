@@ -10,6 +10,7 @@ use streaming::operators::table_source::TableSource;
 use streaming::plan::Plan;
 
 use crate::error::{Error, Result};
+use crate::pgwire::types::Field;
 use crate::session::Session;
 use crate::statements::create_materialized_view::{create, exists, schema_of};
 use crate::statements::{Outcome, insert, select, storage_parameters};
@@ -120,15 +121,24 @@ pub fn query_columns(bound: &planner::Bound, names: &[String]) -> Result<Vec<Col
     if names.len() > bound.columns.len() {
         return Err(Error::new("42601", "too many column names were specified"));
     }
-    let column = |(i, c): (usize, &planner::OutputColumn)| Column {
-        name: names.get(i).unwrap_or(&c.name).clone(),
-        ty: if c.ty == SqlType::Unknown { SqlType::Text } else { c.ty.clone() },
-        typmod: c.typmod,
-        not_null: false,
-    };
-    let columns: Vec<Column> = bound.columns.iter().enumerate().map(column).collect();
+    let mut fields = select::fields(bound);
+    for (field, name) in fields.iter_mut().zip(names) {
+        field.name = name.clone();
+    }
+    let columns = named_columns(&fields);
     check_unique(&columns)?;
     Ok(columns)
+}
+
+/// The columns of a relation that holds a query's rows.
+pub fn named_columns(fields: &[Field]) -> Vec<Column> {
+    let column = |f: &Field| Column {
+        name: f.name.clone(),
+        ty: if f.ty == SqlType::Unknown { SqlType::Text } else { f.ty.clone() },
+        typmod: f.typmod,
+        not_null: false,
+    };
+    fields.iter().map(column).collect()
 }
 
 /// Columns of a relation have names of their own.

@@ -46,9 +46,8 @@ pub async fn run(session: &mut Session, statement: &Drop) -> Result<Outcome> {
         let ids = std::iter::once(object.id).chain(dependents.iter().map(|o| o.id));
         if let Some(creating) = ids.filter_map(|id| shared.catalogs.created_over(id)).next() {
             let (kind, what) = (kind_name(object.kind), kind_name(creating.kind));
-            let message =
-                format!("cannot drop {kind} {} because {what} {} is being created", object.name, creating.name);
-            return Err(Error::new("55006", message));
+            let error = Error::new("55006", format!("cannot drop {kind} {} because it is in use", object.name));
+            return Err(error.detail(format!("{what} {} reads it.", creating.name)));
         }
         // An index goes with what it is on.
         let others: Vec<&Object> = dependents.iter().filter(|o| o.kind != ObjectKind::Index).collect();

@@ -123,10 +123,7 @@ fn describe(
         Statement::Describe(_) => {
             rows(super::show::COLUMNS.iter().map(|name| Field::new(*name, SqlType::Text)).collect())
         }
-        Statement::Subscribe(subscribe) => {
-            let object = super::subscribe::relation(session, subscribe)?;
-            rows(super::subscribe::fields(&object))
-        }
+        Statement::Subscribe(subscribe) => rows(super::subscribe::target(session, subscribe)?.fields()),
         Statement::Fetch(fetch) if !fetch.is_move => {
             session.cursors.get(&fetch.cursor).map_or_else(Description::default, |c| rows(c.fields().to_vec()))
         }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
 use planner::batch::{Query, TableRows, Tables};
+use planner::bind::{SetConfig, SettingValue};
 use planner::catalog::Catalog;
 use planner::{Bound, ScalarValue, Statement};
-use storage::RelationId;
+use storage::{RelationId, SqlType};
 
 use crate::error::{Error, Result};
 use crate::pg_catalog;
@@ -21,6 +22,7 @@ pub struct Ready {
     pub fields: Vec<Field>,
     /// What it reads.
     pub relations: Vec<RelationId>,
+    sets: Vec<SetConfig>,
     query: Query,
     /// The same through indexes, and what that reads.
     indexed: Option<(Query, Vec<RelationId>)>,
@@ -35,7 +37,7 @@ impl Ready {
             let relations = query.relations();
             (query, relations)
         });
-        Ok(Ready { fields, relations: bound.relations, query, indexed })
+        Ok(Ready { fields, relations: bound.relations, sets: bound.sets, query, indexed })
     }
 
     /// The way to its rows that this session takes: an index does not have what the transaction has changed.
@@ -50,6 +52,15 @@ impl Ready {
 
     /// Begins to run it.
     pub async fn rows(&self, session: &mut Session, values: &[ScalarValue], tag: RowsTag) -> Result<Rows> {
+        for set in &self.sets {
+            let value = match &set.value {
+                SettingValue::Constant(value) => value.clone(),
+                SettingValue::Parameter(i) => {
+                    values.get(*i).and_then(|v| planner::types::text::to_text(v, &SqlType::Text, &session.zone()))
+                }
+            };
+            super::set::run(session, &set.name, value.as_deref(), set.local)?;
+        }
         let (query, relations) = self.way(session);
         let tables = tables(session, relations, false).await?;
         let batches = query.run(values, &tables, &session.shared.reads).await?.map_err(Error::from).boxed();
@@ -59,11 +70,7 @@ impl Ready {
 
 /// Binds and runs a query.
 pub async fn run(session: &mut Session, query: &planner::statement::Query, parameters: &Parameters) -> Result<Rows> {
-    let bound = bind(session, query, parameters)?;
-    for set in &bound.set {
-        super::set::run(session, &set.name, Some(&set.value), set.local)?;
-    }
-    let ready = ready(session, bound)?;
+    let ready = ready(session, bind(session, query, parameters)?)?;
     ready.rows(session, &parameters.values, RowsTag::Select).await
 }
 
@@ -95,7 +102,8 @@ pub fn fields(bound: &Bound) -> Vec<Field> {
 
 /// How the session wants values written.
 pub fn style(session: &Session) -> Style {
-    Style { zone: session.zone(), catalog: session.shared.catalogs.current() }
+    let iso_intervals = session.settings.get("IntervalStyle").is_ok_and(|style| style == "iso_8601");
+    Style { iso_intervals, zone: session.zone(), catalog: session.shared.catalogs.current() }
 }
 
 /// The relations that one query reads.

@@ -185,7 +185,7 @@ fn with_params(plan: LogicalPlan, params: &[ScalarValue]) -> Result<LogicalPlan>
 }
 
 /// The value of parameter `id` (`$1`) among `params`.
-pub(super) fn param_index(id: &str) -> Option<usize> {
+pub(crate) fn param_index(id: &str) -> Option<usize> {
     id.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1)
 }
 

@@ -6,7 +6,7 @@ use datafusion::logical_expr::{Expr, lit};
 use storage::SqlType;
 
 use super::literal::{literal, no_now, text};
-use super::{Binder, Typed, at};
+use super::{Binder, SetConfig, SettingValue, Typed, at};
 use crate::catalog::ObjectKind;
 use crate::error::{Error, Result};
 use crate::types::{self, CastContext};
@@ -158,26 +158,37 @@ impl Binder<'_> {
                 let found = choose(oid, comments, literal(ScalarValue::Utf8View(None)));
                 Ok(Some(Typed::new(found, SqlType::Text).at(place)))
             }
-            "set_config" if args.len() == 3 => {
-                let text = |arg: &Typed| match &arg.expr {
-                    Expr::Literal(value, _) => value.try_as_str().flatten().map(str::to_owned),
-                    _ => None,
-                };
-                let local = match &args[2].expr {
-                    Expr::Literal(ScalarValue::Boolean(Some(local)), _) => Some(*local),
-                    _ => None,
-                };
-                match (text(&args[0]), text(&args[1]), local) {
-                    (Some(name), Some(value), Some(local)) if !self.view => {
-                        let shown = ScalarValue::Utf8View(Some(value.clone()));
-                        self.set.push(super::SetConfig { name, value, local });
-                        fixed(shown, SqlType::Text)
-                    }
-                    _ => Err(at(Error::unsupported("set_config() takes constants"), place).with_hint("Use SET.")),
-                }
-            }
+            "set_config" if args.len() == 3 => self.set_config(args, place).map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// `set_config(name, value, is_local)`: whoever runs the query sets it, once.
+    fn set_config(&mut self, args: &[Typed], place: Option<usize>) -> Result<Typed> {
+        let unsupported = |what: &str| {
+            at(Error::unsupported(format!("set_config() takes {what}")), place).with_hint("Use SET for anything else.")
+        };
+        if self.view {
+            return Err(unsupported("no part in a view"));
+        }
+        let Expr::Literal(ScalarValue::Utf8View(Some(name)), _) = &args[0].expr else {
+            return Err(unsupported("a constant name"));
+        };
+        let Expr::Literal(ScalarValue::Boolean(Some(local)), _) = self.implicit(args[2].clone(), &SqlType::Boolean)?
+        else {
+            return Err(unsupported("a constant third argument"));
+        };
+        let shown = self.implicit(args[1].clone(), &SqlType::Text)?;
+        let value = match &shown {
+            Expr::Literal(ScalarValue::Utf8View(value), _) => SettingValue::Constant(value.clone()),
+            Expr::Placeholder(parameter) => match crate::batch::query::param_index(&parameter.id) {
+                Some(i) => SettingValue::Parameter(i),
+                None => return Err(unsupported("a parameter with a number")),
+            },
+            _ => return Err(unsupported("a constant or a parameter as its value")),
+        };
+        self.settings_set.push(SetConfig { name: name.clone(), value, local });
+        Ok(Typed::new(shown, SqlType::Text).at(place))
     }
 
     /// `pg_get_indexdef(oid, number, pretty)`: a column of an index, the whole definition for number 0.

@@ -395,6 +395,36 @@ pub fn write_interval(interval: Interval, out: &mut String) {
     }
 }
 
+/// Writes an interval in the style `iso_8601`: `P1Y2M-3DT4H5M6.789S`.
+pub fn write_iso_interval(interval: Interval, out: &mut String) {
+    let months = interval.months as i64;
+    let (hours, minutes) = (interval.micros / HOUR, interval.micros / MINUTE % 60);
+    let micros = interval.micros % MINUTE;
+    if months == 0 && interval.days == 0 && interval.micros == 0 {
+        return out.push_str("PT0S");
+    }
+    out.push('P');
+    let part = |out: &mut String, value: i64, unit: char| {
+        if value != 0 {
+            write!(out, "{value}{unit}").expect("to a string");
+        }
+    };
+    part(out, months / 12, 'Y');
+    part(out, months % 12, 'M');
+    part(out, interval.days as i64, 'D');
+    if interval.micros != 0 {
+        out.push('T');
+        part(out, hours, 'H');
+        part(out, minutes, 'M');
+        if micros != 0 {
+            let sign = if micros < 0 { "-" } else { "" };
+            write!(out, "{sign}{}", micros.unsigned_abs() / SECOND as u64).expect("to a string");
+            push_fraction(micros.abs() % SECOND, out);
+            out.push('S');
+        }
+    }
+}
+
 /// The month that a name or its first three letters mean.
 pub fn month_named(word: &str) -> Option<i64> {
     const MONTHS: [&str; 12] = [
