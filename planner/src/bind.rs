@@ -10,6 +10,7 @@ mod order;
 mod select;
 mod series;
 mod set_operation;
+mod stream_join;
 mod subquery;
 mod system;
 #[cfg(test)]

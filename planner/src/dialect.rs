@@ -17,10 +17,14 @@ const IS_PREC: u8 = 40;
 
 /// The dialect of this server. It says that it is PostgreSQL's, so that the parser takes it for that everywhere.
 #[derive(Debug, Default)]
-pub struct HeadwaterDialect(pub(crate) PostgreSqlDialect);
+pub struct HeadwaterDialect {
+    pub(crate) postgres: PostgreSqlDialect,
+    /// Whether `FOR SYSTEM_TIME AS OF` may follow a table's name. Not everywhere: `at` and `before` cannot be aliases then.
+    pub(crate) versions: bool,
+}
 
 macro_rules! as_postgres {
-    ($($name:ident)*) => { $(fn $name(&self) -> bool { self.0.$name() })* };
+    ($($name:ident)*) => { $(fn $name(&self) -> bool { self.postgres.$name() })* };
 }
 
 impl Dialect for HeadwaterDialect {
@@ -28,25 +32,28 @@ impl Dialect for HeadwaterDialect {
         TypeId::of::<PostgreSqlDialect>()
     }
     fn identifier_quote_style(&self, identifier: &str) -> Option<char> {
-        self.0.identifier_quote_style(identifier)
+        self.postgres.identifier_quote_style(identifier)
     }
     fn is_delimited_identifier_start(&self, ch: char) -> bool {
-        self.0.is_delimited_identifier_start(ch)
+        self.postgres.is_delimited_identifier_start(ch)
     }
     fn is_identifier_start(&self, ch: char) -> bool {
-        self.0.is_identifier_start(ch)
+        self.postgres.is_identifier_start(ch)
     }
     fn is_identifier_part(&self, ch: char) -> bool {
-        self.0.is_identifier_part(ch)
+        self.postgres.is_identifier_part(ch)
     }
     fn is_reserved_for_identifier(&self, kw: Keyword) -> bool {
-        self.0.is_reserved_for_identifier(kw)
+        self.postgres.is_reserved_for_identifier(kw)
     }
     fn is_custom_operator_part(&self, ch: char) -> bool {
-        self.0.is_custom_operator_part(ch)
+        self.postgres.is_custom_operator_part(ch)
     }
     fn prec_value(&self, prec: Precedence) -> u8 {
-        self.0.prec_value(prec)
+        self.postgres.prec_value(prec)
+    }
+    fn supports_table_versioning(&self) -> bool {
+        self.versions
     }
     as_postgres! {
         supports_unicode_string_literal supports_filter_during_aggregation supports_group_by_expr allow_extract_custom
@@ -74,7 +81,7 @@ impl Dialect for HeadwaterDialect {
             | Token::DoubleTildeAsterisk
             | Token::ExclamationMarkDoubleTilde
             | Token::ExclamationMarkDoubleTildeAsterisk => Some(Ok(OTHER_PREC)),
-            _ => self.0.get_next_precedence(parser),
+            _ => self.postgres.get_next_precedence(parser),
         }
     }
 

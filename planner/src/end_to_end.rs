@@ -113,7 +113,21 @@ views! {
         "SELECT id FROM orders UNION SELECT customer FROM clicks",
         "SELECT id, note FROM orders UNION ALL SELECT id, name FROM customers UNION ALL SELECT 1, 'one'",
         "SELECT id FROM orders INTERSECT SELECT id FROM customers",
-        "SELECT id FROM orders EXCEPT SELECT id FROM customers";
+        "SELECT id FROM orders EXCEPT SELECT id FROM customers",
+        "SELECT customer FROM orders INTERSECT ALL SELECT customer FROM clicks",
+        "SELECT customer FROM orders EXCEPT ALL SELECT id FROM customers",
+        "SELECT price FROM orders EXCEPT ALL SELECT price FROM orders WHERE amount > 1",
+        "SELECT price, customer FROM orders INTERSECT ALL SELECT price, id FROM orders",
+        "SELECT price FROM orders INTERSECT SELECT price FROM orders WHERE amount > 1",
+        "SELECT note, customer FROM orders EXCEPT SELECT name, id FROM customers",
+        "SELECT id FROM customers c WHERE EXISTS (SELECT customer FROM orders EXCEPT SELECT customer FROM clicks)",
+        "SELECT count(*) FROM (SELECT note FROM orders EXCEPT ALL SELECT name FROM customers) x";
+    asof_joins:
+        "SELECT o.id, c.ratio FROM orders o ASOF JOIN clicks c ON o.customer = c.customer AND o.at >= c.at",
+        "SELECT o.id, c.ratio, c.at FROM orders o ASOF LEFT JOIN clicks c ON o.customer = c.customer AND o.at < c.at",
+        "SELECT o.id, p.id FROM orders o ASOF LEFT JOIN orders p MATCH_CONDITION (o.at > p.at) ON o.customer = p.customer",
+        "SELECT o.id, p.id, p.price FROM orders o ASOF JOIN orders p ON p.price >= o.price AND p.note = o.note",
+        "SELECT o.id, p.price FROM orders o ASOF LEFT JOIN (SELECT price, note FROM orders) p ON p.price <= o.price";
     subqueries:
         "SELECT id FROM orders WHERE amount = (SELECT max(amount) FROM orders)",
         "SELECT id, (SELECT count(*) FROM orders o WHERE o.customer = c.id) FROM customers c",

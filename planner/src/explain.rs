@@ -11,6 +11,7 @@ use streaming::expr::Expr;
 use streaming::operator::Operator;
 use streaming::operators::AnyOperator;
 use streaming::operators::hash_join::JoinKind;
+use streaming::operators::set_operation::SetKind;
 use streaming::operators::top_n::{RankKind, SortKey};
 use streaming::plan::Plan;
 
@@ -109,6 +110,8 @@ fn append_only(plan: &Plan, i: usize) -> bool {
         | AnyOperator::Distinct(_)
         | AnyOperator::Materialize(_) => inputs(),
         AnyOperator::HashJoin(join) => matches!(join.kind, JoinKind::Inner | JoinKind::Semi) && inputs(),
+        AnyOperator::TemporalJoin(_) => true,
+        AnyOperator::SetOperation(operation) => operation.kind == SetKind::Intersect && inputs(),
         _ => false,
     }
 }
@@ -159,15 +162,7 @@ fn describe(plan: &Plan, i: usize) -> String {
                 JoinKind::NullAwareAnti => "anti (NOT IN)".to_string(),
                 kind => format!("{kind:?}").to_lowercase(),
             };
-            let pairs = join.keys[0].iter().zip(&join.keys[1]).zip(&join.null_equal).map(|((&l, &r), &null_equal)| {
-                let op = if null_equal { "IS NOT DISTINCT FROM" } else { "=" };
-                format!("{} {op} {}", left.field(l).name(), right.field(r).name())
-            });
-            let mut conditions: Vec<String> = pairs.collect();
-            if let Some(condition) = &join.condition {
-                let both = left.fields().iter().chain(right.fields().iter()).cloned().collect::<Vec<_>>();
-                conditions.push(expr(condition, &std::sync::Arc::new(Schema::new(both))));
-            }
+            let conditions = conditions(&join.keys, &join.null_equal, &join.condition, &left, &right);
             let ordered = [("left", &join.ranges[0], &left), ("right", &join.ranges[1], &right)];
             let ordered = ordered.into_iter().filter_map(|(side, range, schema)| {
                 range.as_ref().map(|r| format!(", {side} ordered by {}", schema.field(r.column).name()))
@@ -178,6 +173,24 @@ fn describe(plan: &Plan, i: usize) -> String {
             } else {
                 format!("{kind} on {}{ordered}", conditions.join(" AND "))
             }
+        }
+        AnyOperator::TemporalJoin(join) => {
+            let conditions = conditions(&join.keys, &[], &join.condition, &input(0), &input(1));
+            let kind = if join.outer { "left" } else { "inner" };
+            format!("{kind} on {}, as of the row's epoch", conditions.join(" AND "))
+        }
+        AnyOperator::AsofJoin(join) => {
+            let (left, right) = (input(0), input(1));
+            let mut conditions = conditions(&join.keys, &[], &None, &left, &right);
+            let [l, r] = join.times;
+            conditions.push(format!("{} {} {}", left.field(l).name(), join.sign(), right.field(r).name()));
+            let kind = if join.outer { "left" } else { "inner" };
+            format!("{kind} on {}, the nearest", conditions.join(" AND "))
+        }
+        AnyOperator::SetOperation(operation) => {
+            let kind = format!("{:?}", operation.kind).to_lowercase();
+            let all = if operation.all { " all" } else { "" };
+            format!("{kind}{all} by {}", names(&operation.keys[0], &input(0)))
         }
         AnyOperator::UnionAll(union) => format!("{} inputs", union.n_inputs),
         AnyOperator::TopN(top_n) => {
@@ -211,6 +224,26 @@ fn describe(plan: &Plan, i: usize) -> String {
         #[allow(unreachable_patterns)]
         other => other.describe(),
     }
+}
+
+/// The equalities of a join and what else it asks for.
+fn conditions(
+    keys: &[Vec<usize>; 2],
+    null_equal: &[bool],
+    condition: &Option<Expr>,
+    left: &SchemaRef,
+    right: &SchemaRef,
+) -> Vec<String> {
+    let pairs = keys[0].iter().zip(&keys[1]).enumerate().map(|(i, (&l, &r))| {
+        let op = if null_equal.get(i) == Some(&true) { "IS NOT DISTINCT FROM" } else { "=" };
+        format!("{} {op} {}", left.field(l).name(), right.field(r).name())
+    });
+    let mut conditions: Vec<String> = pairs.collect();
+    if let Some(condition) = condition {
+        let both = left.fields().iter().chain(right.fields().iter()).cloned().collect::<Vec<_>>();
+        conditions.push(expr(condition, &std::sync::Arc::new(Schema::new(both))));
+    }
+    conditions
 }
 
 fn expr(e: &Expr, schema: &SchemaRef) -> String {

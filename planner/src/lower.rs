@@ -9,6 +9,7 @@ mod filter;
 mod join;
 #[cfg(test)]
 pub(crate) mod oracle;
+mod pairs;
 mod project;
 mod range;
 mod scan;
@@ -96,6 +97,12 @@ impl Lowering {
                     self.single_row(single)
                 } else if let Some(top_n) = nodes::node_of::<nodes::TopN>(plan) {
                     self.top_n(top_n)
+                } else if let Some(join) = nodes::node_of::<nodes::AsofJoin>(plan) {
+                    self.asof_join(join)
+                } else if let Some(join) = nodes::node_of::<nodes::TemporalJoin>(plan) {
+                    self.temporal_join(join)
+                } else if let Some(operation) = nodes::node_of::<nodes::SetOperation>(plan) {
+                    self.set_operation(operation)
                 } else {
                     Err(unsupported("this plan"))
                 }

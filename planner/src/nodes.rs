@@ -1,4 +1,10 @@
-//! The plan nodes that DataFusion does not have: a tumbling window, a scalar subquery's single row, a top-n.
+//! The plan nodes that DataFusion does not have: a tumbling window, a scalar subquery's single row, a top-n, and the joins
+//! and set operations that are operators of their own.
+
+mod asof;
+mod pairs;
+mod set_operation;
+mod temporal;
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -9,12 +15,18 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow_schema::DataType;
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchema, DFSchemaRef, ExprSchema, Result as DfResult};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, Extension, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
     Signature, SortExpr, UserDefinedLogicalNodeCore, Volatility,
 };
 use streaming::operators::top_n::RankKind;
+
+pub use asof::{Asof, AsofJoin};
+pub use pairs::reads_only;
+pub use set_operation::SetOperation;
+pub use temporal::TemporalJoin;
 
 /// `TUMBLE(input, time, size)`: the input's columns and the start and the end of the window that `time` falls into.
 /// Rows without a time are dropped.
@@ -248,6 +260,28 @@ impl UserDefinedLogicalNodeCore for TopN {
 
 fn extension<N: UserDefinedLogicalNodeCore>(node: N) -> LogicalPlan {
     LogicalPlan::Extension(Extension { node: Arc::new(node) })
+}
+
+/// The same plan for reads, without the joins and set operations that only streams have operators for.
+pub fn for_reads(plan: LogicalPlan) -> DfResult<LogicalPlan> {
+    let plan = plan.transform_up_with_subqueries(|node| {
+        Ok(match as_plain(&node) {
+            Some(plain) => Transformed::yes(plain?),
+            None => Transformed::no(node),
+        })
+    })?;
+    Ok(plan.data)
+}
+
+/// What a node of two inputs is in terms of DataFusion's, if it is one of ours.
+pub fn as_plain(node: &LogicalPlan) -> Option<DfResult<LogicalPlan>> {
+    if let Some(join) = node_of::<AsofJoin>(node) {
+        Some(join.to_ranking())
+    } else if let Some(join) = node_of::<TemporalJoin>(node) {
+        Some(join.to_join())
+    } else {
+        node_of::<SetOperation>(node).map(SetOperation::to_join)
+    }
 }
 
 /// The node of type `N` that `plan` is, if it is one.

@@ -6,6 +6,7 @@
 mod create;
 mod query;
 mod session;
+mod stream_joins;
 
 use std::sync::Arc;
 
@@ -23,7 +24,12 @@ const DEPTH_MAX: usize = 96;
 /// How many operators in a row an expression may have, those around it included: the binder recurses over them.
 const CHAIN_MAX: usize = 1000;
 
-static DIALECT: HeadwaterDialect = HeadwaterDialect(sqlparser::dialect::PostgreSqlDialect {});
+static DIALECT: HeadwaterDialect = dialect(false);
+static WITH_VERSIONS: HeadwaterDialect = dialect(true);
+
+const fn dialect(versions: bool) -> HeadwaterDialect {
+    HeadwaterDialect { postgres: sqlparser::dialect::PostgreSqlDialect {}, versions }
+}
 
 /// One statement of a text.
 #[derive(Clone, Debug, PartialEq)]
@@ -190,8 +196,9 @@ struct Reader<'a> {
 
 impl Reader<'static> {
     fn new(text: &Arc<str>, tokens: Vec<TokenWithSpan>) -> Reader<'static> {
-        let tokens = without_table_arguments(tokens);
-        let p = Parser::new(&DIALECT).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens.clone());
+        let tokens = stream_joins::rewrite(without_table_arguments(tokens));
+        let dialect = if stream_joins::has_versions(&tokens) { &WITH_VERSIONS } else { &DIALECT };
+        let p = Parser::new(dialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens.clone());
         Reader { p, text: text.clone(), tokens }
     }
 }

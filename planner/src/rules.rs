@@ -65,7 +65,7 @@ pub fn optimize_stream(plan: LogicalPlan) -> Result<(LogicalPlan, Option<keys::K
 
 /// A plan for reads. Uncorrelated scalar subqueries stay: DataFusion runs each once.
 pub fn optimize_batch(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let plan = unnest(plan)?;
+    let plan = unnest(crate::nodes::for_reads(plan)?)?;
     let mut rules: Vec<Rule> = vec![Arc::new(ReplaceDistinctWithAggregate::new())];
     rules.extend(tidy_rules());
     // Filters cannot be pushed past limits: limits go first.

@@ -83,6 +83,13 @@ pub struct StateSize {
     pub bytes: u64,
 }
 
+impl std::ops::Add for StateSize {
+    type Output = StateSize;
+    fn add(self, other: StateSize) -> StateSize {
+        StateSize { rows: self.rows + other.rows, bytes: self.bytes + other.bytes }
+    }
+}
+
 /// How the rows of an input are placed on the workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exchange {

@@ -11,6 +11,7 @@ use sqlparser::ast;
 use storage::SqlType;
 
 use super::names::{Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
+use super::stream_join::version_of;
 use super::{Binder, BoundQuery, OutField, Typed, VIEW_DEPTH_MAX, at};
 use crate::batch::{RelationSource, column};
 use crate::catalog::{Object, ObjectKind};
@@ -20,7 +21,7 @@ use crate::statement::{ObjectName, Statement};
 use crate::types;
 
 /// A part of a FROM clause.
-type From = (LogicalPlan, Scope);
+pub(super) type From = (LogicalPlan, Scope);
 
 impl Binder<'_> {
     /// Binds a FROM clause; its names become those of the innermost scope.
@@ -53,6 +54,17 @@ impl Binder<'_> {
     fn joins(&mut self, mut left: From, joins: &[ast::Join]) -> Result<From> {
         use ast::JoinOperator as J;
         for join in joins {
+            // What the parser makes of ASOF JOIN.
+            let asof = match &join.join_operator {
+                J::RightSemi(constraint) => Some((false, constraint, None)),
+                J::RightAnti(constraint) => Some((true, constraint, None)),
+                J::AsOf { match_condition, constraint } => Some((false, constraint, Some(match_condition))),
+                _ => None,
+            };
+            if let Some((outer, constraint, nearest)) = asof {
+                left = self.asof_join(left, &join.relation, outer, constraint, nearest)?;
+                continue;
+            }
             let (kind, constraint) = match &join.join_operator {
                 J::Join(c) | J::Inner(c) => (JoinType::Inner, c),
                 J::CrossJoin(c) => (JoinType::Inner, c),
@@ -81,6 +93,9 @@ impl Binder<'_> {
         kind: JoinType,
         constraint: &ast::JoinConstraint,
     ) -> Result<From> {
+        if let Some(version) = version_of(factor) {
+            return self.temporal_join(left, factor, version, kind, constraint);
+        }
         // A function may look at what stands before it.
         if let Some(call) = function_of(factor)
             && matches!(kind, JoinType::Inner)
@@ -104,14 +119,14 @@ impl Binder<'_> {
     }
 
     /// Binds with a scope of its own in place of the innermost one.
-    fn with_scope<T>(&mut self, scope: Scope, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<(T, Scope)> {
+    pub(super) fn with_scope<T>(&mut self, scope: Scope, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<(T, Scope)> {
         let before = std::mem::replace(self.scope(), scope);
         let result = f(self);
         let after = std::mem::replace(self.scope(), before);
         Ok((result?, after))
     }
 
-    fn join(
+    pub(super) fn join(
         &mut self,
         (left, left_scope): From,
         (right, right_scope): From,
@@ -197,7 +212,7 @@ impl Binder<'_> {
         Ok((left, scope))
     }
 
-    fn factor(&mut self, factor: &ast::TableFactor, left: Option<&From>) -> Result<From> {
+    pub(super) fn factor(&mut self, factor: &ast::TableFactor, left: Option<&From>) -> Result<From> {
         if let Some(call) = function_of(factor) {
             if call.name.eq_ignore_ascii_case("tumble") {
                 return self.tumble(&call);

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use datafusion::common::NullEquality;
-use datafusion::logical_expr::{Expr, JoinConstraint, JoinType, LogicalPlan, LogicalPlanBuilder, Union};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Union};
 use sqlparser::ast::{SetExpr, SetOperator, SetQuantifier};
 use storage::SqlType;
 
 use super::{Binder, BoundQuery, OutField, Typed, at};
 use crate::error::{Error, Result};
 use crate::functions::common_type;
-use crate::types;
+use crate::nodes::SetOperation;
+use crate::types::{self, CastContext};
 
 impl Binder<'_> {
     pub(super) fn set_operation(
@@ -61,38 +61,32 @@ impl Binder<'_> {
                 let union = LogicalPlan::Union(Union { inputs, schema });
                 if all { union } else { self.distinct(union, &fields)? }
             }
-            (_, true) => {
-                let error = Error::unsupported(format!("{what} ALL is not supported"));
-                return Err(at(error, place).with_hint(format!("Use {what}, which returns each row once.")));
-            }
-            (op, false) => {
-                let kind = if op == SetOperator::Intersect { JoinType::LeftSemi } else { JoinType::LeftAnti };
-                let left = self.distinct(left, &fields)?;
+            (op, all) => {
                 // The two sides need names of their own.
                 let names: Vec<String> = fields.iter().map(|_| self.fresh()).collect();
                 let exprs = fields.iter().zip(&names).map(|(f, n)| f.expr().alias(n)).collect::<Vec<_>>();
                 let right = LogicalPlanBuilder::from(right).project(exprs)?.build()?;
-                let on = fields
-                    .iter()
-                    .zip(&names)
-                    .map(|(f, n)| {
-                        let right = crate::batch::column(n);
-                        (Self::key_of(&f.ty, f.expr()), Self::key_of(&f.ty, right))
-                    })
-                    .collect();
-                LogicalPlan::Join(datafusion::logical_expr::Join::try_new(
-                    Arc::new(left),
-                    Arc::new(right),
-                    on,
-                    None,
-                    kind,
-                    JoinConstraint::On,
-                    NullEquality::NullEqualsNull,
-                    false,
-                )?)
+                let keys = fields.iter().zip(&names).map(|(f, n)| {
+                    let right = crate::batch::column(n);
+                    (Self::key_of(&f.ty, f.expr()), Self::key_of(&f.ty, right))
+                });
+                let keys = keys.collect();
+                let mut order = vec![];
+                for field in fields.iter().filter(|f| crate::functions::key(&f.ty).is_some()) {
+                    order.push(self.look_of(field)?);
+                }
+                let names = [self.fresh(), self.fresh()];
+                let intersect = op == SetOperator::Intersect;
+                SetOperation { left, right, intersect, all, keys, order, names }.plan()
             }
         };
         Ok(BoundQuery { plan, fields })
+    }
+
+    /// What tells values apart that are equal: how they look.
+    pub(super) fn look_of(&mut self, field: &OutField) -> Result<Expr> {
+        let value = Typed { typmod: field.typmod, ..Typed::new(field.expr(), field.ty.clone()) };
+        self.coerce(value, &SqlType::Text, -1, CastContext::Explicit)
     }
 
     /// The columns of one side under the names and in the types of the result.

@@ -11,9 +11,10 @@ use streaming::expr::Expr;
 use streaming::operators::HashJoin;
 use streaming::operators::hash_join::{JoinKind, Range};
 
-use super::range::{self, over};
+use super::range;
 use super::{Lowering, Node, expr, field, unsupported};
 use crate::error::Result;
+use crate::nodes::reads_only;
 
 /// An equality between a side and the other, and whether NULL equals NULL.
 type Pair<'a> = (&'a DfExpr, &'a DfExpr, bool);
@@ -122,7 +123,7 @@ impl Lowering {
     }
 
     /// One side, with the keys that are not columns computed behind its columns, and where the keys stand.
-    fn side(&mut self, plan: &LogicalPlan, keys: &[&DfExpr]) -> Result<(Node, Vec<usize>)> {
+    pub(super) fn side(&mut self, plan: &LogicalPlan, keys: &[&DfExpr]) -> Result<(Node, Vec<usize>)> {
         let node = self.lower(plan)?;
         let n = plan.schema().fields().len();
         let mut exprs: Vec<Expr> = (0..n).map(Expr::Column).collect();
@@ -155,9 +156,9 @@ fn null_safe_pair<'a>(term: &'a DfExpr, left: &LogicalPlan, right: &LogicalPlan)
         return None;
     }
     let (l, r) = (binary.left.as_ref(), binary.right.as_ref());
-    if over(l, left) && over(r, right) {
+    if reads_only(l, left) && reads_only(r, right) {
         Some((l, r, true))
-    } else if over(r, left) && over(l, right) {
+    } else if reads_only(r, left) && reads_only(l, right) {
         Some((r, l, true))
     } else {
         None

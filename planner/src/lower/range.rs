@@ -8,6 +8,8 @@
 use arrow_schema::{DataType, TimeUnit};
 use datafusion::logical_expr::{Expr as DfExpr, ExprSchemable, LogicalPlan, Operator, cast};
 
+use crate::nodes::reads_only;
+
 /// A side's order: its expression, and the other side's expressions that it is above and below, and whether it may be
 /// equal to them.
 pub(super) struct Order {
@@ -38,11 +40,12 @@ struct Comparison {
 
 fn comparisons(term: &DfExpr, left: &LogicalPlan, right: &LogicalPlan) -> Vec<Comparison> {
     let one = |a: &DfExpr, op: Operator, b: &DfExpr| {
-        let (a, op, b) = match (over(a, left) && over(b, right), over(b, left) && over(a, right)) {
-            (true, _) => (a, op, b),
-            (_, true) => (b, op.swap()?, a),
-            _ => return None,
-        };
+        let (a, op, b) =
+            match (reads_only(a, left) && reads_only(b, right), reads_only(b, left) && reads_only(a, right)) {
+                (true, _) => (a, op, b),
+                (_, true) => (b, op.swap()?, a),
+                _ => return None,
+            };
         Some(Comparison { left: ordered(a, left)?, op, right: ordered(b, right)? })
     };
     match term {
@@ -57,14 +60,8 @@ fn comparisons(term: &DfExpr, left: &LogicalPlan, right: &LogicalPlan) -> Vec<Co
     }
 }
 
-/// Whether an expression reads columns of `plan` and no others.
-pub(super) fn over(e: &DfExpr, plan: &LogicalPlan) -> bool {
-    let columns = e.column_refs();
-    !columns.is_empty() && columns.iter().all(|c| plan.schema().has_column(c))
-}
-
 /// The expression in a type whose keys sort as its values are compared.
-fn ordered(e: &DfExpr, plan: &LogicalPlan) -> Option<DfExpr> {
+pub(super) fn ordered(e: &DfExpr, plan: &LogicalPlan) -> Option<DfExpr> {
     match e.get_type(plan.schema()).ok()? {
         DataType::Int16
         | DataType::Int32

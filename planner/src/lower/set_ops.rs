@@ -1,4 +1,4 @@
-//! UNION ALL. UNION is a distinct over it; INTERSECT and EXCEPT are bound as semi and anti joins.
+//! UNION ALL. UNION is a distinct over it.
 
 use datafusion::logical_expr::Union;
 use streaming::operators::UnionAll;

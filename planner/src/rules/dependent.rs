@@ -217,6 +217,9 @@ impl Push<'_> {
             let plan = LogicalPlanBuilder::from(plan.clone()).cross_join(domain)?.build()?;
             return Ok(Dependent { plan, columns });
         }
+        if let Some(plain) = crate::nodes::as_plain(plan) {
+            return self.push(&plain?);
+        }
         match plan {
             LogicalPlan::Projection(projection) => {
                 let Dependent { plan: input, columns } = self.push(&projection.input)?;

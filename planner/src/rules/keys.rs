@@ -10,6 +10,9 @@
 //! | full join         | both sides' keys, if neither can be NULL                                    |
 //! | semi, anti, mark  | the left side's                                                             |
 //! | top-n, tumble     | the input's                                                                 |
+//! | ASOF join         | the left side's                                                             |
+//! | temporal join     | the left side's, if the right side is found by its whole key                |
+//! | INTERSECT, EXCEPT | the whole row; none with ALL                                                |
 //! | union, values     | none: rows are counted                                                      |
 
 use datafusion::common::{Column, JoinType, Result as DfResult};
@@ -17,7 +20,7 @@ use datafusion::logical_expr::{Expr, Join, LogicalPlan, Projection};
 
 use crate::batch::RelationSource;
 use crate::error::Result;
-use crate::nodes::{SingleRow, TopN, Tumble, node_of};
+use crate::nodes::{AsofJoin, SetOperation, SingleRow, TemporalJoin, TopN, Tumble, node_of};
 
 /// Columns of a plan that are different for each of its rows. Empty: there is at most one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +100,22 @@ fn rewrite(plan: LogicalPlan) -> DfResult<(LogicalPlan, Option<Key>)> {
         }
         LogicalPlan::Extension(_) if node_of::<SingleRow>(&plan).is_some() => {
             Ok((plan, Some(Key { columns: vec![], nullable: true })))
+        }
+        LogicalPlan::Extension(_) if node_of::<AsofJoin>(&plan).is_some() => {
+            let [left, right] = plan.inputs()[..] else { return Ok((plan, None)) };
+            let (right, (left, key)) = (right.clone(), rewrite(left.clone())?);
+            Ok((plan.with_new_exprs(plan.expressions(), vec![left, right])?, key))
+        }
+        LogicalPlan::Extension(_) if node_of::<TemporalJoin>(&plan).is_some() => {
+            let Some(join) = node_of::<TemporalJoin>(&plan) else { return Ok((plan, None)) };
+            let ((left, key), (right, found)) = (rewrite(join.left.clone())?, rewrite(join.right.clone())?);
+            let on: Vec<&Expr> = join.on.iter().map(|(_, r)| r).collect();
+            let key = key.filter(|_| found.is_some_and(|found| found_by(&found, &on, &right)));
+            Ok((plan.with_new_exprs(plan.expressions(), vec![left, right])?, key))
+        }
+        LogicalPlan::Extension(_) if node_of::<SetOperation>(&plan).is_some_and(|operation| !operation.all) => {
+            let columns = plan.schema().columns();
+            Ok((plan, Some(Key { columns, nullable: true })))
         }
         plan => Ok((plan, None)),
     }

@@ -16,10 +16,10 @@
 
 mod flips;
 mod pairs;
-mod range;
-mod side;
-mod stored;
-mod task;
+pub(in crate::operators) mod range;
+pub(in crate::operators) mod side;
+pub(in crate::operators) mod stored;
+pub(in crate::operators) mod task;
 #[cfg(test)]
 mod tests;
 
@@ -154,7 +154,7 @@ impl HashJoin {
 
 /// Where the rows of a side are.
 #[derive(Clone, Debug)]
-enum Placement {
+pub(in crate::operators) enum Placement {
     /// On the worker of their key's vnode.
     Key(Vec<usize>),
     /// Where they came from: saved under a vnode of that worker.

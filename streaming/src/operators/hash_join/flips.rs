@@ -113,16 +113,16 @@ impl HashJoinTask {
         let (own, other) = (&self.sides[pending.input], &self.sides[1 - pending.input]);
         let not_in = self.kind == JoinKind::NullAwareAnti;
         if not_in && pending.globals != self.globals() {
-            let had = pending.entered.totals.iter().copied().collect();
+            let had = pending.entered.totals.iter().map(|(key, total)| (*key, *total > 0)).collect();
             return Flips::Every { before: pending.globals, had, next: 0, link: None };
         }
         let globals = self.globals();
-        let keys = pending.entered.totals.iter().filter_map(|(key, was)| {
-            let is = own.infos[*key as usize].total > 0;
-            let other_key = (is != *was).then(|| other.key_like(own, *key))??;
+        let keys = pending.entered.totals.iter().filter_map(|(key, before)| {
+            let (was, is) = (*before > 0, own.infos[*key as usize].total > 0);
+            let other_key = (is != was).then(|| other.key_like(own, *key))??;
             if not_in {
                 let null = other.infos[other_key as usize].null;
-                let (was, is) = (globals.excludes(null, *was), globals.excludes(null, is));
+                let (was, is) = (globals.excludes(null, was), globals.excludes(null, is));
                 return (was != is).then_some((other_key, is));
             }
             Some((other_key, is))

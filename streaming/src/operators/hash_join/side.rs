@@ -1,50 +1,50 @@
-//! What a join keeps of one input, in memory.
+//! What a join keeps of one input, in memory: its rows by their key, and in an order if one is asked for.
 
 use arrow::array::ArrayRef;
 use arrow_schema::{DataType, SchemaRef};
 use storage::keys::Keys;
 use storage::{Batch, row};
 
-use super::range::{OrderedRows, Range, Values};
 use super::Placement;
+use super::range::{OrderBy, OrderedRows, Values};
 use crate::byte_table::{ByteTable, LOOKUP_ROWS, hash_bytes, hash_i64};
 use crate::error::Result;
-use crate::operator::TaskContext;
+use crate::operator::{StateSize, TaskContext};
 
 /// No row.
-pub(super) const NONE: u32 = u32::MAX;
+pub(in crate::operators) const NONE: u32 = u32::MAX;
 
 /// The row changed since the last checkpoint.
-pub(super) const CHANGED: u8 = 1;
+pub(in crate::operators) const CHANGED: u8 = 1;
 /// The store has the row.
-pub(super) const STORED: u8 = 2;
+pub(in crate::operators) const STORED: u8 = 2;
 /// The number is in use.
-pub(super) const LIVE: u8 = 4;
+pub(in crate::operators) const LIVE: u8 = 4;
 /// In `touched` of the batch in work.
-pub(super) const TOUCHED: u8 = 8;
+pub(in crate::operators) const TOUCHED: u8 = 8;
 
 /// A row of one side, as a link of its key's chain. Rows with count zero are in no chain.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Link {
-    pub(super) key: u32,
-    pub(super) next: u32,
+pub(in crate::operators) struct Link {
+    pub(in crate::operators) key: u32,
+    pub(in crate::operators) next: u32,
     previous: u32,
-    pub(super) flags: u8,
-    pub(super) count: i64,
-    pub(super) matches: i64,
+    pub(in crate::operators) flags: u8,
+    pub(in crate::operators) count: i64,
+    pub(in crate::operators) matches: i64,
 }
 
 /// A join key of one side.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct KeyInfo {
+pub(in crate::operators) struct KeyInfo {
     /// The first row of the chain.
-    pub(super) head: u32,
+    pub(in crate::operators) head: u32,
     /// Rows, those with count zero included.
     rows: u32,
-    pub(super) vnode: u8,
-    pub(super) null: bool,
+    pub(in crate::operators) vnode: u8,
+    pub(in crate::operators) null: bool,
     /// The sum of the rows' counts.
-    pub(super) total: i64,
+    pub(in crate::operators) total: i64,
 }
 
 /// The state of one input.
@@ -54,54 +54,54 @@ pub(super) struct KeyInfo {
 /// rows    (key number, bytes of the other columns) -> number -> count, matches, next and previous row of the key
 /// order   (key number, ordering value) -> number
 /// ```
-pub(super) struct Side {
-    pub(super) key_columns: Vec<usize>,
+pub(in crate::operators) struct Side {
+    pub(in crate::operators) key_columns: Vec<usize>,
     /// The columns that are kept besides the key.
     value_columns: Vec<usize>,
     width: usize,
-    pub(super) key_types: Vec<DataType>,
+    pub(in crate::operators) key_types: Vec<DataType>,
     value_types: Vec<DataType>,
-    pub(super) tracks_matches: bool,
-    pub(super) placement: Placement,
-    pub(super) worker: usize,
-    pub(super) workers: usize,
-    pub(super) keys: ByteTable,
-    pub(super) infos: Vec<KeyInfo>,
-    pub(super) rows: ByteTable,
-    pub(super) links: Vec<Link>,
+    pub(in crate::operators) tracks_matches: bool,
+    pub(in crate::operators) placement: Placement,
+    pub(in crate::operators) worker: usize,
+    pub(in crate::operators) workers: usize,
+    pub(in crate::operators) keys: ByteTable,
+    pub(in crate::operators) infos: Vec<KeyInfo>,
+    pub(in crate::operators) rows: ByteTable,
+    pub(in crate::operators) links: Vec<Link>,
     /// The order that rows are found in, if there is one.
-    pub(super) range: Option<Range>,
-    pub(super) order: OrderedRows,
-    pub(super) changed: Vec<u32>,
+    pub(in crate::operators) order_by: Option<OrderBy>,
+    pub(in crate::operators) order: OrderedRows,
+    pub(in crate::operators) changed: Vec<u32>,
     /// Rows whose count became zero since the last [`Side::collect`].
-    pub(super) zero: Vec<u32>,
-    pub(super) total: i64,
-    pub(super) null_total: i64,
+    pub(in crate::operators) zero: Vec<u32>,
+    pub(in crate::operators) total: i64,
+    pub(in crate::operators) null_total: i64,
 }
 
 /// What [`Side::enter`] did.
-pub(super) struct Entered {
-    pub(super) keys: Keys,
+pub(in crate::operators) struct Entered {
+    pub(in crate::operators) keys: Keys,
     /// Per row of the batch: the number of the row in the state.
-    pub(super) rows: Vec<u32>,
+    pub(in crate::operators) rows: Vec<u32>,
     /// Per row of the batch: whether a key column is NULL.
-    pub(super) null_keys: Vec<bool>,
-    /// If asked for: each key of the batch once, and whether the sum of its counts was above zero.
-    pub(super) totals: Vec<(u32, bool)>,
+    pub(in crate::operators) null_keys: Vec<bool>,
+    /// If asked for: each key of the batch once, and the sum of its counts before.
+    pub(in crate::operators) totals: Vec<(u32, i64)>,
 }
 
 /// What is kept of an input, and how.
-pub(super) struct SideSpec<'a> {
-    pub(super) schema: &'a SchemaRef,
-    pub(super) key_columns: &'a [usize],
-    pub(super) keys_only: bool,
-    pub(super) tracks_matches: bool,
-    pub(super) placement: Placement,
-    pub(super) range: Option<Range>,
+pub(in crate::operators) struct SideSpec<'a> {
+    pub(in crate::operators) schema: &'a SchemaRef,
+    pub(in crate::operators) key_columns: &'a [usize],
+    pub(in crate::operators) keys_only: bool,
+    pub(in crate::operators) tracks_matches: bool,
+    pub(in crate::operators) placement: Placement,
+    pub(in crate::operators) order_by: Option<OrderBy>,
 }
 
 impl Side {
-    pub(super) fn new(spec: SideSpec, ctx: &TaskContext) -> Side {
+    pub(in crate::operators) fn new(spec: SideSpec, ctx: &TaskContext) -> Side {
         let width = spec.schema.fields().len();
         let others = (0..width).filter(|i| !spec.key_columns.contains(i));
         let value_columns: Vec<usize> = if spec.keys_only { Vec::new() } else { others.collect() };
@@ -120,7 +120,7 @@ impl Side {
             infos: Vec::new(),
             rows: ByteTable::default(),
             links: Vec::new(),
-            range: spec.range,
+            order_by: spec.order_by,
             order: OrderedRows::default(),
             changed: Vec::new(),
             zero: Vec::new(),
@@ -129,7 +129,11 @@ impl Side {
         }
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::operators) fn size(&self) -> StateSize {
+        StateSize { rows: self.rows.len() as u64, bytes: self.bytes() as u64 }
+    }
+
+    fn bytes(&self) -> usize {
         self.keys.bytes()
             + self.rows.bytes()
             + self.order.bytes()
@@ -138,13 +142,13 @@ impl Side {
     }
 
     /// Adds the rows of a batch; `by_key` asks for what becomes of its keys.
-    pub(super) fn enter(&mut self, delta: &Batch, by_key: bool) -> Result<Entered> {
+    pub(in crate::operators) fn enter(&mut self, delta: &Batch, by_key: bool) -> Result<Entered> {
         let n = delta.num_rows();
         let columns = |indexes: &[usize]| indexes.iter().map(|i| delta.column(*i).clone()).collect::<Vec<_>>();
         let key_arrays = columns(&self.key_columns);
         let keys = row::encode_rows(&key_arrays, n)?;
         let values = row::encode_rows(&columns(&self.value_columns), n)?;
-        let order = self.range.as_ref().map(|range| Values::of(delta, range.column, false)).transpose()?;
+        let order = self.order_by.as_ref().map(|order| Values::of(delta, order)).transpose()?;
         let vnodes = storage::batch::vnodes(&key_arrays, n);
         let nulls: Vec<_> = key_arrays.iter().filter_map(|array| array.logical_nulls()).collect();
         let null_keys: Vec<bool> = (0..n).map(|row| nulls.iter().any(|nulls| nulls.is_null(row))).collect();
@@ -165,7 +169,7 @@ impl Side {
             for row in first..end {
                 let key = numbers[row - first];
                 if by_key && seen.insert(key) {
-                    entered.totals.push((key, self.infos[key as usize].total > 0));
+                    entered.totals.push((key, self.infos[key as usize].total));
                 }
                 let order = order.as_ref().and_then(|order| order.get(row));
                 entered.rows.push(self.add_row(key, hashes[row - first], values.get(row), order, delta.diff(row)));
@@ -174,7 +178,14 @@ impl Side {
         Ok(entered)
     }
 
-    pub(super) fn find_keys(&self, keys: &Keys) -> Vec<Option<u32>> {
+    /// What [`Side::enter`] finds out about a batch, without keeping its rows.
+    pub(in crate::operators) fn look_at(&self, delta: &Batch) -> Result<Entered> {
+        let keys: Vec<ArrayRef> = self.key_columns.iter().map(|i| delta.column(*i).clone()).collect();
+        let keys = row::encode_rows(&keys, delta.num_rows())?;
+        Ok(Entered { keys, rows: Vec::new(), null_keys: vec![false; delta.num_rows()], totals: Vec::new() })
+    }
+
+    pub(in crate::operators) fn find_keys(&self, keys: &Keys) -> Vec<Option<u32>> {
         let mut found = Vec::with_capacity(keys.len());
         for first in (0..keys.len()).step_by(LOOKUP_ROWS) {
             let end = keys.len().min(first + LOOKUP_ROWS);
@@ -186,13 +197,13 @@ impl Side {
     }
 
     /// The number here of the key that has number `key` at the other side.
-    pub(super) fn key_like(&self, other: &Side, key: u32) -> Option<u32> {
+    pub(in crate::operators) fn key_like(&self, other: &Side, key: u32) -> Option<u32> {
         let bytes = other.keys.get(key);
         self.keys.find(hash_bytes(bytes), bytes)
     }
 
     /// The number of a key; `null` says of a new one whether a column of it is NULL.
-    pub(super) fn key_number(
+    pub(in crate::operators) fn key_number(
         &mut self,
         hash: u64,
         key: &[u8],
@@ -213,7 +224,14 @@ impl Side {
     }
 
     /// Adds `diff` to the count of a row, whose ordering value is `order`, and returns its number.
-    pub(super) fn add_row(&mut self, key: u32, hash: u64, values: &[u8], order: Option<&[u8]>, diff: i64) -> u32 {
+    pub(in crate::operators) fn add_row(
+        &mut self,
+        key: u32,
+        hash: u64,
+        values: &[u8],
+        order: Option<&[u8]>,
+        diff: i64,
+    ) -> u32 {
         let found = self.rows.find_if(hash, values, |number| self.links[number as usize].key == key);
         let number = found.unwrap_or_else(|| {
             let number = self.rows.insert(hash, values);
@@ -252,7 +270,7 @@ impl Side {
         number
     }
 
-    pub(super) fn change(&mut self, number: u32) {
+    pub(in crate::operators) fn change(&mut self, number: u32) {
         let link = &mut self.links[number as usize];
         if link.flags & CHANGED == 0 {
             link.flags |= CHANGED;
@@ -282,7 +300,7 @@ impl Side {
     }
 
     /// Adds to a row's number of matches; says whether it had one if this is the first change by this batch.
-    pub(super) fn add_matches(&mut self, number: u32, diff: i64) -> Option<bool> {
+    pub(in crate::operators) fn add_matches(&mut self, number: u32, diff: i64) -> Option<bool> {
         self.change(number);
         let link = &mut self.links[number as usize];
         let had = link.matches > 0;
@@ -293,29 +311,29 @@ impl Side {
     }
 
     /// Ends what [`Side::add_matches`] began for a row; whether it has a match now.
-    pub(super) fn end_touch(&mut self, number: u32) -> bool {
+    pub(in crate::operators) fn end_touch(&mut self, number: u32) -> bool {
         let link = &mut self.links[number as usize];
         link.flags &= !TOUCHED;
         link.matches > 0
     }
 
-    pub(super) fn set_matches(&mut self, number: u32, matches: i64) {
+    pub(in crate::operators) fn set_matches(&mut self, number: u32, matches: i64) {
         self.links[number as usize].matches = matches;
     }
 
     /// The kept columns besides the key, of some rows.
-    pub(super) fn values(&self, rows: &[u32]) -> Result<Vec<ArrayRef>> {
+    pub(in crate::operators) fn values(&self, rows: &[u32]) -> Result<Vec<ArrayRef>> {
         Ok(row::decode(&self.value_types, rows.iter().map(|row| self.rows.get(*row)))?)
     }
 
     /// All columns of some rows; only for a side that keeps them.
-    pub(super) fn columns(&self, rows: &[u32]) -> Result<Vec<ArrayRef>> {
+    pub(in crate::operators) fn columns(&self, rows: &[u32]) -> Result<Vec<ArrayRef>> {
         let keys = rows.iter().map(|row| self.keys.get(self.links[*row as usize].key));
         Ok(self.assemble(row::decode(&self.key_types, keys)?, self.values(rows)?))
     }
 
     /// Puts key and other columns in the input's order.
-    pub(super) fn assemble(&self, keys: Vec<ArrayRef>, values: Vec<ArrayRef>) -> Vec<ArrayRef> {
+    pub(in crate::operators) fn assemble(&self, keys: Vec<ArrayRef>, values: Vec<ArrayRef>) -> Vec<ArrayRef> {
         let mut columns: Vec<Option<ArrayRef>> = vec![None; self.width];
         let places = self.key_columns.iter().chain(&self.value_columns);
         places.zip(keys.into_iter().chain(values)).for_each(|(i, column)| columns[*i] = Some(column));
@@ -323,7 +341,7 @@ impl Side {
     }
 
     /// Forgets rows of which nothing is left and that the store does not know.
-    pub(super) fn collect(&mut self) {
+    pub(in crate::operators) fn collect(&mut self) {
         for number in std::mem::take(&mut self.zero) {
             let link = &self.links[number as usize];
             if link.count == 0 && link.flags & (LIVE | STORED) == LIVE {
@@ -332,7 +350,7 @@ impl Side {
         }
     }
 
-    pub(super) fn remove(&mut self, number: u32) {
+    pub(in crate::operators) fn remove(&mut self, number: u32) {
         let key = self.links[number as usize].key;
         self.rows.remove(number);
         self.links[number as usize].flags = 0;
@@ -346,6 +364,6 @@ impl Side {
 }
 
 /// The hash of a row beside its key's number.
-pub(super) fn row_hash(key: u32, values: &[u8]) -> u64 {
+pub(in crate::operators) fn row_hash(key: u32, values: &[u8]) -> u64 {
     hash_i64(i64::from(key)) ^ hash_bytes(values)
 }

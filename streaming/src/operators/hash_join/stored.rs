@@ -5,21 +5,37 @@
 //! ```
 
 use storage::batch::worker_of_vnode;
-use storage::keys;
 use storage::{StateTable, row};
 
 use super::Placement;
-use super::side::{CHANGED, LIVE, STORED, Side, row_hash};
+use super::range::Values;
+use super::side::{CHANGED, LIVE, STORED, Side, SideSpec, row_hash};
 use crate::byte_table::hash_bytes;
 use crate::error::{Error, Result};
-use crate::operator::{OUTPUT_ROWS_MAX, Progress};
+use crate::operator::{OUTPUT_ROWS_MAX, Progress, Seal, TaskContext};
 
 /// Rows that one step of a checkpoint saves.
 const SAVED_ROWS_MAX: usize = 65_536;
 
+/// Opens both sides of a join in its tables `left` and `right`.
+pub(in crate::operators) fn open(specs: [SideSpec; 2], ctx: &mut TaskContext) -> Result<([Side; 2], [StateTable; 2])> {
+    let mut sides = specs.map(|spec| Side::new(spec, ctx));
+    let tables = [ctx.table("left")?, ctx.table("right")?];
+    for (side, table) in sides.iter_mut().zip(&tables) {
+        side.load(table)?;
+    }
+    Ok((sides, tables))
+}
+
+/// Saves both sides at a checkpoint, as much as one step may.
+pub(in crate::operators) fn seal(sides: &mut [Side; 2], tables: &[StateTable; 2], at: &Seal) -> Progress {
+    let saved = |(side, table): (&mut Side, _)| !at.checkpoint || side.save(table) == Progress::Done;
+    if sides.iter_mut().zip(tables).all(saved) { Progress::Done } else { Progress::More }
+}
+
 impl Side {
     /// Puts what changed since the last checkpoint into `table`, as much as one step may.
-    pub(super) fn save(&mut self, table: &StateTable) -> Progress {
+    fn save(&mut self, table: &StateTable) -> Progress {
         let mut entry = Vec::new();
         let mut value = Vec::new();
         for _ in 0..SAVED_ROWS_MAX {
@@ -67,7 +83,7 @@ impl Side {
     }
 
     /// Reads what the last checkpoint wrote.
-    pub(super) fn load(&mut self, table: &StateTable) -> Result<()> {
+    fn load(&mut self, table: &StateTable) -> Result<()> {
         if table.is_new() {
             return Ok(());
         }
@@ -84,7 +100,11 @@ impl Side {
             }
             Ok(())
         };
-        if everywhere { table.scan_all(&mut take)? } else { table.scan(&mut take)? }
+        if everywhere {
+            table.scan_all(&mut take)?
+        } else {
+            table.scan(&mut take)?
+        }
         if let Some(error) = failed {
             return Err(error);
         }
@@ -117,14 +137,14 @@ impl Side {
 
     /// Orders the rows that were read.
     fn load_order(&mut self) -> Result<()> {
-        let Some(range) = &self.range else { return Ok(()) };
-        let column = range.column;
+        let Some(order_by) = self.order_by.clone() else { return Ok(()) };
         let numbers: Vec<u32> = (0..self.links.len() as u32).filter(|n| self.links[*n as usize].count != 0).collect();
         for numbers in numbers.chunks(OUTPUT_ROWS_MAX) {
-            let values = self.columns(numbers)?.swap_remove(column);
-            let encoded = keys::encode(std::slice::from_ref(&values), &[])?;
-            for (i, number) in numbers.iter().enumerate().filter(|(i, _)| values.is_valid(*i)) {
-                self.order.insert(self.links[*number as usize].key, encoded.get(i), *number);
+            let values = Values::of_columns(&self.columns(numbers)?, &order_by)?;
+            for (i, number) in numbers.iter().enumerate() {
+                if let Some(value) = values.get(i) {
+                    self.order.insert(self.links[*number as usize].key, value, *number);
+                }
             }
         }
         Ok(())

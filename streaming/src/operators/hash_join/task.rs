@@ -8,9 +8,9 @@ use storage::{Batch, StateTable};
 
 use super::flips::{Flips, Globals};
 use super::pairs::Cursor;
-use super::range::Between;
+use super::range::{Between, Range};
 use super::side::{Entered, Side, SideSpec};
-use super::{HashJoin, JoinKind};
+use super::{HashJoin, JoinKind, stored};
 use crate::error::{Error, Result};
 use crate::expr::{self, Evaluator};
 use crate::operator::{Output, Progress, Seal, StateSize, Task, TaskContext};
@@ -19,7 +19,7 @@ use crate::operator::{Output, Progress, Seal, StateSize, Task, TaskContext};
 /// fills.
 pub(super) const STEPS_MAX: usize = 262_144;
 
-pub(super) struct HashJoinTask {
+pub(in crate::operators) struct HashJoinTask {
     pub(super) kind: JoinKind,
     pub(super) null_equal: Vec<bool>,
     pub(super) condition: Option<Evaluator>,
@@ -27,6 +27,7 @@ pub(super) struct HashJoinTask {
     pub(super) joint: SchemaRef,
     pub(super) schema: SchemaRef,
     pub(super) inputs: [SchemaRef; 2],
+    ranges: [Option<Range>; 2],
     pub(super) sides: [Side; 2],
     tables: [StateTable; 2],
     /// What is left of the batch in work.
@@ -56,7 +57,7 @@ pub(super) struct Pending {
 }
 
 impl HashJoinTask {
-    pub(super) fn open(node: &HashJoin, ctx: &mut TaskContext) -> Result<HashJoinTask> {
+    pub(in crate::operators) fn open(node: &HashJoin, ctx: &mut TaskContext) -> Result<HashJoinTask> {
         let inputs = [ctx.inputs[0].clone(), ctx.inputs[1].clone()];
         let fields: Vec<_> = inputs.iter().flat_map(|schema| schema.fields().iter().cloned()).collect();
         let joint: SchemaRef = Arc::new(Schema::new(fields));
@@ -67,23 +68,16 @@ impl HashJoinTask {
         if node.ranges.iter().any(Option::is_some) && condition.is_none() {
             return Err(Error::Failed("a join by ranges has no condition".into()));
         }
-        let mut placements = node.placements().into_iter();
-        let mut open = |i: usize| {
-            let spec = SideSpec {
-                schema: &inputs[i],
-                key_columns: &node.keys[i],
-                keys_only: i == 1 && node.keeps_keys_only(),
-                tracks_matches: condition.is_some(),
-                placement: placements.next().expect("one per side"),
-                range: node.ranges[i].clone(),
-            };
-            Side::new(spec, ctx)
+        let [left, right] = node.placements();
+        let spec = |i: usize, placement| SideSpec {
+            schema: &inputs[i],
+            key_columns: &node.keys[i],
+            keys_only: i == 1 && node.keeps_keys_only(),
+            tracks_matches: condition.is_some(),
+            placement,
+            order_by: node.ranges[i].as_ref().map(Range::order_by),
         };
-        let mut sides = [open(0), open(1)];
-        let tables = [ctx.table("left")?, ctx.table("right")?];
-        for (side, table) in sides.iter_mut().zip(&tables) {
-            side.load(table)?;
-        }
+        let (sides, tables) = stored::open([spec(0, left), spec(1, right)], ctx)?;
         Ok(HashJoinTask {
             kind: node.kind,
             null_equal: node.null_equal.clone(),
@@ -91,10 +85,48 @@ impl HashJoinTask {
             joint,
             schema: node.schema.clone(),
             inputs,
+            ranges: node.ranges.clone(),
             sides,
             tables,
             pending: None,
         })
+    }
+
+    fn pending(&self, input: usize, delta: Batch, entered: Entered, globals: Globals) -> Result<Pending> {
+        let other_keys = self.sides[1 - input].find_keys(&entered.keys);
+        let between = self.ranges[1 - input].as_ref().map(|range| Between::of(&delta, range)).transpose()?;
+        Ok(Pending {
+            input,
+            matches: vec![0; delta.num_rows()],
+            delta,
+            entered,
+            other_keys,
+            between,
+            globals,
+            row: 0,
+            cursor: None,
+            touched: Vec::new(),
+            flips: None,
+        })
+    }
+
+    /// Joins the rows of the left side with the right one without keeping them. `More`: [`Task::resume`] goes on.
+    pub(in crate::operators) fn probe(&mut self, delta: &Batch, out: &mut Output) -> Result<Progress> {
+        let delta = self.set_aside_unmatchable(0, delta, out)?;
+        if delta.num_rows() == 0 {
+            return Ok(Progress::Done);
+        }
+        let entered = self.sides[0].look_at(&delta)?;
+        self.pending = Some(self.pending(0, delta, entered, self.globals())?);
+        self.resume(out)
+    }
+
+    /// Keeps the rows of the right side without joining them.
+    pub(in crate::operators) fn keep(&mut self, delta: &Batch) -> Result<()> {
+        let delta = self.set_aside_unmatchable(1, delta, &mut Output::default())?;
+        self.sides[1].enter(&delta, false)?;
+        self.sides[1].collect();
+        Ok(())
     }
 
     /// Joins as much as one activation may.
@@ -129,22 +161,7 @@ impl Task for HashJoinTask {
         let globals = self.globals();
         let by_key = self.condition.is_none() && self.kind.counts_matches(1 - input);
         let entered = self.sides[input].enter(&delta, by_key)?;
-        let other = &self.sides[1 - input];
-        let other_keys = other.find_keys(&entered.keys);
-        let between = other.range.as_ref().map(|range| Between::of(&delta, range)).transpose()?;
-        self.pending = Some(Pending {
-            input,
-            matches: vec![0; delta.num_rows()],
-            delta,
-            entered,
-            other_keys,
-            between,
-            globals,
-            row: 0,
-            cursor: None,
-            touched: Vec::new(),
-            flips: None,
-        });
+        self.pending = Some(self.pending(input, delta, entered, globals)?);
         self.resume(out)
     }
 
@@ -159,24 +176,16 @@ impl Task for HashJoinTask {
     }
 
     fn seal(&mut self, at: &Seal, _out: &mut Output) -> Result<Progress> {
-        if at.checkpoint {
-            for (side, table) in self.sides.iter_mut().zip(&self.tables) {
-                if side.save(table) == Progress::More {
-                    return Ok(Progress::More);
-                }
-            }
-        }
-        Ok(Progress::Done)
+        Ok(stored::seal(&mut self.sides, &self.tables, at))
     }
 
     fn state_size(&self) -> StateSize {
-        let size = |side: &Side| (side.rows.len() as u64, side.bytes() as u64);
-        let (left, right) = (size(&self.sides[0]), size(&self.sides[1]));
-        StateSize { rows: left.0 + right.0, bytes: left.1 + right.1 }
+        let [left, right] = &self.sides;
+        left.size() + right.size()
     }
 }
 
-pub(super) fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, diffs: Vec<i64>) -> Result<Batch> {
+pub(in crate::operators) fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, diffs: Vec<i64>) -> Result<Batch> {
     let options = RecordBatchOptions::new().with_row_count(Some(diffs.len()));
     let data = RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
     let all_new = diffs.iter().all(|diff| *diff == 1);

@@ -90,8 +90,7 @@ fn a_condition_that_fails_is_an_error_and_no_match() {
         schema: schema("k bigint, a bigint, b bigint, j bigint"),
         ..node(JoinKind::Left)
     };
-    let said =
-        run(join, &["k bigint, a bigint", "b bigint, j bigint"], "1 R +2(0,1) L +(1,4) 2 R +(2,1) 3 R -2(0,1)");
+    let said = run(join, &["k bigint, a bigint", "b bigint, j bigint"], "1 R +2(0,1) L +(1,4) 2 R +(2,1) 3 R -2(0,1)");
     expect![[r#"
         1 +(1,4,NULL,NULL) +2!22012 division by zero
         2 +(1,4,2,1) -(1,4,NULL,NULL)

@@ -1,0 +1,163 @@
+//! The joins that Postgres does not have: `ASOF JOIN`, and `JOIN ... FOR SYSTEM_TIME AS OF PROCTIME()`.
+
+use datafusion::common::NullEquality;
+use datafusion::logical_expr::utils::split_conjunction_owned;
+use datafusion::logical_expr::{BinaryExpr, Expr, JoinType, LogicalPlan, Operator};
+use sqlparser::ast;
+use storage::SqlType;
+
+use super::from::From;
+use super::names::{Clause, ScopeTable, start_of};
+use super::{Binder, OutField, at};
+use crate::batch::column;
+use crate::error::{Error, Result};
+use crate::nodes::{Asof, AsofJoin, TemporalJoin, reads_only};
+
+impl Binder<'_> {
+    /// `left ASOF [LEFT] JOIN factor [MATCH_CONDITION (...)] ON ...`
+    pub(super) fn asof_join(
+        &mut self,
+        left: From,
+        factor: &ast::TableFactor,
+        outer: bool,
+        constraint: &ast::JoinConstraint,
+        nearest: Option<&ast::Expr>,
+    ) -> Result<From> {
+        let place = start_of(factor);
+        let right = self.factor(factor, Some(&left))?;
+        let right_fields: Vec<OutField> = right.1.columns.iter().map(|c| c.field.clone()).collect();
+        let tables = right.1.tables.clone();
+        let kind = if outer { JoinType::Left } else { JoinType::Inner };
+        let (plan, scope) = self.join(left, right, kind, constraint)?;
+        let (mut pairs, mut scope) = (Pairs::of(plan, place)?, scope);
+        if let Some(nearest) = nearest {
+            let (condition, after) =
+                self.with_scope(scope, |b| b.within(Clause::On, |b| b.condition(nearest, "MATCH_CONDITION")))?;
+            scope = after;
+            pairs.take(condition);
+        }
+        let comparisons: Vec<_> = pairs.rest.iter().map(|term| pairs.comparison(term)).collect();
+        let [Some((l, sign, r))] = comparisons.as_slice() else {
+            let error = Error::new("42601", "an ASOF JOIN takes equalities and exactly one of <, <=, > and >=");
+            return Err(at(error, place).with_hint("For example: a ASOF JOIN b ON a.k = b.k AND a.ts >= b.ts."));
+        };
+        let (times, sign) = ((l.clone(), r.clone()), *sign);
+        let ties = self.ties(&right_fields, &tables)?;
+        let names = [self.fresh(), self.fresh()];
+        let Pairs { left, right, on, .. } = pairs;
+        Ok((AsofJoin::plan(left, right, Asof { on, times, sign, ties, outer, names })?, scope))
+    }
+
+    /// What tells rows of the same time apart: the table's key if it has one, or else everything in them.
+    fn ties(&mut self, fields: &[OutField], tables: &[ScopeTable]) -> Result<Vec<Expr>> {
+        if let [table] = tables
+            && !table.key.is_empty()
+        {
+            return Ok(table.key.iter().map(column).collect());
+        }
+        let tie = |field: &OutField| match field.ty {
+            _ if crate::functions::key(&field.ty).is_none() && !matches!(field.ty, SqlType::Array(_)) => {
+                Ok(field.expr())
+            }
+            _ => self.look_of(field),
+        };
+        fields.iter().map(tie).collect()
+    }
+
+    /// `left JOIN t FOR SYSTEM_TIME AS OF PROCTIME() ON ...`
+    pub(super) fn temporal_join(
+        &mut self,
+        left: From,
+        factor: &ast::TableFactor,
+        version: &ast::TableVersion,
+        kind: JoinType,
+        constraint: &ast::JoinConstraint,
+    ) -> Result<From> {
+        let place = start_of(factor);
+        if !is_proctime(version) {
+            let error = Error::unsupported("a table can be joined as of PROCTIME() only");
+            return Err(at(error, place).with_hint("Write FOR SYSTEM_TIME AS OF PROCTIME(), or an ASOF JOIN."));
+        }
+        if !matches!(kind, JoinType::Inner | JoinType::Left) {
+            let error = Error::unsupported("FOR SYSTEM_TIME AS OF PROCTIME() is for inner and left joins");
+            return Err(at(error, place));
+        }
+        let mut now = factor.clone();
+        if let ast::TableFactor::Table { version, .. } = &mut now {
+            *version = None;
+        }
+        let right = self.factor(&now, Some(&left))?;
+        let (plan, scope) = self.join(left, right, kind, constraint)?;
+        let Pairs { left, right, on, rest } = Pairs::of(plan, place)?;
+        Ok((TemporalJoin::plan(left, right, on, rest, kind == JoinType::Left)?, scope))
+    }
+}
+
+/// The version that a table is joined as of, if it says one.
+pub(super) fn version_of(factor: &ast::TableFactor) -> Option<&ast::TableVersion> {
+    match factor {
+        ast::TableFactor::Table { version, .. } => version.as_ref(),
+        _ => None,
+    }
+}
+
+fn is_proctime(version: &ast::TableVersion) -> bool {
+    let ast::TableVersion::ForSystemTimeAsOf(ast::Expr::Function(call)) = version else { return false };
+    let no_arguments = match &call.args {
+        ast::FunctionArguments::None => true,
+        ast::FunctionArguments::List(list) => list.args.is_empty(),
+        ast::FunctionArguments::Subquery(_) => false,
+    };
+    no_arguments && call.name.to_string().eq_ignore_ascii_case("proctime")
+}
+
+/// A join taken apart: its equalities between the two sides, and its other conditions.
+struct Pairs {
+    left: LogicalPlan,
+    right: LogicalPlan,
+    on: Vec<(Expr, Expr)>,
+    rest: Vec<Expr>,
+}
+
+impl Pairs {
+    fn of(plan: LogicalPlan, place: Option<usize>) -> Result<Pairs> {
+        let refused = || at(Error::unsupported("this form of JOIN is not supported beside a subquery"), place);
+        let LogicalPlan::Join(join) = plan else { return Err(refused()) };
+        if matches!(join.right.as_ref(), LogicalPlan::Subquery(_))
+            || join.null_equality != NullEquality::NullEqualsNothing
+        {
+            return Err(refused());
+        }
+        let (left, right) = (join.left.as_ref().clone(), join.right.as_ref().clone());
+        let mut pairs = Pairs { left, right, on: join.on, rest: vec![] };
+        join.filter.into_iter().for_each(|filter| pairs.take(filter));
+        Ok(pairs)
+    }
+
+    fn take(&mut self, condition: Expr) {
+        for term in split_conjunction_owned(condition) {
+            match self.sides(&term) {
+                Some((l, Operator::Eq, r)) => self.on.push((l, r)),
+                _ => self.rest.push(term),
+            }
+        }
+    }
+
+    /// `left <op> right`, each over its side only.
+    fn sides(&self, term: &Expr) -> Option<(Expr, Operator, Expr)> {
+        let Expr::BinaryExpr(BinaryExpr { left, op, right }) = term else { return None };
+        if reads_only(left, &self.left) && reads_only(right, &self.right) {
+            Some((left.as_ref().clone(), *op, right.as_ref().clone()))
+        } else if reads_only(left, &self.right) && reads_only(right, &self.left) {
+            Some((right.as_ref().clone(), op.swap()?, left.as_ref().clone()))
+        } else {
+            None
+        }
+    }
+
+    /// The same, of a comparison that orders.
+    fn comparison(&self, term: &Expr) -> Option<(Expr, Operator, Expr)> {
+        let orders = |op| matches!(op, Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq);
+        self.sides(term).filter(|(_, op, _)| orders(*op))
+    }
+}
