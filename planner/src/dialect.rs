@@ -2,7 +2,7 @@
 
 use std::any::TypeId;
 
-use sqlparser::ast::{BinaryOperator, Expr, UnaryOperator};
+use sqlparser::ast::{BinaryOperator, Expr, TrimWhereField, UnaryOperator};
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -86,7 +86,8 @@ impl Dialect for HeadwaterDialect {
     }
 
     fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
-        let op = match parser.peek_token_ref().token {
+        let op = match &parser.peek_token_ref().token {
+            Token::Word(w) if w.keyword == Keyword::TRIM => return trim_from(parser),
             Token::Minus => UnaryOperator::Minus,
             Token::Plus => UnaryOperator::Plus,
             _ => return None,
@@ -125,6 +126,31 @@ impl Dialect for HeadwaterDialect {
         }
         Some(between(parser, expr, at == 1, symmetric))
     }
+}
+
+/// `TRIM(LEADING FROM x)`, which sqlparser does not know; `None` for every other form.
+fn trim_from(parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+    let word = |n: usize| match &parser.peek_nth_token_ref(n).token {
+        Token::Word(w) => w.keyword,
+        _ => Keyword::NoKeyword,
+    };
+    let (side, from) = match word(2) {
+        Keyword::LEADING => (Some(TrimWhereField::Leading), 3),
+        Keyword::TRAILING => (Some(TrimWhereField::Trailing), 3),
+        Keyword::BOTH => (Some(TrimWhereField::Both), 3),
+        _ => (None, 2),
+    };
+    if parser.peek_nth_token_ref(1).token != Token::LParen || word(from) != Keyword::FROM {
+        return None;
+    }
+    for _ in 0..=from {
+        parser.advance_token();
+    }
+    Some((|| {
+        let expr = Box::new(parser.parse_expr()?);
+        parser.expect_token(&Token::RParen)?;
+        Ok(Expr::Trim { trim_where: side, trim_what: None, expr, trim_characters: None })
+    })())
 }
 
 /// `[NOT] BETWEEN SYMMETRIC low AND high`, behind those words: either way round.

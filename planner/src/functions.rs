@@ -17,6 +17,7 @@ mod array;
 pub mod backends;
 pub mod cast;
 mod comparison;
+mod cube_root;
 mod datetime;
 mod format;
 mod json;

@@ -24,6 +24,8 @@ const DEPTH_MAX: usize = 96;
 /// How many operators in a row an expression may have, those around it included: the binder recurses over them.
 const CHAIN_MAX: usize = 1000;
 
+/// Knows more operators than the parser's dialect does: there `box` and `point` would be types and no names.
+static TOKENS: sqlparser::dialect::PostgreSqlDialect = sqlparser::dialect::PostgreSqlDialect {};
 static DIALECT: HeadwaterDialect = dialect(false);
 static WITH_VERSIONS: HeadwaterDialect = dialect(true);
 
@@ -93,7 +95,7 @@ fn split(sql: &str) -> Result<Vec<(String, usize, Vec<TokenWithSpan>)>> {
         line + (at.column as usize).saturating_sub(1)
     };
     let mut tokens = Vec::new();
-    let mut tokenizer = Tokenizer::new(&DIALECT, sql);
+    let mut tokenizer = Tokenizer::new(&TOKENS, sql);
     if let Err(error) = tokenizer.tokenize_with_location_into_buf(&mut tokens) {
         return Err(lexical(sql, &error.message, offset_of(error.location)));
     }
@@ -129,6 +131,15 @@ fn split(sql: &str) -> Result<Vec<(String, usize, Vec<TokenWithSpan>)>> {
 fn line_starts(sql: &str) -> Vec<usize> {
     let newlines = sql.chars().enumerate().filter(|(_, c)| *c == '\n').map(|(i, _)| i + 1);
     std::iter::once(0).chain(newlines).collect()
+}
+
+/// The words of a text between two positions, each with its own.
+pub(crate) fn words_between(text: &str, from: usize, to: usize) -> Vec<(String, usize)> {
+    let statements = split(text).unwrap_or_default();
+    let tokens = statements.into_iter().flat_map(|(_, offset, tokens)| {
+        tokens.into_iter().map(move |t| (t.token.to_string(), t.span.start.column as usize + offset))
+    });
+    tokens.filter(|(_, at)| (from..to).contains(at)).collect()
 }
 
 /// What Postgres says where a token does not end.
@@ -420,12 +431,31 @@ impl Reader<'_> {
         if !starts && self.peek().token != Token::LParen {
             return self.unexpected();
         }
+        if self.at(&["table"]) {
+            return self.table_query();
+        }
         let ast = self.parse(|p| p.parse_query())?;
         if matches!(
             *ast.body,
             ast::SetExpr::Insert(_) | ast::SetExpr::Update(_) | ast::SetExpr::Delete(_) | ast::SetExpr::Merge(_)
         ) {
             return Err(Error::unsupported("INSERT, UPDATE and DELETE behind WITH are not supported yet"));
+        }
+        Ok(Query { ast, text: self.text.clone() })
+    }
+
+    /// `TABLE t ...` is `SELECT * FROM t ...`.
+    fn table_query(&mut self) -> Result<Query> {
+        let from = self.p.index();
+        let table = self.tokens[from].clone();
+        let words = [Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")];
+        let mut tokens: Vec<TokenWithSpan> =
+            words.into_iter().map(|token| TokenWithSpan { token, span: table.span }).collect();
+        tokens.extend_from_slice(&self.tokens[from + 1..]);
+        let mut inner = Reader::new(&self.text, tokens);
+        let ast = inner.parse(|p| p.parse_query())?;
+        for _ in 0..inner.p.index() - 2 {
+            self.p.advance_token();
         }
         Ok(Query { ast, text: self.text.clone() })
     }
@@ -572,7 +602,7 @@ impl Reader<'_> {
 }
 
 /// Postgres' reserved words: none of them names a thing without quotes.
-fn is_reserved(word: &str) -> bool {
+pub(crate) fn is_reserved(word: &str) -> bool {
     const RESERVED: &[&str] = &[
         "all",
         "analyse",

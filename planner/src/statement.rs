@@ -286,6 +286,8 @@ pub struct ColumnDef {
     pub primary_key: bool,
     /// `DEFAULT e`, as text
     pub default: Option<String>,
+    /// Where that text stands.
+    pub default_position: usize,
     /// `AS (e)`, as text: a generated column
     pub generated: Option<String>,
     /// Where it stands.
@@ -336,6 +338,8 @@ pub struct Columns {
     pub columns: Vec<ColumnDef>,
     /// `PRIMARY KEY (...)`, or the columns that say so themselves.
     pub primary_key: Vec<String>,
+    /// Where the key is declared.
+    pub primary_key_position: Option<usize>,
     /// `WATERMARK FOR ...`
     pub watermarks: Vec<Watermark>,
     /// `*`: and the columns that the data has.

@@ -1,7 +1,8 @@
-//! Runs suites by hand: `slt [--against postgres|ADDRESS] [--complete] [--mode NAME] FILE or FOLDER ...`.
+//! Runs suites by hand: `slt [--against postgres|ADDRESS] [--complete] [--mode NAME] [--keep-going] FILE or
+//! FOLDER ...`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -10,10 +11,12 @@ use slt::target::Mode;
 
 fn main() -> Result<ExitCode> {
     let (mut paths, mut complete, mut against, mut modes) = (Vec::new(), false, None, Mode::ALL.to_vec());
+    let mut run_file: fn(&Path, Mode) -> Result<()> = run::run_file;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--complete" => complete = true,
+            "--keep-going" => run_file = run::run_whole_file,
             "--against" => {
                 let address: SocketAddr = match arguments.next().as_deref() {
                     Some("postgres") => slt::services::postgres()?,
@@ -41,7 +44,7 @@ fn main() -> Result<ExitCode> {
         let outcomes: Vec<(&str, Result<()>)> = match (complete, against) {
             (true, _) => vec![("complete", run::complete_file(file, against))],
             (false, Some(address)) => vec![("postgres", run::run_file_on_postgres(file, address))],
-            (false, None) => modes.iter().map(|mode| (mode.name(), run::run_file(file, *mode))).collect(),
+            (false, None) => modes.iter().map(|mode| (mode.name(), run_file(file, *mode))).collect(),
         };
         for (name, outcome) in outcomes {
             match outcome {

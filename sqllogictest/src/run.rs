@@ -110,6 +110,8 @@ pub struct Runner {
     views: BTreeMap<String, String>,
     /// Relations whose content a batch query cannot be asked for at the same moment.
     moving: BTreeSet<String>,
+    /// If set, a record that fails does not end the script: what went wrong is collected.
+    keep_going: Option<Vec<String>>,
     /// If set, expectations are not checked but collected: line -> new lines (`from..to` replaced).
     complete: Option<Vec<(usize, usize, Vec<String>)>>,
 }
@@ -131,6 +133,7 @@ impl Runner {
             n_views: 0,
             views: BTreeMap::new(),
             moving: BTreeSet::new(),
+            keep_going: None,
             complete: None,
         }
     }
@@ -185,7 +188,11 @@ impl Runner {
                 {
                     continue;
                 }
-                self.step(record).await.with_context(|| format!("line {}", record.line))?;
+                let outcome = self.step(record).await.with_context(|| format!("line {}", record.line));
+                match (outcome, &mut self.keep_going) {
+                    (Err(error), Some(problems)) => problems.push(format!("{error:#}")),
+                    (outcome, _) => outcome?,
+                }
             }
             Ok(())
         })
@@ -395,6 +402,10 @@ impl Runner {
             }
             ["create", "materialized", "view", ..] => {
                 let name = name_at(3);
+                // IF NOT EXISTS leaves the view that is there.
+                if words.get(3) == Some(&"if") && (self.views.contains_key(&name) || self.moving.contains(&name)) {
+                    return;
+                }
                 let Some(at) = lower.find(" as ").or_else(|| lower.find("\nas ")).or_else(|| lower.find(" as\n"))
                 else {
                     return;
@@ -525,6 +536,20 @@ pub fn run_file(path: &Path, mode: Mode) -> Result<()> {
         let local = Local::start(&directory.path().join("data"), mode).await?;
         let mut runner = Runner::new(Target::Headwater(Box::new(local)), directory.path());
         runner.run(&records).await
+    })
+}
+
+/// The same, but goes on after a record that fails, and tells all that do.
+pub fn run_whole_file(path: &Path, mode: Mode) -> Result<()> {
+    let records = read(path)?;
+    in_runtime(async {
+        let directory = tempfile::tempdir()?;
+        let local = Local::start(&directory.path().join("data"), mode).await?;
+        let mut runner = Runner::new(Target::Headwater(Box::new(local)), directory.path());
+        runner.keep_going = Some(Vec::new());
+        let outcome = runner.run(&records).await;
+        let problems = runner.keep_going.take().unwrap_or_default();
+        if problems.is_empty() { outcome } else { bail!("{}", problems.join("\n\n")) }
     })
 }
 

@@ -46,7 +46,8 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
         None => declared(session, &statement.columns.columns)?,
     };
     check_unique(&columns)?;
-    let primary_key = key(&columns, &statement.columns.primary_key)?;
+    let primary_key = key(&columns, &statement.columns.primary_key)
+        .map_err(|error| error.position(statement.columns.primary_key_position))?;
     let engine = shared.engine()?;
     let mut object = Object {
         id: engine.allocate_relation(),
@@ -103,8 +104,11 @@ fn declared(session: &Session, columns: &[ColumnDef]) -> Result<(Vec<Column>, Ve
         }
         if let Some(default) = &column.default {
             let ty = planner::types::format(&column.ty, column.typmod);
-            select::bind_text(session, &format!("SELECT CAST({default} AS {ty})"))
-                .map_err(|error| error.position(Some(column.position)))?;
+            const BEFORE: &str = "SELECT CAST(";
+            select::bind_text(session, &format!("{BEFORE}{default} AS {ty})")).map_err(|error| {
+                let inside = error.fields().position.and_then(|at| at.checked_sub(BEFORE.len() + 1));
+                error.position(Some(column.default_position + inside.unwrap_or(0)))
+            })?;
         }
     }
     let plain = |c: &ColumnDef| Column {

@@ -24,6 +24,8 @@ impl Binder<'_> {
         }
         let visible = table.visible().len();
         let mut columns = vec![];
+        let places: Vec<Option<usize>> =
+            ast.columns.iter().map(|n| object_name(n).ok().and_then(|n| n.position)).collect();
         for name in &ast.columns {
             let name = object_name(name)?;
             let Some(index) = table.column(&name.name) else {
@@ -48,11 +50,17 @@ impl Binder<'_> {
             }
             Some(query) => match query.body.as_ref() {
                 ast::SetExpr::Values(values) if is_plain(query) => {
-                    self.insert_values(&table, values, &mut columns, listed)?
+                    self.insert_values(&table, values, &mut columns, listed, &places)?
                 }
                 _ => {
                     let bound = self.query(query)?;
-                    check_width(bound.fields.len(), &mut columns, listed, start_of(query.as_ref()))?;
+                    let items = match query.body.as_ref() {
+                        ast::SetExpr::Select(select) => select.projection.as_slice(),
+                        _ => &[],
+                    };
+                    let extra = items.get(columns.len()).and_then(start_of);
+                    let missing = places.get(bound.fields.len()).copied().flatten();
+                    check_width(bound.fields.len(), &mut columns, listed, extra.or(missing))?;
                     bound
                 }
             },
@@ -97,10 +105,12 @@ impl Binder<'_> {
         values: &ast::Values,
         columns: &mut Vec<usize>,
         listed: bool,
+        places: &[Option<usize>],
     ) -> Result<BoundQuery> {
         let width = values.rows.first().map_or(0, |r| r.content.len());
-        let first = values.rows.first().and_then(|r| r.content.first()).and_then(start_of);
-        check_width(width, columns, listed, first)?;
+        let extra = values.rows.first().and_then(|r| r.content.get(columns.len())).and_then(start_of);
+        let missing = columns.get(width).and_then(|_| places.get(width).copied().flatten());
+        check_width(width, columns, listed, extra.or(missing))?;
         self.scopes.push(Scope { clause: Clause::Values, ..Scope::default() });
         let rows = self.value_rows(table, values, columns, width);
         self.scopes.pop();
@@ -344,7 +354,9 @@ fn target_scope(table: &Object, alias: Option<String>, fields: &[OutField]) -> S
     let schema = alias.is_none().then(|| table.schema.clone());
     let mut scope = Scope::default();
     let visible = fields[..table.visible().len()].iter().cloned();
-    scope.add(ScopeTable { schema, name: alias.unwrap_or_else(|| table.name.clone()), key: vec![] }, visible);
+    let relation = alias.as_ref().map(|_| table.name.clone());
+    let name = alias.unwrap_or_else(|| table.name.clone());
+    scope.add(ScopeTable { relation, schema, name, key: vec![] }, visible);
     scope
 }
 

@@ -247,16 +247,37 @@ impl Binder<'_> {
         Some(from + skipped)
     }
 
-    /// Where the operator behind `left` stands.
-    pub(super) fn operator_position(&self, left: &ast::Expr) -> Option<usize> {
-        let end = left.span().end;
-        if end.line == 0 {
-            return start_of(left);
+    /// Where an operator between two operands stands. For errors: it reads the text again.
+    pub(super) fn operator_position(&self, left: &ast::Expr, right: Option<usize>, sign: &str) -> Option<usize> {
+        let (from, to) = (start_of(left)?, right?);
+        let between = crate::parser::words_between(&self.text, from, to);
+        let is_sign = |word: &str| match sign {
+            "~~" => word.eq_ignore_ascii_case("like"),
+            "~~*" => word.eq_ignore_ascii_case("ilike"),
+            "!~~" | "!~~*" => word.eq_ignore_ascii_case("not"),
+            "<>" => matches!(word, "<>" | "!="),
+            sign => word == sign,
+        };
+        let words = ["in", "between", "is", "not", "any", "similar"];
+        let found = between.iter().rev().find(|(word, _)| is_sign(word) || word.eq_ignore_ascii_case(sign));
+        let found = found.or_else(|| between.iter().find(|(w, _)| words.iter().any(|k| w.eq_ignore_ascii_case(k))));
+        found.map(|(_, at)| *at).or(Some(from))
+    }
+
+    /// The error of an operator at its place, unless an operand has a better one.
+    fn at_operator<T>(&self, result: Result<T>, left: &ast::Expr, right: &ast::Expr, sign: &str) -> Result<T> {
+        result.map_err(|e| match e.position {
+            Some(_) => e,
+            None => at(e, self.operator_position(left, start_of(right), sign)),
+        })
+    }
+
+    /// The error of a comparison with a list at the IN.
+    fn at_in<T>(&self, result: Result<T>, left: &ast::Expr, list: &[ast::Expr]) -> Result<T> {
+        match list.first() {
+            Some(first) => self.at_operator(result, left, first, "in"),
+            None => result,
         }
-        let from = end.column as usize;
-        let rest = self.text.chars().skip(from - 1);
-        let skipped = rest.take_while(|c| c.is_whitespace() || matches!(c, ')' | ']')).count();
-        Some(from + skipped)
     }
 
     fn interval(&mut self, interval: &ast::Interval, place: Option<usize>) -> Result<Typed> {
@@ -297,19 +318,8 @@ impl Binder<'_> {
                 return Ok(negate(condition, true).at(place));
             }
             Minus => {
-                // The smallest integers are written as the negation of numbers that are one too large.
-                if let ast::Expr::Value(v) = e
-                    && let ast::Value::Number(digits, _) = &v.value
-                {
-                    let negative = format!("-{}", digits.replace('_', ""));
-                    if let Ok(n) = negative.parse::<i32>() {
-                        return Ok(Typed::new(literal(ScalarValue::Int32(Some(n))), SqlType::Int).at(place));
-                    }
-                    if digits.replace('_', "").parse::<i64>().is_ok() {
-                        let n = negative.parse::<i64>().expect("its negation is one");
-                        let ty = SqlType::BigInt;
-                        return Ok(Typed::new(literal(ScalarValue::Int64(Some(n))), ty).at(place));
-                    }
+                if let Some(digits) = signed_number(e).map(opposite) {
+                    return self.value(&ast::Value::Number(digits, false), place);
                 }
                 "-"
             }
@@ -368,8 +378,8 @@ impl Binder<'_> {
             op => op.to_string(),
         };
         let args = vec![self.expr(left)?, self.expr(right)?];
-        let place_of_operator = self.operator_position(left);
-        self.operator(&name, args, place_of_operator).map(|t| t.at(place))
+        let result = self.operator(&name, args, None).map(|t| t.at(place));
+        self.at_operator(result, left, right, &name)
     }
 
     /// `left <op> right` of values or rows.
@@ -384,7 +394,8 @@ impl Binder<'_> {
             return self.row_comparison(op, a, b, place);
         }
         let (a, b) = (self.expr(left)?, self.expr(right)?);
-        let expr = self.compare(op, a, b, self.operator_position(left))?;
+        let result = self.compare(op, a, b, None);
+        let expr = self.at_operator(result, left, right, &op.to_string())?;
         Ok(Typed::new(expr, SqlType::Boolean).at(place))
     }
 
@@ -465,7 +476,6 @@ impl Binder<'_> {
             return Ok(negate(any.unwrap_or_else(|| boolean(false)), negated).at(place));
         }
         let value = self.expr(e)?;
-        let sign_place = self.operator_position(e);
         let items = list.iter().map(|i| self.expr(i)).collect::<Result<Vec<_>>>()?;
         let types: Vec<SqlType> = std::iter::once(&value).chain(&items).map(|t| t.ty.clone()).collect();
         let constants = items.iter().all(|i| matches!(i.expr, Expr::Literal(..)));
@@ -473,7 +483,8 @@ impl Binder<'_> {
         let Some(common) = common else {
             let mut any: Option<Expr> = None;
             for item in items {
-                let one = self.compare(Operator::Eq, value.clone(), item, sign_place)?;
+                let one = self.compare(Operator::Eq, value.clone(), item, None);
+                let one = self.at_in(one, e, list)?;
                 any = Some(match any {
                     Some(any) => any.or(one),
                     None => one,
@@ -481,7 +492,7 @@ impl Binder<'_> {
             }
             return Ok(negate(any.unwrap_or_else(|| boolean(false)), negated).at(place));
         };
-        let how = resolve_comparison("=", &common, &common).map_err(|e| at(e, sign_place))?;
+        let how = self.at_in(resolve_comparison("=", &common, &common).map_err(Error::from), e, list)?;
         let expr = self.implicit(value, &how.common)?;
         let expr = Self::key_of(&how.common, expr);
         let mut list = vec![];
@@ -509,13 +520,14 @@ impl Binder<'_> {
         place: Option<usize>,
     ) -> Result<Typed> {
         let value = self.expr(e)?;
+        let pattern_expr = pattern;
         let mut pattern = self.expr(pattern)?;
         if let Some(escape) = escape {
             let escape = self.value(&escape.value, None)?;
             pattern = self.function("like_escape", vec![pattern, escape], place)?;
         }
-        let sign = self.operator_position(e);
-        self.operator(name, vec![value, pattern], sign).map(|t| t.at(place))
+        let result = self.operator(name, vec![value, pattern], None).map(|t| t.at(place));
+        self.at_operator(result, e, pattern_expr, name)
     }
 
     fn case(
@@ -862,6 +874,26 @@ impl Binder<'_> {
             ast::FunctionArg::Unnamed(_) => Err(Error::new("42601", "syntax error at or near \"*\"")),
             _ => Err(Error::unsupported("named arguments are not supported")),
         }
+    }
+}
+
+/// A number under any signs and parentheses, which are part of the constant: it is typed with them.
+fn signed_number(e: &ast::Expr) -> Option<String> {
+    match e {
+        ast::Expr::Nested(e) => signed_number(e),
+        ast::Expr::UnaryOp { op: ast::UnaryOperator::Minus, expr } => signed_number(expr).map(opposite),
+        ast::Expr::Value(v) => match &v.value {
+            ast::Value::Number(digits, _) => Some(digits.clone()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn opposite(digits: String) -> String {
+    match digits.strip_prefix('-') {
+        Some(positive) => positive.to_string(),
+        None => format!("-{digits}"),
     }
 }
 

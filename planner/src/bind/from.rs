@@ -250,7 +250,7 @@ impl Binder<'_> {
                 let query = self.without_unknowns(query)?;
                 let fields = renamed(query.fields, &alias.columns, &fold(&alias.name))?;
                 let mut scope = Scope::default();
-                scope.add(ScopeTable { schema: None, name: fold(&alias.name), key: vec![] }, fields);
+                scope.add(ScopeTable { relation: None, schema: None, name: fold(&alias.name), key: vec![] }, fields);
                 Ok((query.plan, scope))
             }
             ast::TableFactor::NestedJoin { table_with_joins, alias } => {
@@ -259,7 +259,7 @@ impl Binder<'_> {
                 let fields: Vec<OutField> = scope.columns.into_iter().filter(|c| c.plain).map(|c| c.field).collect();
                 let fields = renamed(fields, &alias.columns, &fold(&alias.name))?;
                 let mut scope = Scope::default();
-                scope.add(ScopeTable { schema: None, name: fold(&alias.name), key: vec![] }, fields);
+                scope.add(ScopeTable { relation: None, schema: None, name: fold(&alias.name), key: vec![] }, fields);
                 Ok((plan, scope))
             }
             other => {
@@ -284,7 +284,7 @@ impl Binder<'_> {
         {
             let query = self.cte(index)?;
             let fields = renamed(query.fields, aliases, &shown)?;
-            scope.add(ScopeTable { schema: None, name: shown, key: vec![] }, fields);
+            scope.add(ScopeTable { relation: None, schema: None, name: shown, key: vec![] }, fields);
             return Ok((query.plan, scope));
         }
         let object = self.catalog.expect(name, self.settings)?.clone();
@@ -294,7 +294,7 @@ impl Binder<'_> {
             ObjectKind::View => {
                 let query = self.view(&object).map_err(|e| at(e, name.position))?;
                 let fields = renamed(query.fields, aliases, &shown)?;
-                scope.add(ScopeTable { schema, name: shown, key: vec![] }, fields);
+                scope.add(ScopeTable { relation: None, schema, name: shown, key: vec![] }, fields);
                 Ok((query.plan, scope))
             }
             ObjectKind::Index => {
@@ -313,7 +313,8 @@ impl Binder<'_> {
                 let declared = object.kind == ObjectKind::Table;
                 let key = object.primary_key.iter().filter(|_| declared).map(|&k| fields[k].internal.clone()).collect();
                 let fields = renamed(fields.into_iter().take(visible).collect(), aliases, &shown)?;
-                scope.add(ScopeTable { schema, name: shown, key }, fields);
+                let relation = alias.map(|_| object.name.clone());
+                scope.add(ScopeTable { relation, schema, name: shown, key }, fields);
                 Ok((plan, scope))
             }
         }
@@ -492,7 +493,7 @@ impl Binder<'_> {
                     .project(all.into_iter().chain([value.expr.alias(&field.internal)]))?
                     .build()?;
                 let fields = renamed(vec![field], alias.map_or(&[][..], |a| &a.columns), &table)?;
-                scope.add(ScopeTable { schema: None, name: table, key: vec![] }, fields);
+                scope.add(ScopeTable { relation: None, schema: None, name: table, key: vec![] }, fields);
                 return Ok((plan, scope));
             }
         };
@@ -508,7 +509,7 @@ impl Binder<'_> {
             .build()?;
         let fields = renamed(vec![field], alias.map_or(&[][..], |a| &a.columns), &table)?;
         let mut of_function = Scope::default();
-        of_function.add(ScopeTable { schema: None, name: table, key: vec![] }, fields);
+        of_function.add(ScopeTable { relation: None, schema: None, name: table, key: vec![] }, fields);
         scope.append(of_function)?;
         Ok((plan, scope))
     }

@@ -1,11 +1,10 @@
 //! Constants, parameters and casts: what is untyped is typed by its context.
 
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::logical_expr::expr::{Placeholder, ScalarFunction};
 use sqlparser::ast;
 use storage::SqlType;
-use storage::numeric::Numeric;
 
 use super::{Binder, BoundQuery, Typed, at};
 use crate::error::{Error, Result};
@@ -172,6 +171,11 @@ impl Binder<'_> {
     pub(super) fn function(&mut self, name: &str, args: Vec<Typed>, place: Option<usize>) -> Result<Typed> {
         let types: Vec<SqlType> = args.iter().map(|a| a.ty.clone()).collect();
         let resolved = crate::functions::resolve(name, &types).map_err(|e| at(e, place))?;
+        if self.view && resolved.function.volatility == Volatility::Volatile {
+            // The change that takes a row away must find the values that the row was added with.
+            let error = Error::unsupported(format!("the volatile function {name}() is not supported in a view"));
+            return Err(at(error, place).with_hint("Call it when you read the view, or store its values in a table."));
+        }
         let args = self.implicit_all(args, &resolved.casts)?;
         Ok(self.call(resolved.function, args).at(place))
     }
@@ -245,7 +249,11 @@ fn is_relative_time(text: &str, ty: &SqlType) -> bool {
 
 /// An unquoted number: the smallest of integer, bigint and numeric that has it.
 fn number(digits: &str) -> Result<Typed> {
-    let plain = digits.replace('_', "");
+    let written = digits.replace('_', "");
+    let (sign, plain) = match written.strip_prefix('-') {
+        Some(plain) => ("-", plain),
+        None => ("", written.as_str()),
+    };
     let radix = match plain.get(..2).map(str::to_ascii_lowercase).as_deref() {
         Some("0x") => Some(16),
         Some("0o") => Some(8),
@@ -253,8 +261,8 @@ fn number(digits: &str) -> Result<Typed> {
         _ => None,
     };
     let integer = match radix {
-        Some(radix) => i64::from_str_radix(&plain[2..], radix).ok(),
-        None => plain.parse::<i64>().ok(),
+        Some(radix) => i64::from_str_radix(&format!("{sign}{}", &plain[2..]), radix).ok(),
+        None => written.parse::<i64>().ok(),
     };
     if let Some(n) = integer {
         return Ok(match i32::try_from(n) {
@@ -262,8 +270,7 @@ fn number(digits: &str) -> Result<Typed> {
             Err(_) => Typed::new(literal(ScalarValue::Int64(Some(n))), SqlType::BigInt),
         });
     }
-    let value = types::text::read_in(&plain, &SqlType::Numeric, -1, &types::text::Session::default())?;
-    let _: Option<Numeric> = None;
+    let value = types::text::read_in(&written, &SqlType::Numeric, -1, &types::text::Session::default())?;
     Ok(Typed::new(literal(value), SqlType::Numeric))
 }
 

@@ -31,6 +31,12 @@ pub(super) fn start_of(node: &impl Spanned) -> Option<usize> {
 pub fn object_name(name: &ast::ObjectName) -> Result<ObjectName> {
     let idents: Vec<&ast::Ident> = name.0.iter().filter_map(|part| part.as_ident()).collect();
     let place = idents.first().and_then(|i| position(i));
+    if let Some(first) = idents.first()
+        && first.quote_style.is_none()
+        && crate::parser::is_reserved(&first.value)
+    {
+        return Err(at(Error::new("42601", format!("syntax error at or near \"{}\"", first.value)), place));
+    }
     let parts: Vec<String> = idents.into_iter().map(fold).collect();
     if parts.is_empty() || parts.len() > 3 {
         let message = format!("improper qualified name (too many dotted names): {}", parts.join("."));
@@ -107,6 +113,8 @@ impl Clause {
 pub(crate) struct ScopeTable {
     pub(super) schema: Option<String>,
     pub(super) name: String,
+    /// The relation's own name, if it has an alias.
+    pub(super) relation: Option<String>,
     /// The key of the table, as unique names, if it identifies a row by declaration.
     pub(super) key: Vec<String>,
 }
@@ -213,6 +221,12 @@ impl Binder<'_> {
         {
             return Ok(value);
         }
+        if ident.quote_style.is_none() && name == "default" {
+            return Err(at(Error::new("42601", "DEFAULT is not allowed in this context"), place));
+        }
+        if ident.quote_style.is_none() && crate::parser::is_reserved(&name) {
+            return Err(at(Error::new("42601", format!("syntax error at or near \"{}\"", ident.value)), place));
+        }
         if self.scopes.iter().any(|s| s.tables.iter().any(|t| t.name == name)) {
             let error = Error::unsupported(format!("a whole row of \"{name}\" as a value is not supported"));
             return Err(at(error.with_hint("Name the columns."), place));
@@ -247,7 +261,16 @@ impl Binder<'_> {
             let field = first.field.clone();
             return Ok(self.reference(level, &field, place));
         }
-        Err(at(Error::new("42P01", format!("missing FROM-clause entry for table \"{table}\"")), place))
+        // Under an alias the table's own name is hidden.
+        let aliased = self.scopes.iter().rev().flat_map(|s| &s.tables).find(|t| t.relation.as_ref() == Some(table));
+        Err(match aliased {
+            Some(t) => {
+                let message = format!("invalid reference to FROM-clause entry for table \"{table}\"");
+                let hint = format!("Perhaps you meant to reference the table alias \"{}\".", t.name);
+                at(Error::new("42P01", message).with_hint(hint), place)
+            }
+            None => at(Error::new("42P01", format!("missing FROM-clause entry for table \"{table}\"")), place),
+        })
     }
 
     /// The table that `[schema.]name` means at a level.
@@ -355,7 +378,6 @@ fn figure(e: &ast::Expr) -> Option<(String, bool)> {
         Cast { expr, data_type, .. } => figure(expr).filter(|(_, strong)| *strong).or_else(|| type_name(data_type)),
         TypedString(t) => type_name(&t.data_type),
         Interval(_) => weak("interval"),
-        Value(v) if matches!(v.value, ast::Value::Boolean(_)) => weak("bool"),
         Case { else_result, .. } => {
             else_result.as_deref().and_then(figure).filter(|(_, strong)| *strong).or_else(|| weak("case"))
         }

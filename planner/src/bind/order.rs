@@ -49,7 +49,7 @@ impl Binder<'_> {
         let typed = self.expr(e);
         self.scopes.pop();
         let typed = typed?;
-        if typed.expr.any_column_refs() || typed.expr.contains_outer() {
+        if typed.expr.any_column_refs() {
             return Err(at(Error::new("42P10", format!("argument of {what} must not contain variables")), place));
         }
         let context = CastContext::Assignment;
@@ -78,16 +78,10 @@ impl Binder<'_> {
 }
 
 trait Contains {
-    fn contains_outer(&self) -> bool;
     fn exists_subquery(&self) -> bool;
 }
 
 impl Contains for Expr {
-    fn contains_outer(&self) -> bool {
-        use datafusion::common::tree_node::TreeNode;
-        self.exists(|e| Ok(matches!(e, Expr::OuterReferenceColumn(..)))).unwrap_or(false)
-    }
-
     fn exists_subquery(&self) -> bool {
         use datafusion::common::tree_node::TreeNode;
         self.exists(|e| Ok(matches!(e, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_))))

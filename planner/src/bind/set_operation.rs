@@ -30,16 +30,17 @@ impl Binder<'_> {
             SetQuantifier::None | SetQuantifier::Distinct => false,
             _ => return Err(Error::unsupported(format!("{what} BY NAME is not supported"))),
         };
-        let place = super::names::start_of(right);
+        let places = places_of(right);
         let (left, right) = (self.set_expr(left)?, self.set_expr(right)?);
         if left.fields.len() != right.fields.len() {
             let message = format!("each {what} query must have the same number of columns");
-            return Err(at(Error::new("42601", message), place));
+            return Err(at(Error::new("42601", message), places.first().copied().flatten()));
         }
         let mut fields = vec![];
-        for (a, b) in left.fields.iter().zip(&right.fields) {
+        for (i, (a, b)) in left.fields.iter().zip(&right.fields).enumerate() {
             let ty = common_type(&[a.ty.clone(), b.ty.clone()]).ok_or_else(|| {
                 let (a, b) = (types::name(&a.ty), types::name(&b.ty));
+                let place = places.get(i).or(places.first()).copied().flatten();
                 at(Error::new("42804", format!("{what} types {a} and {b} cannot be matched")), place)
             })?;
             let typmod = if a.ty == b.ty && a.typmod == b.typmod { a.typmod } else { -1 };
@@ -111,4 +112,17 @@ impl Binder<'_> {
 fn constants(plan: &LogicalPlan, n: usize) -> Option<Vec<Expr>> {
     let LogicalPlan::Projection(p) = plan else { return None };
     (p.expr.len() == n).then(|| p.expr.iter().map(|e| e.clone().unalias()).collect())
+}
+
+/// Where the columns of a query are written.
+fn places_of(query: &SetExpr) -> Vec<Option<usize>> {
+    match query {
+        SetExpr::Select(select) => select.projection.iter().map(super::names::start_of).collect(),
+        SetExpr::Query(query) => places_of(&query.body),
+        SetExpr::SetOperation { left, .. } => places_of(left),
+        SetExpr::Values(values) => {
+            values.rows.first().map(|row| row.content.iter().map(super::names::start_of).collect()).unwrap_or_default()
+        }
+        _ => vec![],
+    }
 }

@@ -10,6 +10,7 @@ use sqlparser::ast;
 use storage::SqlType;
 
 use super::expression::{comparison, negate, row_items};
+use super::names::start_of;
 use super::{Binder, BoundQuery, Typed, at};
 use crate::error::{Error, Result};
 use crate::functions::resolve_comparison;
@@ -45,7 +46,16 @@ impl Binder<'_> {
             return Err(at(Error::new("42601", "subquery must return only one column"), place));
         };
         let (ty, typmod) = (field.ty.clone(), field.typmod);
-        let expr = Expr::ScalarSubquery(self.subquery(bound.plan));
+        // No row is NULL, whatever the column's values are.
+        let plan = if bound.plan.schema().field(0).is_nullable() {
+            bound.plan
+        } else {
+            let value = Typed::new(field.expr(), ty.clone());
+            let nullable = self.function("headwater_nullable", vec![value], place)?;
+            let name = self.fresh();
+            LogicalPlanBuilder::from(bound.plan).project(vec![nullable.expr.alias(name)])?.build()?
+        };
+        let expr = Expr::ScalarSubquery(self.subquery(plan));
         Ok(Typed { expr, ty, typmod, position: place })
     }
 
@@ -97,7 +107,7 @@ impl Binder<'_> {
             return self.row_in_subquery(items, query, negated, place);
         }
         let value = self.expr(e)?;
-        let sign = self.operator_position(e);
+        let sign = self.operator_position(e, start_of(query), "in");
         let (value, subquery) = self.comparable(value, "=", query, sign)?;
         let expr = Expr::InSubquery(InSubquery::new(Box::new(value), subquery, negated));
         Ok(Typed::new(expr, SqlType::Boolean).at(place))
@@ -178,7 +188,7 @@ impl Binder<'_> {
         all: bool,
         place: Option<usize>,
     ) -> Result<Typed> {
-        let sign = self.operator_position(left);
+        let sign = self.operator_position(left, start_of(right), &op.to_string());
         if let ast::Expr::Subquery(query) = right {
             let Some(op) = comparison(op) else {
                 let message = format!("{op} ANY and ALL of a subquery are not supported");

@@ -352,8 +352,8 @@ pub fn functions() -> Vec<Definition> {
         "sqrt" dsqrt (Float8) -> Float8 = sqrt;
         "sqrt" numeric_sqrt (Num) -> Num = |a| num(a.sqrt());
         "|/" dsqrt_op (Float8) -> Float8 = sqrt;
-        "cbrt" dcbrt (Float8) -> Float8 = |a| Ok(a.cbrt());
-        "||/" dcbrt_op (Float8) -> Float8 = |a| Ok(a.cbrt());
+        "cbrt" dcbrt (Float8) -> Float8 = |a| Ok(super::cube_root::cbrt(a));
+        "||/" dcbrt_op (Float8) -> Float8 = |a| Ok(super::cube_root::cbrt(a));
         "power" dpow (Float8, Float8) -> Float8 = power;
         "power" numeric_power (Num, Num) -> Num = numeric_power;
         "pow" dpow_short (Float8, Float8) -> Float8 = power;

@@ -158,6 +158,11 @@ pub fn functions() -> Vec<Definition> {
     );
     let typeof_ = generic("pg_typeof", "pg_typeof", vec![Param::Any], Param::Type(RegType), pg_typeof);
     list.push(typeof_.stable());
+    // Its argument, said to be nullable; never folded.
+    let nullable = generic("headwater_nullable", "nullable", vec![Param::AnyElement], Param::AnyElement, |_| {
+        Arc::new(|args: &Args| Ok(args.arrays[0].clone()))
+    });
+    list.push(nullable.stable());
     list.push(generic("format_type", "format_type", vec![Param::Type(Oid), Param::Type(Int)], Param::Type(Text), format_type).stable());
     for (name, symbol) in [
         ("pg_table_is_visible", "pg_table_is_visible"),

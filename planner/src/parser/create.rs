@@ -129,7 +129,7 @@ impl Reader<'_> {
     fn create_source(&mut self) -> Result<Statement> {
         let if_not_exists = self.if_not_exists();
         let name = self.object_name()?;
-        let columns = if self.peek().token == Token::LParen { self.columns()? } else { Columns::default() };
+        let columns = if self.peek().token == Token::LParen { self.columns(&name)? } else { Columns::default() };
         let connection = self.connection(true)?;
         Ok(Statement::CreateSource(CreateSource { name, if_not_exists, columns, connection }))
     }
@@ -154,7 +154,7 @@ impl Reader<'_> {
             return Ok(Statement::CreateTable(table));
         }
         if self.peek().token == Token::LParen {
-            table.columns = self.columns()?;
+            table.columns = self.columns(&table.name.clone())?;
         }
         loop {
             if self.eat(&["append", "only"]) {
@@ -193,14 +193,14 @@ impl Reader<'_> {
     }
 
     /// `(column type ..., PRIMARY KEY (...), WATERMARK FOR c AS e, *)`
-    fn columns(&mut self) -> Result<Columns> {
+    fn columns(&mut self, table: &ObjectName) -> Result<Columns> {
         let mut all = Columns::default();
         self.expect_token(Token::LParen)?;
         if self.eat_token(Token::RParen) {
             return Ok(all);
         }
         loop {
-            self.column_or_constraint(&mut all)?;
+            self.column_or_constraint(&mut all, table)?;
             if !self.eat_token(Token::Comma) {
                 break;
             }
@@ -209,13 +209,13 @@ impl Reader<'_> {
         for (i, column) in all.columns.iter().enumerate() {
             if all.columns[..i].iter().any(|c| c.name == column.name) {
                 let message = format!("column \"{}\" specified more than once", column.name);
-                return Err(Error::new("42701", message).at(column.position));
+                return Err(Error::new("42701", message));
             }
         }
         Ok(all)
     }
 
-    fn column_or_constraint(&mut self, all: &mut Columns) -> Result<()> {
+    fn column_or_constraint(&mut self, all: &mut Columns, table: &ObjectName) -> Result<()> {
         let position = self.position();
         if self.eat_token(Token::Mul) {
             all.wildcard = true;
@@ -234,9 +234,10 @@ impl Reader<'_> {
         }
         if self.eat(&["primary", "key"]) {
             if !all.primary_key.is_empty() {
-                return Err(several_keys().at(position));
+                return Err(several_keys(table).at(position));
             }
             all.primary_key = self.names()?;
+            all.primary_key_position = Some(position);
             return Ok(());
         }
         for refused in ["unique", "check", "foreign", "exclude", "like"] {
@@ -244,10 +245,10 @@ impl Reader<'_> {
                 return Err(unsupported_constraint(refused).at(position));
             }
         }
-        let column = self.column()?;
-        if column.primary_key {
+        let (column, key) = self.column()?;
+        if let Some(position) = key {
             if !all.primary_key.is_empty() {
-                return Err(several_keys().at(position));
+                return Err(several_keys(table).at(position));
             }
             all.primary_key.push(column.name.clone());
         }
@@ -255,7 +256,9 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn column(&mut self) -> Result<ColumnDef> {
+    /// A column, and where it says that it is the key.
+    fn column(&mut self) -> Result<(ColumnDef, Option<usize>)> {
+        let mut key = None;
         let position = self.position();
         let name = self.ident()?;
         let (ty, typmod) = self.data_type()?;
@@ -266,6 +269,7 @@ impl Reader<'_> {
             not_null: false,
             primary_key: false,
             default: None,
+            default_position: 0,
             generated: None,
             position,
         };
@@ -276,7 +280,9 @@ impl Reader<'_> {
             } else if self.eat(&["null"]) {
             } else if self.eat(&["primary", "key"]) {
                 column.primary_key = true;
+                key = Some(position);
             } else if self.eat(&["default"]) {
+                column.default_position = self.position();
                 column.default = Some(self.expr_text()?);
             } else if self.eat(&["generated", "always", "as"]) {
                 if !self.at_token(Token::LParen) {
@@ -294,7 +300,7 @@ impl Reader<'_> {
             {
                 return Err(unsupported_constraint(refused).at(position));
             } else {
-                return Ok(column);
+                return Ok((column, key));
             }
         }
     }
@@ -542,8 +548,9 @@ impl Reader<'_> {
     }
 }
 
-fn several_keys() -> Error {
-    Error::new("42P16", "multiple primary keys for a table are not allowed")
+fn several_keys(table: &ObjectName) -> Error {
+    let message = format!("multiple primary keys for table \"{}\" are not allowed", table.name);
+    Error::new("42P16", message)
 }
 
 fn unsupported_constraint(word: &str) -> Error {

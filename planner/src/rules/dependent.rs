@@ -69,8 +69,10 @@ fn scalar_subqueries(node: LogicalPlan, n: &mut usize) -> DfResult<Transformed<L
             Ok(Transformed::yes(column(value)))
         })?;
         let renamed = e.transformed && matches!(node, LogicalPlan::Projection(_)) && !matches!(e.data, Expr::Alias(_));
-        let name = &outputs[i.min(outputs.len() - 1)];
-        Ok(if renamed { e.data.alias_qualified(name.relation.clone(), &name.name) } else { e.data })
+        Ok(match outputs.get(i) {
+            Some(name) if renamed => e.data.alias_qualified(name.relation.clone(), &name.name),
+            _ => e.data,
+        })
     });
     let exprs = exprs.collect::<DfResult<Vec<_>>>()?;
     if !changed {
