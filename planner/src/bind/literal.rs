@@ -1,8 +1,8 @@
 //! Constants, parameters and casts: what is untyped is typed by its context.
 
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::logical_expr::expr::{Placeholder, ScalarFunction};
+use datafusion::logical_expr::{Expr, Volatility};
 use sqlparser::ast;
 use storage::SqlType;
 
