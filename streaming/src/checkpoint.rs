@@ -16,7 +16,8 @@ use storage::table::DirtyRun;
 use storage::{Epoch, Relation, RelationId, RelationSpec, Result, Store};
 
 use crate::coordinator::{Cut, Job, Stage};
-use crate::engine::{CatalogChanges, JobSpec, error_columns};
+use crate::row_errors::error_columns;
+use crate::spec::{CatalogChanges, JobSpec};
 use crate::job::SplitState;
 use crate::operators::AnyOperator;
 

@@ -13,8 +13,6 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::inbox::{INBOX_BYTES_MAX, SPILLED_BYTES_MAX};
-use crate::job::JobControl;
 
 /// Wakes the coordinator.
 #[derive(Default)]
@@ -42,6 +40,11 @@ impl Notify {
         *raised = false;
     }
 }
+
+/// Bytes that the inboxes of all jobs keep in memory together; more is spilled.
+pub const INBOX_BYTES_MAX: i64 = 256 << 20;
+/// Bytes that all inboxes may spill together; above it sources pause.
+pub const SPILLED_BYTES_MAX: i64 = 16 << 30;
 
 /// The number of the open epoch, and what all jobs share.
 pub struct Clock {
@@ -71,16 +74,16 @@ impl Clock {
         }
     }
 
-    /// The open epoch, in which `job` is going to emit something.
-    pub fn enter(&self, job: &JobControl) -> u64 {
-        self.enter_all([job].into_iter(), |_| ())
+    /// The open epoch, in which the job whose flag `dirty` is is going to emit something.
+    pub fn enter(&self, dirty: &AtomicBool) -> u64 {
+        self.enter_all([dirty].into_iter(), |_| ())
     }
 
-    /// The open epoch, in which `jobs` are going to emit something; `act` runs before the epoch can be sealed.
-    pub fn enter_all<'a>(&self, jobs: impl Iterator<Item = &'a JobControl>, act: impl FnOnce(u64)) -> u64 {
+    /// The same for several jobs; `act` runs before the epoch can be sealed.
+    pub fn enter_all<'a>(&self, dirty: impl Iterator<Item = &'a AtomicBool>, act: impl FnOnce(u64)) -> u64 {
         let open = self.open.lock();
-        for job in jobs {
-            job.dirty.store(true, Ordering::Release);
+        for flag in dirty {
+            flag.store(true, Ordering::Release);
         }
         act(*open);
         let epoch = *open;

@@ -30,10 +30,11 @@ use storage::{RelationId, Store};
 use tokio::sync::oneshot;
 
 pub use self::followed::{Cut, Job, Stage};
+pub use self::reads::ReadView;
 use self::reads::{Flush, Reader};
 use crate::checkpoint::{self, Writer};
 use crate::clock::Clock;
-use crate::engine::{CatalogChanges, EngineConfig};
+use crate::spec::{CatalogChanges, EngineConfig};
 use crate::error::{Error, Result};
 use crate::expr::Functions;
 use crate::runtime::{Command, Runtime};

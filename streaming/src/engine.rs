@@ -6,93 +6,25 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
-use storage::{Batch, Column, Epoch, RelationId, RelationSnapshot, Store};
+use storage::{Batch, Epoch, RelationId, RelationSnapshot, Store};
 
 use crate::checkpoint::{self, SourceMeta, Writer};
 use crate::clock::Clock;
+pub use crate::coordinator::ReadView;
 use crate::coordinator::{Coordinator, Job, Stage, State};
+pub use crate::job::Changes;
+pub use crate::row_errors::error_columns;
+pub use crate::spec::{CatalogChanges, EngineConfig, JobSpec};
+pub use crate::status::{EngineStatus, JobState, JobStatus, SplitStatus};
 use crate::error::{Error, Result};
 use crate::expr::Functions;
 use crate::job::{JobControl, SourceControl, SplitState, TableControl};
 use crate::operator::StateSize;
 use crate::operators::AnyOperator;
-use crate::plan::Plan;
 use crate::runtime::Runtime;
 use crate::source::Sources;
 use crate::table_log::TableLog;
 use crate::visible::VisibleLog;
-
-/// How to run an engine.
-pub struct EngineConfig {
-    /// Worker threads.
-    pub workers: usize,
-    /// Epochs are never sealed closer than this (1 ms by default).
-    pub epoch_interval_min: Duration,
-    /// How often an epoch is made durable (1 s by default).
-    pub checkpoint_interval: Duration,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        EngineConfig {
-            workers: 2,
-            epoch_interval_min: Duration::from_millis(1),
-            checkpoint_interval: Duration::from_secs(1),
-        }
-    }
-}
-
-/// Everything that the engine needs to run a job, and to run it again after a restart. Plain data.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct JobSpec {
-    /// The relation that the job maintains; it names the job too.
-    pub relation: RelationId,
-    /// The object's name, for messages.
-    pub name: String,
-    /// The operators. The root is `Source` for a source, `Materialize` over `TableSource` for a table, `Materialize`
-    /// over anything for a view or an index.
-    pub plan: Plan,
-    /// The relation's columns, hidden ones included.
-    pub columns: Vec<Column>,
-    /// The relation that `<name>$errors` reads: columns [`error_columns`], maintained by the same job.
-    pub errors: RelationId,
-}
-
-/// The columns of every `<name>$errors`.
-pub fn error_columns() -> Vec<Column> {
-    use storage::SqlType::*;
-    let mut columns = vec![
-        Column::new("error_id", BigInt),
-        Column::new("split", Text),
-        Column::new("offset", BigInt),
-        Column::new("raw", Bytea),
-        Column::new("reason", Text),
-        Column::new("sqlstate", Text),
-        Column::new("at", TimestampTz),
-    ];
-    columns[0].not_null = true;
-    columns
-}
-
-/// Changes of keys of the catalog's part of the store: `None` deletes.
-pub type CatalogChanges = Vec<(Vec<u8>, Option<Vec<u8>>)>;
-
-/// Several relations as of one epoch.
-pub struct ReadView {
-    /// The epoch.
-    pub epoch: Epoch,
-    /// A snapshot per relation that was asked for.
-    pub relations: BTreeMap<RelationId, RelationSnapshot>,
-}
-
-/// The changes of one sealed epoch (or of several, merged) of a relation. Empty batches are progress.
-pub struct Changes {
-    /// All changes up to here are handed over.
-    pub epoch: Epoch,
-    /// What changed since the last message.
-    pub batches: Vec<Batch>,
-}
 
 /// A running subscription.
 pub struct Subscription {
@@ -102,79 +34,6 @@ pub struct Subscription {
     pub epoch: Epoch,
     /// The changes. A reader that does not keep up gets them merged; dropping it ends the subscription.
     pub changes: tokio::sync::mpsc::Receiver<Changes>,
-}
-
-/// What a job is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum JobState {
-    /// Reading its inputs' snapshots.
-    Creating,
-    /// Following its inputs.
-    Running,
-    /// Stopped by an error; its relation is as of its last epoch.
-    Failed,
-}
-
-/// One job, for `headwater_catalog.jobs` and metrics.
-#[derive(Clone, Debug, Serialize)]
-pub struct JobStatus {
-    /// The job's relation.
-    pub relation: RelationId,
-    /// The object's name.
-    pub name: String,
-    /// What it is doing.
-    pub state: JobState,
-    /// Why it failed.
-    pub error: Option<String>,
-    /// The epoch that its relation can be read at.
-    pub epoch: Epoch,
-    /// Rows read of the snapshots while creating.
-    pub rows_read: u64,
-    /// Rows that the snapshots had, as far as known.
-    pub rows_total: Option<u64>,
-    /// Rows waiting in the job's inboxes.
-    pub rows_waiting: u64,
-    /// State per operator: node index, name, size over all workers.
-    pub operators: Vec<(usize, &'static str, StateSize)>,
-    /// Per source split: id, next offset, end offset if known, last error.
-    pub splits: Vec<SplitStatus>,
-    /// Rows that came in since the server started.
-    pub rows_in: u64,
-    /// Bytes that came in from outside since the server started.
-    pub bytes_in: u64,
-}
-
-/// One split of a source.
-#[derive(Clone, Debug, Serialize)]
-pub struct SplitStatus {
-    /// The split's id.
-    pub id: String,
-    /// The next record to read.
-    pub offset: i64,
-    /// The end of the split when it was last asked.
-    pub end: Option<i64>,
-    /// The last error, while the outside system does not answer.
-    pub error: Option<String>,
-}
-
-/// The engine's clock and checkpoints.
-#[derive(Clone, Debug, Serialize)]
-pub struct EngineStatus {
-    /// The last sealed epoch.
-    pub epoch: Epoch,
-    /// The last durable epoch.
-    pub checkpoint: Epoch,
-    /// How long the last checkpoint took.
-    pub checkpoint_duration: Duration,
-    /// Rows that the last checkpoint wrote.
-    pub checkpoint_rows: u64,
-    /// Checkpoints taken since the server started.
-    pub checkpoints: u64,
-    /// Why checkpoints do not succeed (a full disk), while they do not.
-    pub checkpoint_error: Option<String>,
-    /// The jobs.
-    pub jobs: Vec<JobStatus>,
 }
 
 /// A running engine. All methods may be called from any thread; futures need no particular runtime.
@@ -600,8 +459,8 @@ const DISCOVERY_TICK: Duration = Duration::from_millis(500);
 
 /// Queues changes of tables under one epoch, and returns it.
 fn enqueue(clock: &Clock, changes: &[(Arc<JobControl>, Batch)], sequence: u64) -> u64 {
-    let jobs = changes.iter().map(|(control, _)| &**control);
-    let epoch = clock.enter_all(jobs, |epoch| {
+    let dirty = changes.iter().map(|(control, _)| &control.dirty);
+    let epoch = clock.enter_all(dirty, |epoch| {
         for (control, batch) in changes {
             let table = control.table.as_ref().expect("a table job");
             table.queue.lock().push_back((epoch, sequence, batch.clone()));

@@ -20,18 +20,14 @@ use arrow_schema::SchemaRef;
 use storage::Batch;
 use storage::table::StateTable;
 
+use crate::clock::INBOX_BYTES_MAX;
 use crate::dataflow::{decode_batch, encode_batch};
 use crate::error::{Error, Result};
 use crate::job::JobControl;
 
-/// Bytes that the inboxes of all jobs keep in memory together; more is spilled.
-pub const INBOX_BYTES_MAX: i64 = 256 << 20;
 /// Bytes that one inbox keeps in memory whatever the others do: a reader that keeps up is never slowed by one that does
 /// not.
 const INBOX_BYTES_KEPT: usize = 1 << 20;
-/// Bytes that all inboxes may spill together; above it sources pause.
-pub const SPILLED_BYTES_MAX: i64 = 16 << 30;
-
 /// What waits for one reader on one worker, oldest first.
 pub struct Inbox {
     deliveries: VecDeque<Delivery>,

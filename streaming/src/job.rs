@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use storage::table::DirtyRun;
-use storage::{Batch, RelationId, RelationSnapshot};
+use storage::{Batch, Epoch, RelationId, RelationSnapshot};
 
 use crate::clock::Clock;
 use crate::operator::StateSize;
@@ -145,6 +145,14 @@ pub struct TableControl {
     pub noted: AtomicU64,
 }
 
+/// The changes of one sealed epoch (or of several, merged) of a relation. Empty batches are progress.
+pub struct Changes {
+    /// All changes up to here are handed over.
+    pub epoch: Epoch,
+    /// What changed since the last message.
+    pub batches: Vec<Batch>,
+}
+
 /// A reader outside the workers.
 pub struct Subscriber {
     /// Changes by epoch, as the workers publish them.
@@ -154,7 +162,7 @@ pub struct Subscriber {
     /// The epoch up to which changes were handed over; `u64::MAX` until the snapshot is taken.
     pub delivered: AtomicU64,
     /// Where they go.
-    pub changes: tokio::sync::mpsc::Sender<crate::engine::Changes>,
+    pub changes: tokio::sync::mpsc::Sender<Changes>,
 }
 
 impl JobControl {

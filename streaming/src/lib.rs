@@ -20,8 +20,11 @@ pub mod operator;
 pub mod operators;
 pub mod plan;
 pub mod reader;
+mod row_errors;
 mod runtime;
 pub mod source;
+pub mod spec;
+pub mod status;
 mod table_log;
 pub mod tap;
 #[doc(hidden)]

@@ -14,7 +14,7 @@ use timely::dataflow::operators::probe::{Handle as ProbeHandle, Probe};
 use timely::worker::Worker;
 
 use crate::driver::{self, JobContext, Leaf, Next};
-use crate::engine::JobSpec;
+use crate::spec::JobSpec;
 use crate::error::{Error, Result};
 use crate::expr::Functions;
 use crate::inbox::Inbox;

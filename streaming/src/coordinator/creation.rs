@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::followed::{Cut, Job, STEP_ROWS, Stage, Wait};
 use super::{Change, Coordinator, State};
 use crate::checkpoint;
-use crate::engine::{CatalogChanges, JobSpec};
+use crate::spec::{CatalogChanges, JobSpec};
 use crate::error::{Error, Result};
 use crate::job::{JobControl, Start};
 use crate::operators::AnyOperator;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use storage::{Epoch, Relation, RelationId};
 use tokio::sync::oneshot;
 
-use crate::engine::{CatalogChanges, JobSpec, JobState};
+use crate::spec::{CatalogChanges, JobSpec};
+use crate::status::JobState;
 use crate::error::Result;
 use crate::job::JobControl;
 

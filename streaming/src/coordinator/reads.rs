@@ -10,9 +10,16 @@ use tokio::sync::oneshot;
 
 use super::followed::{Job, Stage};
 use super::{Coordinator, State};
-use crate::engine::{Changes, ReadView};
 use crate::error::{Error, Result};
-use crate::job::Subscriber;
+use crate::job::{Changes, Subscriber};
+
+/// Several relations as of one epoch.
+pub struct ReadView {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// A snapshot per relation that was asked for.
+    pub relations: BTreeMap<RelationId, RelationSnapshot>,
+}
 
 pub(super) struct Reader {
     pub(super) relations: Vec<RelationId>,

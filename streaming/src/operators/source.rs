@@ -143,7 +143,7 @@ impl Leaf for SourceLeaf {
                     let epoch = match &self.open {
                         Some((epoch, _)) => *epoch,
                         None => {
-                            let epoch = self.ctx.job.clock.enter(&self.ctx.job);
+                            let epoch = self.ctx.job.clock.enter(&self.ctx.job.dirty);
                             self.open = Some((epoch, self.positions()));
                             epoch
                         }

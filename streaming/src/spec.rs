@@ -1,0 +1,47 @@
+//! What the engine is told: how to run, and the jobs as plain data that the catalog keeps.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use storage::{Column, RelationId};
+
+use crate::plan::Plan;
+
+/// How to run an engine.
+pub struct EngineConfig {
+    /// Worker threads.
+    pub workers: usize,
+    /// Epochs are never sealed closer than this (1 ms by default).
+    pub epoch_interval_min: Duration,
+    /// How often an epoch is made durable (1 s by default).
+    pub checkpoint_interval: Duration,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            workers: 2,
+            epoch_interval_min: Duration::from_millis(1),
+            checkpoint_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Everything that the engine needs to run a job, and to run it again after a restart. Plain data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// The relation that the job maintains; it names the job too.
+    pub relation: RelationId,
+    /// The object's name, for messages.
+    pub name: String,
+    /// The operators. The root is `Source` for a source, `Materialize` over `TableSource` for a table, `Materialize`
+    /// over anything for a view or an index.
+    pub plan: Plan,
+    /// The relation's columns, hidden ones included.
+    pub columns: Vec<Column>,
+    /// The relation that `<name>$errors` reads: columns [`error_columns`], maintained by the same job.
+    pub errors: RelationId,
+}
+
+/// Changes of keys of the catalog's part of the store: `None` deletes.
+pub type CatalogChanges = Vec<(Vec<u8>, Option<Vec<u8>>)>;

@@ -1,0 +1,81 @@
+//! What the engine tells of itself, for the catalog and for metrics.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use storage::{Epoch, RelationId};
+
+use crate::operator::StateSize;
+
+/// What a job is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Reading its inputs' snapshots.
+    Creating,
+    /// Following its inputs.
+    Running,
+    /// Stopped by an error; its relation is as of its last epoch.
+    Failed,
+}
+
+/// One job, for `headwater_catalog.jobs` and metrics.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobStatus {
+    /// The job's relation.
+    pub relation: RelationId,
+    /// The object's name.
+    pub name: String,
+    /// What it is doing.
+    pub state: JobState,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// The epoch that its relation can be read at.
+    pub epoch: Epoch,
+    /// Rows read of the snapshots while creating.
+    pub rows_read: u64,
+    /// Rows that the snapshots had, as far as known.
+    pub rows_total: Option<u64>,
+    /// Rows waiting in the job's inboxes.
+    pub rows_waiting: u64,
+    /// State per operator: node index, name, size over all workers.
+    pub operators: Vec<(usize, &'static str, StateSize)>,
+    /// Per source split: id, next offset, end offset if known, last error.
+    pub splits: Vec<SplitStatus>,
+    /// Rows that came in since the server started.
+    pub rows_in: u64,
+    /// Bytes that came in from outside since the server started.
+    pub bytes_in: u64,
+}
+
+/// One split of a source.
+#[derive(Clone, Debug, Serialize)]
+pub struct SplitStatus {
+    /// The split's id.
+    pub id: String,
+    /// The next record to read.
+    pub offset: i64,
+    /// The end of the split when it was last asked.
+    pub end: Option<i64>,
+    /// The last error, while the outside system does not answer.
+    pub error: Option<String>,
+}
+
+/// The engine's clock and checkpoints.
+#[derive(Clone, Debug, Serialize)]
+pub struct EngineStatus {
+    /// The last sealed epoch.
+    pub epoch: Epoch,
+    /// The last durable epoch.
+    pub checkpoint: Epoch,
+    /// How long the last checkpoint took.
+    pub checkpoint_duration: Duration,
+    /// Rows that the last checkpoint wrote.
+    pub checkpoint_rows: u64,
+    /// Checkpoints taken since the server started.
+    pub checkpoints: u64,
+    /// Why checkpoints do not succeed (a full disk), while they do not.
+    pub checkpoint_error: Option<String>,
+    /// The jobs.
+    pub jobs: Vec<JobStatus>,
+}
