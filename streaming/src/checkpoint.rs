@@ -16,10 +16,10 @@ use storage::table::DirtyRun;
 use storage::{Epoch, Relation, RelationId, RelationSpec, Result, Store};
 
 use crate::coordinator::{Cut, Job, Stage};
-use crate::row_errors::error_columns;
-use crate::spec::{CatalogChanges, JobSpec};
 use crate::job::SplitState;
 use crate::operators::AnyOperator;
+use crate::row_errors::error_columns;
+use crate::spec::{CatalogChanges, JobSpec};
 
 /// How long the writer waits before it tries a failed checkpoint again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-
 /// Wakes the coordinator.
 #[derive(Default)]
 pub struct Notify {

@@ -34,10 +34,10 @@ pub use self::reads::ReadView;
 use self::reads::{Flush, Reader};
 use crate::checkpoint::{self, Writer};
 use crate::clock::Clock;
-use crate::spec::{CatalogChanges, EngineConfig};
 use crate::error::{Error, Result};
 use crate::expr::Functions;
 use crate::runtime::{Command, Runtime};
+use crate::spec::{CatalogChanges, EngineConfig};
 use crate::table_log::TableLog;
 use crate::visible::VisibleLog;
 

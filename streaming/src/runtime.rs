@@ -14,7 +14,6 @@ use timely::dataflow::operators::probe::{Handle as ProbeHandle, Probe};
 use timely::worker::Worker;
 
 use crate::driver::{self, JobContext, Leaf, Next};
-use crate::spec::JobSpec;
 use crate::error::{Error, Result};
 use crate::expr::Functions;
 use crate::inbox::Inbox;
@@ -25,6 +24,7 @@ use crate::operators::materialize::Root;
 use crate::operators::source::SourceLeaf;
 use crate::operators::table_source::TableLeaf;
 use crate::operators::tap_reader::TapLeaf;
+use crate::spec::JobSpec;
 use crate::tap::Taps;
 
 /// Commands that may wait for a worker.

@@ -11,11 +11,11 @@ use tokio::sync::oneshot;
 use super::followed::{Cut, Job, STEP_ROWS, Stage, Wait};
 use super::{Change, Coordinator, State};
 use crate::checkpoint;
-use crate::spec::{CatalogChanges, JobSpec};
 use crate::error::{Error, Result};
 use crate::job::{JobControl, Start};
 use crate::operators::AnyOperator;
 use crate::runtime::{Command, Installation};
+use crate::spec::{CatalogChanges, JobSpec};
 
 impl Coordinator {
     /// Adds a job and lets the workers build it.

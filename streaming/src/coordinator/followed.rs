@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use storage::{Epoch, Relation, RelationId};
 use tokio::sync::oneshot;
 
-use crate::spec::{CatalogChanges, JobSpec};
-use crate::status::JobState;
 use crate::error::Result;
 use crate::job::JobControl;
+use crate::spec::{CatalogChanges, JobSpec};
+use crate::status::JobState;
 
 /// How long a step of a job that is behind should take, by how fast its last ones were: a cut is never much farther away.
 const STEP_TIME: Duration = Duration::from_millis(200);
