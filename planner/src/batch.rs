@@ -7,6 +7,8 @@ mod index;
 pub mod point;
 pub mod query;
 pub mod reads;
+pub(crate) mod row_expr;
+pub mod rows;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -22,8 +24,9 @@ use datafusion::logical_expr::{
 use storage::RelationId;
 
 pub use point::PointLookup;
-pub use query::{Query, RowStream, TableRows, Tables};
+pub use query::{Query, RowStream};
 pub use reads::{ReadLimits, Reads};
+pub use rows::{TableRows, Tables};
 
 /// A relation as a plan names it: the binder makes one per scan, with a schema whose column names are unique in the
 /// whole plan. Column `i` is column `i` of the relation, hidden ones included.

@@ -17,7 +17,6 @@ mod system;
 mod tests;
 mod window;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::logical_expr::{Expr, LogicalPlan};
@@ -27,39 +26,10 @@ use storage::{RelationId, SqlType};
 use crate::batch::column;
 use crate::catalog::{Catalog, Object, ObjectKind};
 use crate::error::{Error, Result};
+pub use crate::settings::Settings;
 use crate::statement::{Delete, Insert, Query, Update};
 
 use self::names::Scope;
-
-/// What a session's statements depend on besides the catalog.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// The session's time zone, as `SET TIME ZONE` has it.
-    pub timezone: String,
-    /// The schemas where names are looked up, `pg_catalog` first if it is not listed.
-    pub search_path: Vec<String>,
-    /// The transaction's time: microseconds since 1970-01-01 UTC.
-    pub now: i64,
-    /// Who asks.
-    pub user: String,
-    /// The database.
-    pub database: String,
-    /// The other settings, lower case names, for `current_setting()`.
-    pub values: BTreeMap<String, String>,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            timezone: "UTC".into(),
-            search_path: vec!["public".into()],
-            now: 0,
-            user: "root".into(),
-            database: "dev".into(),
-            values: BTreeMap::new(),
-        }
-    }
-}
 
 /// A column of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use storage::{Column, RelationId};
 use streaming::engine::JobSpec;
 
-use crate::bind::Settings;
+use crate::settings::Settings;
 use crate::error::{Error, Result};
+pub use crate::statement::ObjectKind;
 use crate::statement::ObjectName;
 
 /// The first id of an object that a user creates, as in Postgres: the id is the `pg_class` oid.
@@ -19,25 +20,6 @@ pub const FIRST_USER_ID: u32 = 16384;
 
 /// What the name of a relation's error table ends with.
 pub const ERRORS_SUFFIX: &str = "$errors";
-
-/// What an object is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ObjectKind {
-    /// `CREATE TABLE`
-    #[default]
-    Table,
-    /// `CREATE SOURCE`
-    Source,
-    /// `CREATE VIEW`: its text is bound again wherever it is used.
-    View,
-    /// `CREATE MATERIALIZED VIEW`
-    MaterializedView,
-    /// `CREATE INDEX`
-    Index,
-    /// A relation of `pg_catalog`, `information_schema` or `headwater_catalog`, or a `$errors` relation.
-    System,
-}
 
 /// A relation.
 #[derive(Clone, Debug, Serialize, Deserialize)]

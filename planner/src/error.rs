@@ -127,7 +127,31 @@ impl From<streaming::Error> for Error {
 
 impl From<streaming::expr::EvalError> for Error {
     fn from(error: streaming::expr::EvalError) -> Error {
-        let hint = crate::functions::hint_of(&error).map(str::to_string);
+        let hint = hint_of(&error).map(str::to_string);
         Error { hint, ..Error::new(error.sqlstate, error.message) }
+    }
+}
+
+/// Postgres' hint for a call that no function, or no single one, answers to.
+pub fn hint_of(error: &streaming::expr::EvalError) -> Option<&'static str> {
+    let operator = error.message.starts_with("operator");
+    match error.sqlstate {
+        "42883"
+            if operator
+                && error.message["operator does not exist: ".len()..].starts_with(['-', '+', '~', '@', '|']) =>
+        {
+            Some("No operator matches the given name and argument type. You might need to add an explicit type cast.")
+        }
+        "42883" if operator => {
+            Some("No operator matches the given name and argument types. You might need to add explicit type casts.")
+        }
+        "42883" => {
+            Some("No function matches the given name and argument types. You might need to add explicit type casts.")
+        }
+        "42725" if operator => {
+            Some("Could not choose a best candidate operator. You might need to add explicit type casts.")
+        }
+        "42725" => Some("Could not choose a best candidate function. You might need to add explicit type casts."),
+        _ => None,
     }
 }

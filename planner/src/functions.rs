@@ -22,6 +22,7 @@ mod datetime;
 mod format;
 mod json;
 mod math;
+pub(crate) mod more_than_one_row;
 mod pattern;
 mod resolve;
 mod rows;
@@ -45,7 +46,7 @@ use storage::SqlType;
 pub use self::cast::{CastStep, cast, typmod_cast};
 pub use self::comparison::{Comparison, key, resolve_comparison};
 pub(crate) use self::datetime::add as add_interval;
-pub use self::resolve::{Resolved, common_type, hint_of, resolve, resolve_operator};
+pub use self::resolve::{Resolved, common_type, resolve, resolve_operator};
 use self::rows::{Args, Run};
 
 /// A parameter of a signature.
@@ -377,7 +378,7 @@ pub fn by_symbol(symbol: &str) -> Option<Arc<ScalarUDF>> {
 fn make(library: &Library, symbol: &str) -> Option<Arc<ScalarUDF>> {
     if symbol == "more_than_one_row" {
         // Plans put it where a scalar subquery has to have one row.
-        return Some(Arc::new(ScalarUDF::new_from_impl(crate::rules::correlated::MoreThanOneRow::new())));
+        return Some(Arc::new(ScalarUDF::new_from_impl(self::more_than_one_row::MoreThanOneRow::new())));
     }
     if let Some(i) = library.by_symbol.get(symbol)
         && let Body::Fixed(run) = &library.definitions[*i].body

@@ -13,6 +13,7 @@ pub mod lower;
 pub mod nodes;
 pub mod parser;
 pub mod rules;
+pub mod settings;
 pub mod statement;
 pub mod types;
 

@@ -6,10 +6,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use sqlparser::ast;
 use storage::SqlType;
-
-use crate::catalog::ObjectKind;
 
 /// One statement.
 #[derive(Clone, Debug, PartialEq)]
@@ -466,6 +465,25 @@ pub struct CreateSink {
     pub from: SinkFrom,
     /// Where to.
     pub connection: Connection,
+}
+
+/// What an object is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObjectKind {
+    /// `CREATE TABLE`
+    #[default]
+    Table,
+    /// `CREATE SOURCE`
+    Source,
+    /// `CREATE VIEW`: its text is bound again wherever it is used.
+    View,
+    /// `CREATE MATERIALIZED VIEW`
+    MaterializedView,
+    /// `CREATE INDEX`
+    Index,
+    /// A relation of `pg_catalog`, `information_schema` or `headwater_catalog`, or a `$errors` relation.
+    System,
 }
 
 /// The kinds of objects that DROP, ALTER and COMMENT name.

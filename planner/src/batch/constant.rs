@@ -10,7 +10,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 
-use super::query::{is_row_expr, param_index};
+use super::row_expr::{is_row_expr, param_index};
 use crate::error::{Error, Result};
 use crate::rules::fold;
 

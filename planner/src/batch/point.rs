@@ -21,7 +21,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use storage::{RelationId, RelationSnapshot};
 
 use super::constant::one_batch;
-use super::query::{is_row_expr, param_index};
+use super::row_expr::{is_row_expr, param_index};
 use super::{RelationSource, column, key_comparison};
 use crate::error::{Error, Result};
 

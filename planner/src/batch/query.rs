@@ -14,7 +14,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use storage::{Batch, RelationId, RelationSnapshot};
+use storage::RelationId;
 
 use super::RelationSource;
 use super::constant::Constant;
@@ -22,32 +22,11 @@ use super::index::use_indexes;
 use super::point::PointLookup;
 use super::reads::Reads;
 use super::table::RelationTable;
+use super::row_expr::param_index;
+use super::rows::{TableRows, Tables};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
-use crate::functions::sleep::waits;
 use crate::{nodes, rules};
-
-/// The rows that a read sees, per relation.
-pub trait Tables: Send + Sync {
-    /// The rows of `relation`. Its columns are the relation's, hidden ones included.
-    fn table(&self, relation: RelationId) -> Result<TableRows>;
-}
-
-/// The rows of a relation.
-#[derive(Clone)]
-pub enum TableRows {
-    /// As of an epoch.
-    Snapshot(RelationSnapshot),
-    /// Made up for the read: a system table.
-    Rows(Vec<RecordBatch>),
-    /// As of an epoch, with what the transaction has changed since.
-    Overlay {
-        /// As of an epoch.
-        snapshot: RelationSnapshot,
-        /// The changes, in the relation's columns.
-        changes: Vec<Batch>,
-    },
-}
 
 /// The rows of a read, as they are computed. Dropping it cancels the read.
 pub type RowStream = BoxStream<'static, Result<RecordBatch>>;
@@ -182,32 +161,4 @@ fn with_params(plan: LogicalPlan, params: &[ScalarValue]) -> Result<LogicalPlan>
         })
     })?;
     rules::fold::fold(replaced.data)
-}
-
-/// The value of parameter `id` (`$1`) among `params`.
-pub(crate) fn param_index(id: &str) -> Option<usize> {
-    id.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1)
-}
-
-/// Whether an expression can be computed from a row alone, at once.
-pub(super) fn is_row_expr(e: &Expr) -> bool {
-    !e.exists(|e| {
-        if let Expr::ScalarFunction(call) = e
-            && waits(&call.func)
-        {
-            return Ok(true);
-        }
-        Ok(matches!(
-            e,
-            Expr::ScalarSubquery(_)
-                | Expr::Exists(_)
-                | Expr::InSubquery(_)
-                | Expr::SetComparison(_)
-                | Expr::AggregateFunction(_)
-                | Expr::WindowFunction(_)
-                | Expr::OuterReferenceColumn(..)
-                | Expr::Unnest(_)
-        ))
-    })
-    .unwrap_or(true)
 }

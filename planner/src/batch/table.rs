@@ -21,7 +21,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use storage::{Batch, RelationSnapshot, keys, row};
 
-use super::query::TableRows;
+use super::rows::TableRows;
 use super::{RelationSource, key_comparison};
 
 /// The vnodes that exist.

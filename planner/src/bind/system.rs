@@ -181,7 +181,7 @@ impl Binder<'_> {
         let shown = self.implicit(args[1].clone(), &SqlType::Text)?;
         let value = match &shown {
             Expr::Literal(ScalarValue::Utf8View(value), _) => SettingValue::Constant(value.clone()),
-            Expr::Placeholder(parameter) => match crate::batch::query::param_index(&parameter.id) {
+            Expr::Placeholder(parameter) => match crate::batch::row_expr::param_index(&parameter.id) {
                 Some(i) => SettingValue::Parameter(i),
                 None => return Err(unsupported("a parameter with a number")),
             },

@@ -15,30 +15,6 @@ pub struct Resolved {
     pub casts: Vec<SqlType>,
 }
 
-/// Postgres' hint for an error of [`resolve`] or [`resolve_operator`].
-pub fn hint_of(error: &EvalError) -> Option<&'static str> {
-    let operator = error.message.starts_with("operator");
-    match error.sqlstate {
-        "42883"
-            if operator
-                && error.message["operator does not exist: ".len()..].starts_with(['-', '+', '~', '@', '|']) =>
-        {
-            Some("No operator matches the given name and argument type. You might need to add an explicit type cast.")
-        }
-        "42883" if operator => {
-            Some("No operator matches the given name and argument types. You might need to add explicit type casts.")
-        }
-        "42883" => {
-            Some("No function matches the given name and argument types. You might need to add explicit type casts.")
-        }
-        "42725" if operator => {
-            Some("Could not choose a best candidate operator. You might need to add explicit type casts.")
-        }
-        "42725" => Some("Could not choose a best candidate function. You might need to add explicit type casts."),
-        _ => None,
-    }
-}
-
 /// Finds the function of that name for these argument types; [`SqlType::Unknown`] is an untyped literal.
 pub fn resolve(function: &str, args: &[SqlType]) -> Result<Resolved, EvalError> {
     let call = || format!("{function}({})", args.iter().map(name).collect::<Vec<_>>().join(", "));

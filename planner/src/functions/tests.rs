@@ -10,6 +10,7 @@ use sqlparser::parser::Parser;
 use streaming::expr::EvalError;
 
 use super::*;
+use crate::error::hint_of;
 use crate::types::datetime::UTC;
 use crate::types::text::{self as form, Session};
 use crate::types::{self, CastContext, error};

@@ -9,8 +9,6 @@
 
 use std::sync::Arc;
 
-use arrow::array::new_empty_array;
-use arrow_schema::DataType;
 use datafusion::common::Result as DfResult;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::functions_aggregate::count::count_udaf;
@@ -18,10 +16,8 @@ use datafusion::functions_aggregate::min_max::max_udaf;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, Operator, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Subquery, Volatility, lit, when,
+    BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, ScalarUDF, Subquery, lit, when,
 };
-use streaming::expr::EvalError;
 
 use crate::batch::column;
 use crate::error::Result;
@@ -74,7 +70,7 @@ fn single_row(plan: LogicalPlan, n: &mut usize) -> DfResult<LogicalPlan> {
     let (qualifier, field) = plan.schema().qualified_field(0);
     let (qualifier, name, data_type) = (qualifier.cloned(), field.name().clone(), field.data_type().clone());
     let (rows, only) = (format!("single_rows_{n}"), format!("single_value_{n}"));
-    let error = ScalarUDF::new_from_impl(MoreThanOneRow::new());
+    let error = ScalarUDF::new_from_impl(crate::functions::more_than_one_row::MoreThanOneRow::new());
     let error = Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(error), vec![column(&only)]));
     let guarded = when(column(&rows).gt(lit(1_i64)), error).otherwise(column(&only))?;
     let _ = data_type;
@@ -127,41 +123,4 @@ fn plain_keys(plan: LogicalPlan, n: &mut usize) -> DfResult<LogicalPlan> {
 
 fn is_outer(e: &Expr) -> bool {
     e.exists(|e| Ok(matches!(e, Expr::OuterReferenceColumn(..)))).unwrap_or(false)
-}
-
-/// The error of a scalar subquery with several rows, as a function of its argument's type.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub struct MoreThanOneRow {
-    signature: Signature,
-}
-
-impl MoreThanOneRow {
-    /// The function; its name in the registry is `more_than_one_row`.
-    pub fn new() -> MoreThanOneRow {
-        MoreThanOneRow { signature: Signature::any(1, Volatility::Volatile) }
-    }
-}
-
-impl Default for MoreThanOneRow {
-    fn default() -> Self {
-        MoreThanOneRow::new()
-    }
-}
-
-impl ScalarUDFImpl for MoreThanOneRow {
-    fn name(&self) -> &str {
-        "more_than_one_row"
-    }
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-    fn return_type(&self, args: &[DataType]) -> DfResult<DataType> {
-        Ok(args[0].clone())
-    }
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
-        if args.number_rows == 0 {
-            return Ok(ColumnarValue::Array(new_empty_array(args.return_type())));
-        }
-        Err(EvalError::external("21000", "more than one row returned by a subquery used as an expression"))
-    }
 }
