@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use storage::{Column, RelationId};
 use streaming::engine::JobSpec;
 
-use crate::settings::Settings;
 use crate::error::{Error, Result};
+use crate::settings::Settings;
 pub use crate::statement::ObjectKind;
 use crate::statement::ObjectName;
 
