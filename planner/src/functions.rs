@@ -34,6 +34,7 @@ mod text;
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::ArrayRef;
@@ -285,6 +286,8 @@ fn udf(symbol: String, returns: DataType, strict: bool, volatility: Volatility, 
 /// The tables, indexed.
 struct Library {
     definitions: Vec<Definition>,
+    /// What a family is called, and where its rows are; without a name it is what plans use and people do not write.
+    families: Vec<(&'static str, Range<usize>)>,
     by_name: HashMap<&'static str, Vec<usize>>,
     by_symbol: HashMap<&'static str, usize>,
     /// The functions made so far.
@@ -294,32 +297,34 @@ struct Library {
 fn library() -> &'static Library {
     static LIBRARY: OnceLock<Library> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        let definitions: Vec<Definition> = [
-            arithmetic::functions(),
-            math::functions(),
-            comparison::functions(),
-            cast::functions(),
-            text::functions(),
-            pattern::functions(),
-            datetime::functions(),
-            format::functions(),
-            json::functions(),
-            array::functions(),
-            sleep::functions(),
-            system::functions(),
-            backends::functions(),
-            test_panic::functions(),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let mut definitions: Vec<Definition> = Vec::new();
+        let mut families = Vec::new();
+        for (title, functions) in [
+            ("Arithmetic", arithmetic::functions()),
+            ("Mathematics", math::functions()),
+            ("", comparison::functions()),
+            ("", cast::functions()),
+            ("Text and bytes", text::functions()),
+            ("Patterns", pattern::functions()),
+            ("Dates and times", datetime::functions()),
+            ("Formatting", format::functions()),
+            ("JSON", json::functions()),
+            ("Arrays", array::functions()),
+            ("Waiting", sleep::functions()),
+            ("Session and system", system::functions()),
+            ("Backends", backends::functions()),
+            ("For tests of failures", test_panic::functions()),
+        ] {
+            families.push((title, definitions.len()..definitions.len() + functions.len()));
+            definitions.extend(functions);
+        }
         let mut by_name: HashMap<&'static str, Vec<usize>> = HashMap::new();
         let mut by_symbol = HashMap::new();
         for (i, definition) in definitions.iter().enumerate() {
             by_name.entry(definition.name).or_default().push(i);
             by_symbol.insert(definition.symbol, i);
         }
-        Library { definitions, by_name, by_symbol, made: RwLock::default() }
+        Library { definitions, families, by_name, by_symbol, made: RwLock::default() }
     })
 }
 
@@ -361,6 +366,13 @@ pub fn parameters(function: &str) -> Option<&'static [(&'static str, Option<&'st
 /// Every row of the tables, for `pg_proc`.
 pub fn all() -> &'static [Definition] {
     &library().definitions
+}
+
+/// The same by family, for the page that lists them.
+pub fn families() -> impl Iterator<Item = (&'static str, &'static [Definition])> {
+    let library = library();
+    let named = library.families.iter().filter(|(title, _)| !title.is_empty());
+    named.map(|(title, rows)| (*title, &library.definitions[rows.clone()]))
 }
 
 /// The function that plans call `symbol`: a name of the tables, with types in brackets if it is polymorphic

@@ -85,6 +85,17 @@ impl Local {
         Ok(self.server.as_ref().context("the server is not running")?.address())
     }
 
+    /// Where it answers HTTP.
+    pub fn http_address(&self) -> Result<SocketAddr> {
+        let server = self.server.as_ref().context("the server is not running")?;
+        server.http_address().context("the server has no HTTP address")
+    }
+
+    /// A client of it.
+    pub async fn connect(&self) -> Result<Client> {
+        connect(self.address()?, "root", "dev").await
+    }
+
     /// Stops in order and starts again, maybe with another number of workers.
     pub async fn restart(&mut self, workers: Option<usize>) -> Result<()> {
         if let Some(server) = self.server.take() {

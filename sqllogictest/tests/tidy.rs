@@ -141,7 +141,7 @@ fn code_map(name: &str) -> Vec<String> {
     paths.iter().map(|path| format!("- `{}` {}", relative(path), first_sentence(&read(path)))).collect()
 }
 
-/// `HEADWATER_WRITE=1` writes the lines anew.
+/// `UPDATE_EXPECT=1` writes the lines anew.
 #[test]
 fn the_code_map_is_the_tree() {
     let path = root().join("ARCHITECTURE.md");
@@ -155,7 +155,7 @@ fn the_code_map_is_the_tree() {
         paragraphs[at.unwrap_or_else(|| panic!("the code map has no lines for {name}"))] = lines;
     }
     let wanted = format!("{before}## Code map\n{}\n", paragraphs.join("\n\n").trim_end());
-    if std::env::var_os("HEADWATER_WRITE").is_some() {
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
         std::fs::write(&path, &wanted).expect("ARCHITECTURE.md can be written");
         return;
     }
@@ -165,7 +165,7 @@ fn the_code_map_is_the_tree() {
     let problems = problems.chain(have.difference(&want).map(|line| format!("still has {line}")));
     assert_none(
         problems.collect(),
-        "the code map of ARCHITECTURE.md is the tree (write it with HEADWATER_WRITE=1 cargo test -p slt --test tidy)",
+        "the code map of ARCHITECTURE.md is the tree (write it with UPDATE_EXPECT=1 cargo test -p slt --test tidy)",
     );
 }
 

@@ -42,6 +42,9 @@ pub async fn comment(session: &mut Session, comment: &Comment) -> Result<Outcome
     session.before_ddl(TAG).await?;
     let shared = session.shared.clone();
     let _changing = shared.catalogs.lock().await;
+    if comment.kind == NamedKind::Column {
+        return Err(Error::unsupported("a comment on a column is not supported yet"));
+    }
     if let NamedKind::Relation(_) = comment.kind {
         let object = shared.catalogs.current().expect(&comment.name, &session.bind_settings())?.clone();
         super::drop::check_kind(&object, comment.kind)?;

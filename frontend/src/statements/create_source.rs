@@ -77,6 +77,9 @@ fn spec(statement: &CreateSource) -> Result<SourceSpec> {
         let message = format!("a default or generated column \"{}\" of a source is not supported yet", column.name);
         return Err(Error::unsupported(message).position(Some(column.position)));
     }
+    if let Some(encode) = &connection.key_encode {
+        return Err(Error::unsupported(format!("KEY ENCODE {} is not supported yet", encode.to_uppercase())));
+    }
     let column = |c: &planner::statement::ColumnDef| Column {
         name: c.name.clone(),
         ty: c.ty.clone(),

@@ -27,6 +27,10 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
             .hint("Use CREATE SOURCE, and a materialized view over it to keep its rows."));
     }
     storage_parameters::check(session, &statement.connection.options)?;
+    if statement.on_conflict.is_some() {
+        return Err(Error::unsupported("ON CONFLICT of a table is not supported yet")
+            .hint("A second row with the same key is refused; UPDATE changes the first."));
+    }
     if !statement.columns.watermarks.is_empty() || statement.columns.wildcard {
         return Err(Error::unsupported("watermarks and * are not supported in a table yet"));
     }

@@ -38,6 +38,11 @@ pub async fn run(
 /// Only tables can be written to.
 pub fn check_is_table(object: &Object, verb: &str) -> Result<()> {
     match object.kind {
+        // Views over it keep less because its rows never go.
+        ObjectKind::Table if object.append_only && !matches!(verb, "insert into" | "copy to") => {
+            let message = format!("cannot {verb} append-only table \"{}\"", object.name);
+            Err(Error::new("55000", message).hint("A table that is created without APPEND ONLY can be changed."))
+        }
         ObjectKind::Table => Ok(()),
         ObjectKind::System => Err(Error::new("42501", format!("permission denied for table {}", object.name))),
         kind => {

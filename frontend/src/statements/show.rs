@@ -23,6 +23,11 @@ pub fn run(session: &mut Session, show: &Show) -> Result<Outcome> {
         Show::Setting(name) => setting(session, name),
         Show::All => all(session),
         Show::Objects { kind, schema, like } => objects(session, *kind, schema.as_deref(), like.as_deref()),
+        Show::Other(what) if matches!(what.as_str(), "cluster" | "processlist" | "parameters") => {
+            Err(Error::unsupported(format!("SHOW {} is not supported", what.to_uppercase()))
+                .hint("pg_stat_activity tells who does what, headwater_catalog.settings how the server is set."))
+        }
+        // There are none.
         Show::Sinks | Show::Other(_) => texts(session, names_of(show), Vec::new()),
         Show::Schemas => texts(session, names_of(show), SCHEMAS.iter().map(|s| vec![Some(s.0.to_owned())]).collect()),
         Show::Databases => texts(session, names_of(show), vec![vec![Some(DATABASE.to_owned())]]),

@@ -17,6 +17,7 @@ pub async fn run(session: &mut Session, tables: &[ObjectName]) -> Result<Outcome
         if table.kind != planner::catalog::ObjectKind::Table {
             return Err(Error::new("42809", format!("\"{}\" is not a table", table.name)));
         }
+        insert::check_is_table(&table, "truncate")?;
         session.lock(&[table.id]).await?;
         let mut snapshots = session.snapshots(&[table.id], true).await?;
         let mut changes: Vec<Batch> = session.pending(table.id).iter().map(Batch::negate).collect();

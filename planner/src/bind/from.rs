@@ -305,8 +305,7 @@ impl Binder<'_> {
             _ => {
                 if object.kind == ObjectKind::Source && !self.view {
                     let error = Error::unsupported(format!("source \"{}\" keeps no rows to read", object.name));
-                    return Err(at(error, name.position)
-                        .with_hint("Create a materialized view over it, or CREATE TABLE with the same connector."));
+                    return Err(at(error, name.position).with_hint("Create a materialized view over it and read that."));
                 }
                 let (plan, fields) = self.scan(&object)?;
                 let visible = object.visible().len();

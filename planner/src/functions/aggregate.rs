@@ -55,6 +55,24 @@ pub fn is_aggregate(name: &str) -> bool {
     NAMES.iter().any(|(known, _)| *known == name)
 }
 
+/// Every signature as it is written, for the page that lists them.
+pub fn signatures() -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    for (function, kind) in NAMES {
+        match kind {
+            AggregateKind::Count => {
+                found.extend(["count(*) → bigint", "count(any) → bigint"].map(|s| (function, s.into())))
+            }
+            AggregateKind::ArrayAgg => found.push((function, format!("{function}(any) → any[]"))),
+            _ => found.extend(overloads(kind).iter().map(|(args, returns)| {
+                let args: Vec<String> = args.iter().map(name).collect();
+                (function, format!("{function}({}) → {}", args.join(", "), name(returns)))
+            })),
+        }
+    }
+    found
+}
+
 /// Argument types and result of each overload; `count` and `array_agg` take anything.
 fn overloads(kind: AggregateKind) -> Vec<(Vec<SqlType>, SqlType)> {
     use SqlType::*;

@@ -1,5 +1,7 @@
 //! The SQL of README and docs/ is run, page by page, against a fresh server; what a page shows must be what comes.
 
+mod generated;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,12 @@ fn main() {
         let page = std::fs::read_to_string(&path).expect("a page can be read");
         if page.starts_with(NEEDS_KAFKA) {
             continue;
+        }
+        if page.contains(generated::BEGIN) {
+            let path = path.clone();
+            trials.push(Trial::test(format!("{name} is up to date"), move || {
+                in_runtime(generated::check(&path)).map_err(|error| Failed::from(format!("{error:#}")))
+            }));
         }
         let blocks = markdown::blocks(&page);
         if !blocks.is_empty() {
