@@ -118,7 +118,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("lc_time", "C", Text, "Accepted, without effect."),
     setting("data_checksums", "on", Fixed, "Files carry checksums."),
     setting("wal_level", "logical", Fixed, "As in Postgres."),
-    setting("password_encryption", "scram-sha-256", Word(&["md5", "scram-sha-256"]), "How passwords are kept."),
+    setting("password_encryption", "scram-sha-256", Word(&["md5", "scram-sha-256"]), "Accepted, without effect."),
     setting("jit", "off", Bool, "Accepted, without effect."),
     setting("port", "4566", Fixed, "The port of the server."),
     // Postgres' own that scripts set.
@@ -209,7 +209,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("streaming_over_window_cache_policy", "full", Text, "Accepted, without effect."),
     setting("streaming_asof_join_use_cache", "off", Bool, "Accepted, without effect."),
     setting("streaming_rate_limit", "-1", Text, "Accepted, without effect."),
-    setting("sink_decouple", "default", Text, "Accepted: a sink never delays anybody."),
+    setting("sink_decouple", "default", Text, "Accepted, without effect."),
     setting("backfill_rate_limit", "-1", Text, "Accepted, without effect."),
     setting("source_rate_limit", "-1", Text, "Accepted, without effect."),
     setting("dml_rate_limit", "-1", Text, "Accepted, without effect."),

@@ -311,8 +311,7 @@ fn library() -> &'static Library {
             ("JSON", json::functions()),
             ("Arrays", array::functions()),
             ("Waiting", sleep::functions()),
-            ("Session and system", system::functions()),
-            ("Backends", backends::functions()),
+            ("Session and system", [system::functions(), backends::functions()].concat()),
             ("For tests of failures", test_panic::functions()),
         ] {
             families.push((title, definitions.len()..definitions.len() + functions.len()));

@@ -214,6 +214,32 @@ mod tests {
         assert_eq!(config.connections_max, 1000);
     }
 
+    /// `UPDATE_EXPECT=1` writes the table.
+    #[test]
+    fn the_page_lists_every_flag() {
+        use clap::CommandFactory;
+        let mut table = String::from("| flag | environment | meaning |\n|---|---|---|\n");
+        for flag in Program::command().get_arguments().filter(|flag| flag.get_id() != "help") {
+            let value = match flag.get_value_names() {
+                Some([name, ..]) if flag.get_num_args().is_none_or(|n| n.min_values() > 0) => format!(" {name}"),
+                _ => String::new(),
+            };
+            let environment = flag.get_env().unwrap_or_default().to_string_lossy();
+            let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+            table += &format!("| `--{}{value}` | `{environment}` | {help} |\n", flag.get_long().unwrap_or_default());
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/commands.md");
+        let page = std::fs::read_to_string(&path).unwrap();
+        let (before, rest) = page.split_once("<!-- flags:serve -->\n").expect("a mark");
+        let (_, after) = rest.split_once("<!-- end -->").expect("an end");
+        let fresh = format!("{before}<!-- flags:serve -->\n\n{table}\n<!-- end -->{after}");
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            std::fs::write(&path, fresh).unwrap();
+        } else {
+            assert!(page == fresh, "docs/commands.md is stale: run the test with UPDATE_EXPECT=1");
+        }
+    }
+
     #[test]
     fn an_unknown_key_is_an_error() {
         assert!(toml::from_str::<File>("lisen = \"127.0.0.1:2\"").is_err());

@@ -68,9 +68,6 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
 
 /// The job that maintains the view.
 pub fn plan(session: &Session, statement: &CreateMaterializedView) -> Result<(ViewPlan, Vec<RelationId>)> {
-    if let Some((name, _)) = statement.options.first() {
-        return Err(Error::unsupported(format!("option \"{name}\" of a materialized view is not supported")));
-    }
     if statement.emit_on_window_close {
         return Err(Error::unsupported("EMIT ON WINDOW CLOSE is not supported yet"));
     }
