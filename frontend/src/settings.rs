@@ -76,6 +76,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("extra_float_digits", "1", Int(-15, 3), "Digits of floating-point numbers; 1 and more are exact."),
     setting("bytea_output", "hex", Word(&["hex", "escape"]), "How bytea is written; only hex."),
     setting("client_min_messages", "notice", Word(LEVELS), "Which notices are sent."),
+    setting(
+        "enable_join_ordering",
+        "on",
+        Bool,
+        "Views put many joins into an order without cross joins; off keeps the query's.",
+    ),
     setting("background_ddl", "off", Bool, "CREATE MATERIALIZED VIEW returns before the view has caught up."),
     setting(
         "default_transaction_isolation",
@@ -225,7 +231,6 @@ pub const SETTINGS: &[Setting] = &[
     setting("force_two_phase_agg", "off", Bool, "Accepted, without effect."),
     setting("force_split_distinct_agg", "off", Bool, "Accepted, without effect."),
     setting("enable_share_plan", "on", Bool, "Accepted, without effect."),
-    setting("enable_join_ordering", "on", Bool, "Accepted, without effect."),
     setting("enable_index_selection", "on", Bool, "Accepted, without effect."),
     setting("enable_mv_selection", "off", Bool, "Accepted, without effect."),
     setting("enable_locality_backfill", "off", Bool, "Accepted, without effect."),

@@ -26,6 +26,7 @@ use storage::{RelationId, SqlType};
 use crate::batch::column;
 use crate::catalog::{Catalog, Object, ObjectKind};
 use crate::error::{Error, Result};
+use crate::rules::Switches;
 pub use crate::settings::Settings;
 use crate::statement::{Delete, Insert, Query, Update};
 
@@ -57,6 +58,8 @@ pub struct Bound {
     pub params: Vec<SqlType>,
     /// What `set_config()` sets when the query runs.
     pub sets: Vec<SetConfig>,
+    /// The rules that the session has switched off, for views.
+    pub switches: Switches,
 }
 
 /// A call of `set_config()`.
@@ -328,6 +331,7 @@ impl<'a> Binder<'a> {
             depends_on: self.depends_on.clone(),
             params: self.params.iter().map(|t| t.clone().unwrap_or(SqlType::Text)).collect(),
             sets: self.settings_set.clone(),
+            switches: Switches::of(self.settings),
         }
     }
 }

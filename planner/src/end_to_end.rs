@@ -99,6 +99,12 @@ views! {
         "SELECT id, c.id, o.id FROM customers c FULL JOIN orders o USING (id)",
         "SELECT a.id, b.id FROM orders a FULL JOIN customers b ON a.customer = b.id AND a.amount > 1",
         "SELECT a.id, b.id FROM orders a, customers b";
+    many_joins:
+        "SELECT o.id, c.id, k.at, p.id FROM orders o, customers c, clicks k, orders p WHERE o.customer = c.id AND p.customer = k.customer",
+        "SELECT o.id, c.id, p.id FROM orders o, customers c, orders p WHERE o.amount < c.id AND c.id = p.customer AND o.id + p.id > c.id",
+        "SELECT count(*) FROM orders o, customers c, orders p, clicks k WHERE o.id + c.id = p.id AND k.customer = 1",
+        "SELECT * FROM (SELECT o.id AS a, c.id AS b FROM orders o CROSS JOIN customers c) x JOIN orders p ON p.id = x.a AND p.customer = x.b",
+        "SELECT o.id, c.name, k.ratio FROM customers c JOIN orders o ON o.customer = c.id LEFT JOIN clicks k ON k.customer = c.id JOIN orders q ON q.id = o.id";
     ranges:
         "SELECT a.id, b.id FROM orders a JOIN orders b ON a.amount BETWEEN b.id AND b.customer",
         "SELECT a.id, b.id FROM orders a LEFT JOIN orders b ON a.price < b.price",
@@ -136,6 +142,10 @@ views! {
         "SELECT id FROM orders WHERE customer IN (SELECT id FROM customers WHERE active)",
         "SELECT id FROM customers WHERE id NOT IN (SELECT customer FROM orders)",
         "SELECT id FROM customers c WHERE id NOT IN (SELECT customer FROM orders o WHERE o.amount < c.id)",
+        "SELECT id FROM orders WHERE (customer, amount) IN (SELECT id, id FROM customers)",
+        "SELECT id FROM orders WHERE (customer, amount) NOT IN (SELECT id, id FROM customers)",
+        "SELECT id FROM orders o WHERE NOT (customer, note) IN (SELECT id, name FROM customers c WHERE c.id < o.amount)",
+        "SELECT id, (customer, note) NOT IN (SELECT id, name FROM customers) FROM orders",
         "SELECT id FROM orders o WHERE amount NOT IN (SELECT id FROM customers c WHERE c.id = o.customer)",
         "SELECT id FROM orders o WHERE NOT (note IN (SELECT p.note FROM orders p WHERE p.customer = o.customer AND p.id <> o.id))",
         "SELECT id, customer IN (SELECT id FROM customers) FROM orders",

@@ -2,12 +2,14 @@
 //!
 //! Left out of DataFusion's list on purpose: `simplify_expressions` (folds stable functions and wraps on overflow; ours
 //! is `fold`), `push_down_limit` for streams (which rows a limit keeps would depend on their arrival),
-//! `propagate_empty_relation` and `eliminate_group_by_constant` (fold a stream away), `eliminate_join` (trusts keys).
+//! `propagate_empty_relation` and `eliminate_group_by_constant` (fold a stream away), `eliminate_join` (trusts keys),
+//! `eliminate_cross_join` (joins what nothing connects before what equalities connect; ours is `join_order`).
 
 pub mod correlated;
 pub mod dependent;
 pub mod distinct_on;
 pub mod fold;
+pub mod join_order;
 pub mod keys;
 pub mod mark_join;
 pub mod not_in;
@@ -22,7 +24,6 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
-use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
 use datafusion::optimizer::eliminate_filter::EliminateFilter;
 use datafusion::optimizer::eliminate_outer_join::EliminateOuterJoin;
@@ -39,9 +40,30 @@ use crate::error::{Error, Result};
 
 type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 
+/// The rules of streams that a session can switch off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switches {
+    /// Many joins are put into an order, see [`join_order`]; otherwise they stay in that of the query.
+    pub join_order: bool,
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Switches { join_order: true }
+    }
+}
+
+impl Switches {
+    /// What a session's settings say.
+    pub fn of(settings: &crate::bind::Settings) -> Switches {
+        let on = |name: &str| settings.values.get(name).is_none_or(|value| value != "off");
+        Switches { join_order: on("enable_join_ordering") }
+    }
+}
+
 /// A plan for streams: subqueries are joins, uncorrelated scalar subqueries single rows, top-n patterns top-n nodes.
 /// The columns that identify a row stand behind the output's own; see [`keys`].
-pub fn optimize_stream(plan: LogicalPlan) -> Result<(LogicalPlan, Option<keys::Key>)> {
+pub fn optimize_stream(plan: LogicalPlan, switches: Switches) -> Result<(LogicalPlan, Option<keys::Key>)> {
     let plan = unnest(plan)?;
     let plan = scalar_subquery::uncorrelated_to_single_row(plan)?;
     let plan = run(
@@ -55,6 +77,9 @@ pub fn optimize_stream(plan: LogicalPlan) -> Result<(LogicalPlan, Option<keys::K
     let plan = top_n::recognise(plan)?;
     let (plan, key) = keys::with_keys(plan)?;
     let mut rules = tidy_rules();
+    if switches.join_order {
+        rules.push(Arc::new(join_order::JoinOrder));
+    }
     rules.push(Arc::new(PushDownFilter::new()));
     rules.push(Arc::new(CommonSubexprEliminate::new()));
     rules.push(Arc::new(OptimizeProjections::new()));
@@ -68,6 +93,7 @@ pub fn optimize_batch(plan: LogicalPlan) -> Result<LogicalPlan> {
     let plan = unnest(crate::nodes::for_reads(plan)?)?;
     let mut rules: Vec<Rule> = vec![Arc::new(ReplaceDistinctWithAggregate::new())];
     rules.extend(tidy_rules());
+    rules.push(Arc::new(join_order::JoinOrder));
     // Filters cannot be pushed past limits: limits go first.
     rules.push(Arc::new(PushDownLimit::new()));
     rules.push(Arc::new(PushDownFilter::new()));
@@ -105,7 +131,6 @@ fn tidy_rules() -> Vec<Rule> {
         Arc::new(ExtractEquijoinPredicate::new()),
         Arc::new(EliminateDuplicatedExpr::new()),
         Arc::new(EliminateFilter::new()),
-        Arc::new(EliminateCrossJoin::new()),
         Arc::new(EliminateOuterJoin::new()),
     ]
 }

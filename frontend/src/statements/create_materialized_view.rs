@@ -79,7 +79,7 @@ pub fn plan(session: &Session, statement: &CreateMaterializedView) -> Result<(Vi
     let columns = query_columns(&bound, &statement.columns)?;
     let (id, errors) = (engine.allocate_relation(), engine.allocate_relation());
     let depends_on = bound.depends_on;
-    let plan = view_of(name, id, errors, bound.plan, columns)?;
+    let plan = view_of(name, id, errors, bound.plan, bound.switches, columns)?;
     Ok((plan, depends_on))
 }
 

@@ -91,7 +91,8 @@ pub async fn run(session: &mut Session, subscribe: &Subscribe) -> Result<Outcome
             let (id, errors) = (engine.allocate_relation(), engine.allocate_relation());
             let name = format!("subscription_{}", id.0);
             let depends_on = bound.depends_on.clone();
-            let plan = planner::lower::view_of(&name, id, errors, bound.plan, named_columns(&fields[2..]))?;
+            let plan =
+                planner::lower::view_of(&name, id, errors, bound.plan, bound.switches, named_columns(&fields[2..]))?;
             let object = Object { id, name, kind: ObjectKind::MaterializedView, depends_on, ..Default::default() };
             let place = shared.catalogs.take_place(&object);
             drop(changing);

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use datafusion::common::{Column, Spans};
+use datafusion::common::{Column, ScalarValue, Spans};
 use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison, SetQuantifier};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator, Subquery};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit};
 use sqlparser::ast;
 use storage::SqlType;
 
@@ -143,7 +143,12 @@ impl Binder<'_> {
         Ok((Self::key_of(&how.common, value), self.subquery(plan)))
     }
 
-    /// `(a, b) IN (SELECT x, y ...)` as EXISTS with the comparisons in WHERE; NOT IN differs in NULLs.
+    /// `(a, b) IN (SELECT x, y ...)` as EXISTS with the comparisons in WHERE, with NULL where that is not known:
+    ///
+    /// ```text
+    /// CASE WHEN EXISTS (s WHERE a = x AND b = y) THEN true
+    ///      WHEN EXISTS (s WHERE (a = x AND b = y) IS NULL) THEN NULL ELSE false END
+    /// ```
     fn row_in_subquery(
         &mut self,
         items: &[ast::Expr],
@@ -151,10 +156,6 @@ impl Binder<'_> {
         negated: bool,
         place: Option<usize>,
     ) -> Result<Typed> {
-        if negated {
-            let error = Error::unsupported("NOT IN of a row is not supported");
-            return Err(at(error, place).with_hint("Write NOT EXISTS with the comparisons in WHERE."));
-        }
         let values = items.iter().map(|i| self.expr(i)).collect::<Result<Vec<_>>>()?;
         let bound = self.inner(query)?;
         if bound.fields.len() != values.len() {
@@ -174,9 +175,16 @@ impl Binder<'_> {
                 None => equal,
             });
         }
-        let plan = LogicalPlanBuilder::from(bound.plan).filter(all.expect("a row has values"))?.build()?;
-        let subquery = self.subquery(plan);
-        Ok(Typed::new(Expr::Exists(Exists::new(subquery, false)), SqlType::Boolean).at(place))
+        let all = all.expect("a row has values");
+        let mut exists = |condition: Expr| -> Result<Expr> {
+            let plan = LogicalPlanBuilder::from(bound.plan.clone()).filter(condition)?.build()?;
+            Ok(Expr::Exists(Exists::new(self.subquery(plan), false)))
+        };
+        let (equal, unknown) = (exists(all.clone())?, exists(all.is_null())?);
+        let null = super::literal::literal(ScalarValue::Boolean(None));
+        let (found, otherwise) = (lit(!negated), lit(negated));
+        let value = datafusion::logical_expr::when(equal, found).when(unknown, null).otherwise(otherwise)?;
+        Ok(Typed::new(value, SqlType::Boolean).at(place))
     }
 
     /// `value <op> ANY (...)`, `value <op> ALL (...)` over a query or an array.

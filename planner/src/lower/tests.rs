@@ -80,7 +80,7 @@ fn check_plan(plan: LogicalPlanBuilder, names: &[&str], oracle: bool, expected: 
     let columns = names.iter().zip(plan.schema().fields());
     let columns = columns.map(|(n, f)| Column::new(*n, sql_type(f.data_type()))).collect();
     let query = plan.clone();
-    let text = match super::view_of("v", RelationId(10), RelationId(11), plan, columns) {
+    let text = match super::view_of("v", RelationId(10), RelationId(11), plan, Default::default(), columns) {
         Ok(view) => {
             let plan = serde_json::to_string(&view.job.plan).unwrap();
             serde_json::from_str::<streaming::plan::Plan>(&plan).expect("a plan survives the catalog");

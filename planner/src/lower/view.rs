@@ -70,7 +70,7 @@ pub fn plan_bound_view(
         let ty = if output.ty == SqlType::Unknown { SqlType::Text } else { output.ty };
         columns.push(Column { name, ty, typmod: output.typmod, not_null: false });
     }
-    let mut view = view_of(name, allocate(), allocate(), bound.plan, columns)?;
+    let mut view = view_of(name, allocate(), allocate(), bound.plan, bound.switches, columns)?;
     view.depends_on = bound.relations;
     Ok(view)
 }
@@ -81,9 +81,10 @@ pub fn view_of(
     relation: RelationId,
     errors: RelationId,
     plan: LogicalPlan,
+    switches: rules::Switches,
     mut columns: Vec<Column>,
 ) -> Result<ViewPlan> {
-    let (plan, key) = rules::optimize_stream(plan)?;
+    let (plan, key) = rules::optimize_stream(plan, switches)?;
     let (plan, key) = match key {
         Some(key) => {
             let positions = key.columns.iter().map(|c| plan.schema().index_of_column(c));

@@ -1,4 +1,4 @@
-//! `x NOT IN (subquery)` as a condition, where the subquery depends on the row:
+//! `x NOT IN (subquery)` as a condition, where the subquery depends on the row, and `(a, b) [NOT] IN (subquery)`:
 //!
 //! ```text
 //! x NOT IN (s)  =>  NOT EXISTS (s WHERE (s.c = x) IS NOT FALSE)
@@ -6,12 +6,20 @@
 //!
 //! It holds if no row of the subquery is equal or could be, NULLs being unknown. The same is true of a subquery that
 //! depends on nothing, which stays as it is: a null-aware anti join finds its rows by their hash.
+//!
+//! The test of a row comes as a CASE whose value is NULL where nothing is known. As a condition that is as good as
+//! false:
+//!
+//! ```text
+//! CASE WHEN EXISTS (e) THEN true WHEN EXISTS (n) THEN NULL ELSE false END   =>  EXISTS (e)
+//! CASE WHEN EXISTS (e) THEN false WHEN EXISTS (n) THEN NULL ELSE true END   =>  NOT EXISTS (e) AND NOT EXISTS (n)
+//! ```
 
 use std::sync::Arc;
 
-use datafusion::common::Result as DfResult;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::logical_expr::expr::{Exists, InSubquery};
+use datafusion::common::{Result as DfResult, ScalarValue};
+use datafusion::logical_expr::expr::{Case, Exists, InSubquery};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Subquery};
 
@@ -28,8 +36,10 @@ pub fn to_not_exists(plan: LogicalPlan) -> Result<LogicalPlan> {
                 Expr::InSubquery(test) if test.negated => not_exists(test, &filter.input)?,
                 Expr::Not(e) => match e.as_ref() {
                     Expr::InSubquery(test) if !test.negated => not_exists(test, &filter.input)?,
+                    Expr::Case(test) => negated(test).as_ref().and_then(of_row),
                     _ => None,
                 },
+                Expr::Case(test) => of_row(test),
                 _ => None,
             };
             changed |= rewritten.is_some();
@@ -66,4 +76,33 @@ fn not_exists(test: &InSubquery, input: &LogicalPlan) -> DfResult<Option<Expr>> 
     let outer_ref_columns = plan.all_out_ref_exprs();
     let subquery = Subquery { subquery: Arc::new(plan), outer_ref_columns, spans: test.subquery.spans.clone() };
     Ok(Some(Expr::Exists(Exists { subquery, negated: true })))
+}
+
+/// The condition that the test of a row is.
+fn of_row(case: &Case) -> Option<Expr> {
+    let [(equal, found), (unknown, null)] = case.when_then_expr.as_slice() else { return None };
+    let (Expr::Exists(equal), Expr::Exists(unknown)) = (equal.as_ref(), unknown.as_ref()) else { return None };
+    let (found, null, otherwise) = (truth(found)?, truth(null)?, truth(case.else_expr.as_deref()?)?);
+    let not = |exists: &Exists| Expr::Exists(Exists { negated: !exists.negated, ..exists.clone() });
+    match (case.expr.is_none(), found, null, otherwise) {
+        (true, Some(true), None, Some(false)) => Some(Expr::Exists(equal.clone())),
+        (true, Some(false), None, Some(true)) => Some(not(equal).and(not(unknown))),
+        _ => None,
+    }
+}
+
+/// The same test with the other answer.
+fn negated(case: &Case) -> Option<Case> {
+    let not = |e: &Expr| Some(Box::new(Expr::Literal(ScalarValue::Boolean(truth(e)?.map(|value| !value)), None)));
+    let when_then_expr = case.when_then_expr.iter().map(|(when, then)| Some((when.clone(), not(then)?)));
+    let else_expr = Some(not(case.else_expr.as_deref()?)?);
+    Some(Case { expr: case.expr.clone(), when_then_expr: when_then_expr.collect::<Option<_>>()?, else_expr })
+}
+
+/// A boolean constant: true, false or NULL.
+fn truth(e: &Expr) -> Option<Option<bool>> {
+    match e {
+        Expr::Literal(ScalarValue::Boolean(value), _) => Some(*value),
+        _ => None,
+    }
 }
