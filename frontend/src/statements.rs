@@ -14,6 +14,7 @@ pub mod explain;
 pub mod flush;
 pub mod insert;
 pub mod no_op;
+pub mod on_conflict;
 pub mod prepare;
 pub mod select;
 pub mod set;

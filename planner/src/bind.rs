@@ -6,6 +6,7 @@ mod expression;
 mod from;
 mod literal;
 pub(crate) mod names;
+mod on_conflict;
 mod order;
 mod select;
 mod series;
@@ -31,6 +32,7 @@ pub use crate::settings::Settings;
 use crate::statement::{Delete, Insert, Query, Update};
 
 use self::names::Scope;
+pub use self::on_conflict::{CONFLICTS, OnConflict};
 
 /// A column of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +85,7 @@ pub enum SettingValue {
 }
 
 /// The relation that the plan of a RETURNING clause reads: the new rows of an INSERT or UPDATE, the old rows of a
-/// DELETE, with all columns of the table, hidden ones included. Whoever runs the plan provides its rows.
+/// DELETE, with all columns of the table, hidden ones included, and behind them those of the tables of FROM or USING. Whoever runs the plan provides its rows.
 pub const RETURNING: RelationId = RelationId(u32::MAX);
 
 /// A bound INSERT: [`source`](BoundInsert::source) gives the new rows, all visible columns of the table in order, cast
@@ -94,6 +96,8 @@ pub struct BoundInsert {
     pub table: Arc<Object>,
     /// The new rows.
     pub source: Bound,
+    /// What happens to a row whose key is there.
+    pub on_conflict: Option<OnConflict>,
     /// RETURNING: a query over [`RETURNING`].
     pub returning: Option<Bound>,
     /// The types of all parameters of the statement.
@@ -101,13 +105,15 @@ pub struct BoundInsert {
 }
 
 /// A bound UPDATE: [`source`](BoundUpdate::source) gives for each row to change all old columns of the table, then all
-/// new ones, hidden ones included.
+/// new ones, hidden ones included, then the columns of the tables of FROM.
 #[derive(Clone, Debug)]
 pub struct BoundUpdate {
     /// The table.
     pub table: Arc<Object>,
     /// Old and new rows.
     pub source: Bound,
+    /// Whether there is a FROM: a row that it meets several times is changed once.
+    pub joins: bool,
     /// RETURNING: a query over [`RETURNING`].
     pub returning: Option<Bound>,
     /// The types of all parameters of the statement.
@@ -115,13 +121,15 @@ pub struct BoundUpdate {
 }
 
 /// A bound DELETE: [`source`](BoundDelete::source) gives the rows to take away with all columns of the table, hidden
-/// ones included.
+/// ones included, then the columns of the tables of USING.
 #[derive(Clone, Debug)]
 pub struct BoundDelete {
     /// The table.
     pub table: Arc<Object>,
     /// Old rows.
     pub source: Bound,
+    /// Whether there is a USING: a row that it meets several times is taken away once.
+    pub joins: bool,
     /// RETURNING: a query over [`RETURNING`].
     pub returning: Option<Bound>,
     /// The types of all parameters of the statement.

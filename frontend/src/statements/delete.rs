@@ -1,11 +1,11 @@
 //! `DELETE FROM t [USING ...] [WHERE ...] [RETURNING ...]`
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use storage::Batch;
 
 use crate::error::Result;
 use crate::session::Session;
-use crate::statements::{Outcome, Parameters, insert, select};
+use crate::statements::{Outcome, Parameters, insert, select, update};
 
 /// Takes rows away.
 pub async fn run(
@@ -19,13 +19,18 @@ pub async fn run(
     let bound = planner::bind_delete(&catalog, &session.bind_settings(), delete, &mut types)?;
     insert::check_is_table(&bound.table, "delete from")?;
     session.lock(&[bound.table.id]).await?;
-    let old = select::collect(session, bound.source, &parameters.values, true).await?;
+    let mut old = select::collect(session, bound.source, &parameters.values, true).await?;
+    if bound.joins {
+        old = update::each_row_once(&bound.table, old)?;
+    }
     let n: usize = old.iter().map(|b| b.num_rows()).sum();
     let schema = storage::types::arrow_schema(&bound.table.columns);
     let mut changes = Vec::with_capacity(old.len());
     for batch in &old {
         // The query's columns have names of its own.
-        let batch = RecordBatch::try_new(schema.clone(), batch.columns().to_vec())?;
+        let columns = batch.columns()[..schema.fields().len()].to_vec();
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
         changes.push(Batch::inserts(batch).negate());
     }
     insert::apply(session, &bound.table, changes).await?;

@@ -10,7 +10,7 @@ use storage::{Batch, RelationSnapshot};
 use crate::error::{Error, Result};
 use crate::pg_catalog::objects::{key_name, visible};
 use crate::session::Session;
-use crate::statements::{Outcome, Parameters, select};
+use crate::statements::{Outcome, Parameters, on_conflict, select};
 
 /// `INSERT`
 pub async fn run(
@@ -24,12 +24,17 @@ pub async fn run(
     let bound = planner::bind_insert(&catalog, &session.bind_settings(), insert, &mut types)?;
     check_is_table(&bound.table, "insert into")?;
     let batches = select::collect(session, bound.source, &parameters.values, false).await?;
-    let (n, written) = append(session, &bound.table, batches).await?;
+    let written: Vec<RecordBatch> = match bound.on_conflict {
+        Some(action) if !bound.table.primary_key.is_empty() => {
+            on_conflict::insert(session, &bound.table, batches, action, &parameters.values).await?
+        }
+        _ => append(session, &bound.table, batches).await?.1.iter().map(|b| b.data().clone()).collect(),
+    };
+    let n: usize = written.iter().map(|b| b.num_rows()).sum();
     let tag = format!("INSERT 0 {n}");
     match bound.returning {
         None => Ok(Outcome::Done(tag)),
         Some(returning) => {
-            let written = written.iter().map(|b| b.data().clone()).collect();
             select::returning(session, returning, written, &parameters.values, tag).await.map(Outcome::Rows)
         }
     }
@@ -139,20 +144,23 @@ pub async fn append(
 ) -> Result<(u64, Vec<Batch>)> {
     let mut changes = Vec::with_capacity(batches.len());
     let mut n = 0;
-    let engine = session.shared.engine()?;
     for batch in batches.iter().filter(|b| b.num_rows() > 0) {
         check_not_null(table, batch)?;
-        let mut arrays = batch.columns().to_vec();
-        if table.hidden > 0 {
-            let first = engine.allocate_row_ids(batch.num_rows() as u64);
-            arrays.push(Arc::new(Int64Array::from_iter_values((0..batch.num_rows() as i64).map(|i| first + i))));
-        }
-        let schema = storage::types::arrow_schema(&table.columns);
-        changes.push(Batch::inserts(RecordBatch::try_new(schema, arrays)?));
+        changes.push(Batch::inserts(completed(session, table, batch)?));
         n += batch.num_rows() as u64;
     }
     apply(session, table, changes.clone()).await?;
     Ok((n, changes))
+}
+
+/// Rows with all visible columns, with the hidden ones too.
+pub fn completed(session: &Session, table: &Object, rows: &RecordBatch) -> Result<RecordBatch> {
+    let mut arrays = rows.columns().to_vec();
+    if table.hidden > 0 {
+        let first = session.shared.engine()?.allocate_row_ids(rows.num_rows() as u64);
+        arrays.push(Arc::new(Int64Array::from_iter_values((0..rows.num_rows() as i64).map(|i| first + i))));
+    }
+    Ok(RecordBatch::try_new(storage::types::arrow_schema(&table.columns), arrays)?)
 }
 
 /// Adds changes with all columns to the transaction, if the table's key allows them.

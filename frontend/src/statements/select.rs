@@ -132,7 +132,7 @@ pub async fn tables(session: &mut Session, relations: &[RelationId], to_change: 
     let mut found = BTreeMap::new();
     let mut stored = Vec::new();
     for &id in relations {
-        if id == planner::bind::RETURNING {
+        if id == planner::bind::RETURNING || id == planner::bind::CONFLICTS {
             continue;
         }
         if let Some(object) = catalog.by_id(id)
@@ -179,6 +179,20 @@ pub async fn collect(
     to_change: bool,
 ) -> Result<Vec<RecordBatch>> {
     let tables = tables(session, &bound.relations, to_change).await?;
+    let stream = Query::new(bound.plan)?.run(values, &tables, &session.shared.reads).await?;
+    Ok(stream.try_collect().await?)
+}
+
+/// All rows of a bound query that reads, besides relations, rows of the statement's own under the id `own`.
+pub async fn collect_over(
+    session: &mut Session,
+    bound: Bound,
+    own: RelationId,
+    rows: Vec<RecordBatch>,
+    values: &[ScalarValue],
+) -> Result<Vec<RecordBatch>> {
+    let mut tables = tables(session, &bound.relations, true).await?;
+    tables.add(own, rows);
     let stream = Query::new(bound.plan)?.run(values, &tables, &session.shared.reads).await?;
     Ok(stream.try_collect().await?)
 }

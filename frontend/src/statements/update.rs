@@ -1,6 +1,9 @@
 //! `UPDATE t SET ... [FROM ...] [WHERE ...] [RETURNING ...]`: the old rows go and the new ones come, in one epoch.
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use std::collections::HashSet;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use planner::catalog::Object;
 use storage::Batch;
 
 use crate::error::Result;
@@ -19,8 +22,11 @@ pub async fn run(
     let bound = planner::bind_update(&catalog, &session.bind_settings(), update, &mut types)?;
     insert::check_is_table(&bound.table, "update")?;
     session.lock(&[bound.table.id]).await?;
-    let rows = select::collect(session, bound.source, &parameters.values, true).await?;
+    let mut rows = select::collect(session, bound.source, &parameters.values, true).await?;
     let table = &bound.table;
+    if bound.joins {
+        rows = each_row_once(table, rows)?;
+    }
     let schema = storage::types::arrow_schema(&table.columns);
     let width = table.columns.len();
     let (mut changes, mut written, mut n) = (Vec::new(), Vec::new(), 0);
@@ -29,11 +35,11 @@ pub async fn run(
         let part = |columns: &[arrow::array::ArrayRef]| {
             RecordBatch::try_new_with_options(schema.clone(), columns.to_vec(), &options)
         };
-        let (old, new) = (part(&batch.columns()[..width])?, part(&batch.columns()[width..])?);
+        let (old, new) = (part(&batch.columns()[..width])?, part(&batch.columns()[width..2 * width])?);
         insert::check_not_null(table, &new)?;
         changes.push(Batch::inserts(old).negate());
-        changes.push(Batch::inserts(new.clone()));
-        written.push(new);
+        changes.push(Batch::inserts(new));
+        written.push(batch.project(&(width..batch.num_columns()).collect::<Vec<_>>())?);
         n += batch.num_rows();
     }
     insert::apply(session, table, changes).await?;
@@ -44,4 +50,22 @@ pub async fn run(
             select::returning(session, returning, written, &parameters.values, tag).await.map(Outcome::Rows)
         }
     }
+}
+
+/// Rows that begin with all columns of a table, each row of the table at most once: a join may meet it several times.
+pub fn each_row_once(table: &Object, rows: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+    let key: Vec<usize> = match table.primary_key.as_slice() {
+        // The hidden id of the row.
+        [] => vec![table.columns.len() - 1],
+        key => key.to_vec(),
+    };
+    let mut seen = HashSet::new();
+    let mut once = Vec::with_capacity(rows.len());
+    for batch in rows {
+        let values: Vec<ArrayRef> = key.iter().map(|&i| batch.column(i).clone()).collect();
+        let encoded = storage::row::encode_rows(&values, batch.num_rows())?;
+        let first: BooleanArray = (0..batch.num_rows()).map(|row| Some(seen.insert(encoded.get(row).to_vec()))).collect();
+        once.push(arrow::compute::filter_record_batch(&batch, &first)?);
+    }
+    Ok(once)
 }

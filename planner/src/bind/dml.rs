@@ -19,9 +19,6 @@ impl Binder<'_> {
     pub(super) fn insert(mut self, insert: &Insert) -> Result<BoundInsert> {
         let table = self.target(&insert.table, "insert into")?;
         let ast = &insert.ast;
-        if ast.on.is_some() {
-            return Err(Error::unsupported("INSERT ... ON CONFLICT is not supported yet"));
-        }
         let visible = table.visible().len();
         let mut columns = vec![];
         let places: Vec<Option<usize>> =
@@ -94,8 +91,9 @@ impl Binder<'_> {
         let plan = LogicalPlanBuilder::from(source.plan).project(exprs)?.build()?;
         let source = self.bound(BoundQuery { plan, fields });
         let alias = ast.table_alias.as_ref().map(|a| fold(&a.alias));
-        let returning = self.returning(&table, alias, ast.returning.as_deref())?;
-        Ok(BoundInsert { table, params: self.all_params(), source, returning })
+        let on_conflict = ast.on.as_ref().map(|on| self.on_conflict(&table, alias.as_ref(), on)).transpose()?;
+        let returning = self.returning(&table, alias, ast.returning.as_deref(), Scope::default())?;
+        Ok(BoundInsert { table, params: self.all_params(), source, on_conflict, returning })
     }
 
     /// `VALUES` of an INSERT: every value is typed by its column, DEFAULT is the column's.
@@ -151,15 +149,34 @@ impl Binder<'_> {
     pub(super) fn update(mut self, update: &Update) -> Result<BoundUpdate> {
         let table = self.target(&update.table, "update")?;
         let ast = &update.ast;
-        if ast.from.is_some() || !ast.table.joins.is_empty() {
-            return Err(Error::unsupported("UPDATE ... FROM is not supported yet")
-                .with_hint("Use a subquery in SET and WHERE."));
+        let from = match &ast.from {
+            Some(ast::UpdateTableFromKind::AfterSet(from)) => from.as_slice(),
+            None => &[],
+            Some(ast::UpdateTableFromKind::BeforeSet(_)) => {
+                return Err(Error::new("42601", "syntax error at or near \"FROM\""));
+            }
+        };
+        if !ast.table.joins.is_empty() {
+            return Err(Error::new("42601", "syntax error at or near \"JOIN\""));
         }
         let alias = alias_of(&ast.table.relation);
-        let (plan, old) = self.scanned_target(&table, alias.clone(), ast.selection.as_ref())?;
-        // The new value of each column that is set.
+        let (plan, old, others) = self.scanned_target(&table, alias.clone(), from, ast.selection.as_ref())?;
+        let new = self.new_values(&table, &ast.assignments)?;
+        let (mut exprs, mut fields) = self.old_and_new(&old, new);
+        let more = fields_of(&others);
+        exprs.extend(more.iter().map(OutField::expr));
+        fields.extend(more);
+        let plan = LogicalPlanBuilder::from(plan).project(exprs)?.build()?;
+        let source = self.bound(BoundQuery { plan, fields });
+        let joins = !from.is_empty();
+        let returning = self.returning(&table, alias, ast.returning.as_deref(), others)?;
+        Ok(BoundUpdate { table, params: self.all_params(), source, joins, returning })
+    }
+
+    /// The new value of each column that is set.
+    pub(super) fn new_values(&mut self, table: &Object, assignments: &[ast::Assignment]) -> Result<Vec<Option<Expr>>> {
         let mut new: Vec<Option<Expr>> = vec![None; table.columns.len()];
-        for assignment in &ast.assignments {
+        for assignment in assignments {
             for (name, value) in self.assignments(assignment)? {
                 let Some(index) = table.column(&name.name) else {
                     let message = format!("column \"{}\" of relation \"{}\" does not exist", name.name, table.name);
@@ -170,25 +187,15 @@ impl Binder<'_> {
                     return Err(at(Error::new("42601", message), name.position));
                 }
                 new[index] = Some(match is_default(&value) {
-                    true => self.default_of(&table, index)?,
+                    true => self.default_of(table, index)?,
                     false => {
                         let value = self.within(Clause::Set, |b| b.expr(&value))?;
-                        self.assign(value, &table, index)?
+                        self.assign(value, table, index)?
                     }
                 });
             }
         }
-        let mut exprs: Vec<Expr> = old.iter().map(OutField::expr).collect();
-        let mut fields = old.clone();
-        for (new, old) in new.into_iter().zip(&old) {
-            let field = OutField { internal: self.fresh(), ..old.clone() };
-            exprs.push(new.unwrap_or_else(|| old.expr()).alias(&field.internal));
-            fields.push(field);
-        }
-        let plan = LogicalPlanBuilder::from(plan).project(exprs)?.build()?;
-        let source = self.bound(BoundQuery { plan, fields });
-        let returning = self.returning(&table, alias, ast.returning.as_deref())?;
-        Ok(BoundUpdate { table, params: self.all_params(), source, returning })
+        Ok(new)
     }
 
     fn assignments(&self, assignment: &ast::Assignment) -> Result<Vec<(ObjectName, ast::Expr)>> {
@@ -224,22 +231,20 @@ impl Binder<'_> {
     pub(super) fn delete(mut self, delete: &Delete) -> Result<BoundDelete> {
         let table = self.target(&delete.table, "delete from")?;
         let ast = &delete.ast;
-        if ast.using.is_some() {
-            return Err(
-                Error::unsupported("DELETE ... USING is not supported yet").with_hint("Use a subquery in WHERE.")
-            );
-        }
         let alias = match &ast.from {
             ast::FromTable::WithFromKeyword(from) | ast::FromTable::WithoutKeyword(from) => {
                 from.first().and_then(|t| alias_of(&t.relation))
             }
         };
-        let (plan, fields) = self.scanned_target(&table, alias.clone(), ast.selection.as_ref())?;
+        let using = ast.using.as_deref().unwrap_or_default();
+        let (plan, mut fields, others) = self.scanned_target(&table, alias.clone(), using, ast.selection.as_ref())?;
+        fields.extend(fields_of(&others));
         let exprs: Vec<Expr> = fields.iter().map(OutField::expr).collect();
         let plan = LogicalPlanBuilder::from(plan).project(exprs)?.build()?;
         let source = self.bound(BoundQuery { plan, fields });
-        let returning = self.returning(&table, alias, ast.returning.as_deref())?;
-        Ok(BoundDelete { table, params: self.all_params(), source, returning })
+        let joins = !using.is_empty();
+        let returning = self.returning(&table, alias, ast.returning.as_deref(), others)?;
+        Ok(BoundDelete { table, params: self.all_params(), source, joins, returning })
     }
 
     /// The table that is changed.
@@ -263,20 +268,31 @@ impl Binder<'_> {
         Err(at(refused, name.position))
     }
 
-    /// A scan of the rows of the table that a condition chooses; the table is the innermost scope.
+    /// A scan of the rows of the table that a condition chooses, joined with the other tables that it looks at; all of
+    /// them are the innermost scope. Returns the table's columns and what the names of the other tables mean.
     fn scanned_target(
         &mut self,
         table: &Object,
         alias: Option<String>,
+        from: &[ast::TableWithJoins],
         condition: Option<&ast::Expr>,
-    ) -> Result<(LogicalPlan, Vec<OutField>)> {
+    ) -> Result<(LogicalPlan, Vec<OutField>, Scope)> {
         let (mut plan, fields) = self.scan(table)?;
-        self.scopes.push(target_scope(table, alias, &fields));
+        let mut scope = target_scope(table, alias, &fields);
+        let mut others = Scope::default();
+        if !from.is_empty() {
+            self.scopes.push(Scope::default());
+            let joined = self.from(from);
+            others = self.scopes.pop().expect("just pushed");
+            scope.append(others.clone())?;
+            plan = LogicalPlanBuilder::from(plan).cross_join(joined?)?.build()?;
+        }
+        self.scopes.push(scope);
         if let Some(condition) = condition {
             let condition = self.within(Clause::Where, |b| b.condition(condition, "WHERE"))?;
             plan = LogicalPlanBuilder::from(plan).filter(condition)?.build()?;
         }
-        Ok((plan, fields))
+        Ok((plan, fields, others))
     }
 
     /// A value as one of a column's.
@@ -318,21 +334,31 @@ impl Binder<'_> {
         table: &Object,
         alias: Option<String>,
         items: Option<&[ast::SelectItem]>,
+        mut others: Scope,
     ) -> Result<Option<super::Bound>> {
         let Some(items) = items else { return Ok(None) };
-        let fields: Vec<OutField> = table
+        let mut fields: Vec<OutField> = table
             .columns
             .iter()
             .map(|c| OutField { internal: self.fresh(), name: c.name.clone(), ty: c.ty.clone(), typmod: c.typmod })
             .collect();
+        let mut scope = target_scope(table, alias, &fields);
+        for mut field in fields_of(&others) {
+            let before = std::mem::replace(&mut field.internal, self.fresh());
+            for c in others.columns.iter_mut().filter(|c| c.field.internal == before) {
+                c.field.internal = field.internal.clone();
+            }
+            fields.push(field);
+        }
+        scope.append(others)?;
+        scope.clause = Clause::Returning;
         let arrow: Vec<Field> = fields.iter().map(|f| Field::new(&f.internal, f.ty.arrow(), true)).collect();
-        let names = table.columns.iter().map(|c| c.name.clone()).collect();
+        let names = fields.iter().map(|f| f.name.clone()).collect();
         let plan = RelationSource::new(RETURNING, Arc::new(Schema::new(arrow)), vec![])
             .named(&table.name, names)
             .scan_plan()?;
         let read = std::mem::replace(&mut self.relations, vec![RETURNING]);
-        self.scopes.push(target_scope(table, alias, &fields));
-        self.scope().clause = Clause::Returning;
+        self.scopes.push(scope);
         let items = self.projection(items);
         self.scopes.pop();
         let items = items?;
@@ -350,7 +376,7 @@ impl Binder<'_> {
     }
 }
 
-fn target_scope(table: &Object, alias: Option<String>, fields: &[OutField]) -> Scope {
+pub(super) fn target_scope(table: &Object, alias: Option<String>, fields: &[OutField]) -> Scope {
     let schema = alias.is_none().then(|| table.schema.clone());
     let mut scope = Scope::default();
     let visible = fields[..table.visible().len()].iter().cloned();
@@ -358,6 +384,17 @@ fn target_scope(table: &Object, alias: Option<String>, fields: &[OutField]) -> S
     let name = alias.unwrap_or_else(|| table.name.clone());
     scope.add(ScopeTable { relation, schema, name, key: vec![] }, visible);
     scope
+}
+
+/// The columns of a scope, each once.
+fn fields_of(scope: &Scope) -> Vec<OutField> {
+    let mut fields: Vec<OutField> = vec![];
+    for c in &scope.columns {
+        if !fields.iter().any(|f| f.internal == c.field.internal) {
+            fields.push(c.field.clone());
+        }
+    }
+    fields
 }
 
 fn alias_of(factor: &ast::TableFactor) -> Option<String> {
