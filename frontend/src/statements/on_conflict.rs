@@ -146,8 +146,7 @@ impl Present {
 
     /// The row with the key of a row to insert.
     fn row(&self, session: &mut Session, key: &[u8], rows: &RecordBatch, number: usize) -> Result<Option<RecordBatch>> {
-        let values: Vec<ArrayRef> =
-            self.table.primary_key.iter().map(|&i| rows.column(i).slice(number, 1)).collect();
+        let values: Vec<ArrayRef> = self.table.primary_key.iter().map(|&i| rows.column(i).slice(number, 1)).collect();
         let stored = self.stored.get(&values)?.filter(|rows| rows.num_rows() > 0);
         if session.key_count(self.table.id, key) + i64::from(stored.is_some()) <= 0 {
             return Ok(None);

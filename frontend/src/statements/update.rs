@@ -64,7 +64,8 @@ pub fn each_row_once(table: &Object, rows: Vec<RecordBatch>) -> Result<Vec<Recor
     for batch in rows {
         let values: Vec<ArrayRef> = key.iter().map(|&i| batch.column(i).clone()).collect();
         let encoded = storage::row::encode_rows(&values, batch.num_rows())?;
-        let first: BooleanArray = (0..batch.num_rows()).map(|row| Some(seen.insert(encoded.get(row).to_vec()))).collect();
+        let first: BooleanArray =
+            (0..batch.num_rows()).map(|row| Some(seen.insert(encoded.get(row).to_vec()))).collect();
         once.push(arrow::compute::filter_record_batch(&batch, &first)?);
     }
     Ok(once)

@@ -109,7 +109,10 @@ impl Binder<'_> {
                 for name in names {
                     let Some(index) = table.column(&fold(name)) else {
                         let place = position(name).map(|p| self.parenthesis_before(p));
-                        return Err(at(Error::new("42703", format!("column \"{}\" does not exist", fold(name))), place));
+                        return Err(at(
+                            Error::new("42703", format!("column \"{}\" does not exist", fold(name))),
+                            place,
+                        ));
                     };
                     if !columns.contains(&index) {
                         columns.push(index);
@@ -154,4 +157,3 @@ impl Binder<'_> {
         (exprs, fields)
     }
 }
-
