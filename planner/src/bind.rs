@@ -4,6 +4,7 @@ mod aggregate;
 mod dml;
 mod expression;
 mod from;
+mod grouping;
 mod literal;
 pub(crate) mod names;
 mod on_conflict;

@@ -80,6 +80,21 @@ views! {
         "SELECT customer, count(DISTINCT note), count(note) FILTER (WHERE amount > 0) FROM orders GROUP BY customer HAVING count(*) > 1",
         "SELECT customer % 2, sum(amount + 1) * 2 FROM orders GROUP BY customer % 2",
         "SELECT date_trunc('day', at), max(price) FROM orders GROUP BY 1";
+    statistics:
+        "SELECT customer, variance(amount), stddev_pop(price), var_samp(id), bit_and(id), bit_or(amount), bit_xor(id) FROM orders GROUP BY customer",
+        "SELECT stddev(ratio), var_pop(ratio), corr(ratio, customer), covar_samp(ratio, customer), regr_slope(customer, ratio), regr_count(ratio, customer) FROM clicks",
+        "SELECT customer, stddev(amount), sum(DISTINCT price), count(DISTINCT price), corr(amount, id) FILTER (WHERE amount > 0) FROM orders GROUP BY customer",
+        "SELECT customer, approx_count_distinct(note), approx_percentile(0.5) WITHIN GROUP (ORDER BY amount) FROM orders GROUP BY customer";
+    ordered_aggregates:
+        "SELECT customer, array_agg(amount ORDER BY note DESC, id), string_agg(note, ',' ORDER BY id), first_value(note ORDER BY id), last_value(note ORDER BY amount, id) FROM orders GROUP BY customer",
+        "SELECT customer, array_agg(DISTINCT note ORDER BY note), jsonb_agg(amount ORDER BY id), jsonb_object_agg(id, note), any_value(price) FROM orders GROUP BY customer",
+        "SELECT percentile_cont(0.3) WITHIN GROUP (ORDER BY amount), percentile_disc(0.5) WITHIN GROUP (ORDER BY price DESC), mode() WITHIN GROUP (ORDER BY note) FROM orders",
+        "SELECT customer, min_by(id, amount), max_by(note, price), arg_min(id, note) FILTER (WHERE amount > 0) FROM orders GROUP BY customer",
+        "SELECT first_value(customer ORDER BY at), last_value(ratio ORDER BY at DESC), max_by(customer, ratio), any_value(ratio), min(at) FROM clicks";
+    grouping_sets:
+        "SELECT customer, note, count(*), grouping(customer, note) FROM orders GROUP BY ROLLUP (customer, note)",
+        "SELECT price, customer % 2, sum(amount), grouping(price) FROM orders GROUP BY CUBE (price, customer % 2)",
+        "SELECT customer, max(id) FROM orders GROUP BY GROUPING SETS ((customer), ()) HAVING count(*) > 1";
     distincts:
         "SELECT DISTINCT customer FROM orders",
         "SELECT DISTINCT price FROM orders",
@@ -190,7 +205,7 @@ fn says_what_is_not_there() {
         ("SELECT nothing FROM orders", "42703"),
         ("SELECT * FROM nowhere", "42P01"),
         ("SELECT id, sum(amount) OVER (PARTITION BY customer) FROM orders", "0A000"),
-        ("SELECT customer, count(*) FROM orders GROUP BY ROLLUP (customer)", "0A000"),
+        ("SELECT percentile_cont(amount) WITHIN GROUP (ORDER BY amount) FROM orders", "0A000"),
     ] {
         let bound = bind_view(&catalog, &Settings::default(), &query(sql));
         let planned = bound.and_then(|b| plan_bound_view(b, "v", &[], &mut || RelationId(1)));

@@ -259,17 +259,16 @@ fn names(columns: &[usize], schema: &Schema) -> String {
 }
 
 fn call(call: &AggregateCall, schema: &Schema) -> String {
-    let name = match format!("{:?}", call.kind).as_str() {
-        "BoolAnd" => "bool_and".to_string(),
-        "BoolOr" => "bool_or".to_string(),
-        "StringAgg" => "string_agg".to_string(),
-        "ArrayAgg" => "array_agg".to_string(),
-        simple => simple.to_lowercase(),
-    };
-    let args = if call.args.is_empty() { "*".to_string() } else { names(&call.args, schema) };
+    let name = call.kind.name();
+    let (args, by) = call.args.split_at(call.args.len() - call.order.len());
+    let args = if args.is_empty() { "*".to_string() } else { names(args, schema) };
+    let keys: Vec<SortKey> = (by.iter().zip(&call.order))
+        .map(|(&column, o)| SortKey { column, descending: o.descending, nulls_first: o.nulls_first })
+        .collect();
+    let by = if keys.is_empty() { String::new() } else { format!(" ORDER BY {}", order(&keys, schema)) };
     let distinct = if call.distinct { "DISTINCT " } else { "" };
     let filter = call.filter.map(|f| format!(" FILTER {}", schema.field(f).name())).unwrap_or_default();
-    format!("{name}({distinct}{args}){filter}")
+    format!("{name}({distinct}{args}{by}){filter}")
 }
 
 fn order(keys: &[SortKey], schema: &Schema) -> String {

@@ -17,6 +17,8 @@
 //! Where Postgres computes with up to 131,072 digits, a result here that needs more than [`DIGITS_MAX`] significant
 //! digits (or lies outside 1e-128 .. 1e128) is an error, never a rounded value.
 
+pub mod wide;
+
 use std::cmp::Ordering;
 use std::fmt;
 

@@ -10,21 +10,25 @@ use arrow::array::{Array, ArrayRef, Int64Array};
 use arrow_schema::DataType;
 use datafusion::common::ScalarValue;
 use serde::{Deserialize, Serialize};
-use storage::keys::Keys;
+use storage::keys::{Keys, SortOption};
 
 use crate::error::{Error, Result};
 
-mod array_agg;
+mod approximate;
 mod avg;
+mod bits;
 mod bool_and_or;
+mod collect;
 mod count;
 mod distinct;
 pub(crate) mod exact_float;
 mod min_max;
 pub mod multiset;
 pub(crate) mod numeric_sum;
-mod string_agg;
+mod pick;
+mod regression;
 mod sum;
+mod variance;
 
 pub(crate) use avg::int_avg;
 pub use multiset::Multiset;
@@ -35,8 +39,11 @@ pub(crate) use sum::{bigint_sum, numeric_sum};
 pub struct AggregateCall {
     /// Which.
     pub kind: AggregateKind,
-    /// Its argument columns; empty for `count(*)`.
+    /// Its argument columns; empty for `count(*)`. The columns of ORDER BY stand behind the aggregate's own.
     pub args: Vec<usize>,
+    /// How each of the last arguments is sorted: ORDER BY inside the call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub order: Vec<SortOption>,
     /// A boolean column: only rows where it is true count (FILTER).
     pub filter: Option<usize>,
     /// Each different argument counts once.
@@ -62,10 +69,72 @@ pub enum AggregateKind {
     BoolAnd,
     /// `bool_or`
     BoolOr,
-    /// `string_agg(text, delimiter)`: in the order of the input's row order keys.
+/// `string_agg(text, delimiter)`
     StringAgg,
     /// `array_agg`
     ArrayAgg,
+    /// `jsonb_agg` of jsonb
+    JsonbAgg,
+    /// `jsonb_object_agg(text, jsonb)`
+    JsonbObjectAgg,
+    /// `bit_and` of integers
+    BitAnd,
+    /// `bit_or`
+    BitOr,
+    /// `bit_xor`
+    BitXor,
+    /// `any_value`: the smallest, so that it does not depend on the order of rows
+    AnyValue,
+    /// `first_value(x ORDER BY ...)`
+    FirstValue,
+    /// `last_value(x ORDER BY ...)`
+    LastValue,
+    /// `min_by(x, y)`, `arg_min`: the x of the smallest y
+    MinBy,
+    /// `max_by(x, y)`, `arg_max`
+    MaxBy,
+    /// `var_pop`
+    VarPop,
+    /// `var_samp`, `variance`
+    VarSamp,
+    /// `stddev_pop`
+    StddevPop,
+    /// `stddev_samp`, `stddev`
+    StddevSamp,
+    /// `corr(y, x)` of doubles, like all of this family
+    Corr,
+    /// `covar_pop`
+    CovarPop,
+    /// `covar_samp`
+    CovarSamp,
+    /// `regr_avgx`
+    RegrAvgx,
+    /// `regr_avgy`
+    RegrAvgy,
+    /// `regr_count`
+    RegrCount,
+    /// `regr_intercept`
+    RegrIntercept,
+    /// `regr_r2`
+    RegrR2,
+    /// `regr_slope`
+    RegrSlope,
+    /// `regr_sxx`
+    RegrSxx,
+    /// `regr_sxy`
+    RegrSxy,
+    /// `regr_syy`
+    RegrSyy,
+    /// `percentile_cont(double, fraction)`, ordered by the value
+    PercentileCont,
+    /// `percentile_disc(value, fraction)`, ordered by the value
+    PercentileDisc,
+    /// `mode(value)`, ordered by the value
+    Mode,
+    /// `approx_count_distinct`
+    ApproxCountDistinct,
+    /// `approx_percentile(double, fraction, relative error)`
+    ApproxPercentile,
 }
 
 /// The arguments of one aggregate for a whole batch, in the form that its accumulators read row by row.
@@ -170,10 +239,7 @@ pub trait Accumulator: Send + Sync {
 /// A fresh accumulator for `call` over arguments of `arg_types`. The call's FILTER is the caller's to apply.
 pub fn accumulator(call: &AggregateCall, arg_types: &[DataType]) -> Result<Box<dyn Accumulator>> {
     let returns = &call.returns;
-    // DISTINCT changes nothing for these.
-    let idempotent =
-        matches!(call.kind, AggregateKind::Min | AggregateKind::Max | AggregateKind::BoolAnd | AggregateKind::BoolOr);
-    if call.distinct && !idempotent {
+    if call.distinct && !call.kind.is_idempotent() {
         let plain = AggregateCall { distinct: false, ..call.clone() };
         return Ok(Box::new(distinct::Distinct::new(plain, arg_types)?));
     }
@@ -185,20 +251,65 @@ pub fn accumulator(call: &AggregateCall, arg_types: &[DataType]) -> Result<Box<d
         AggregateKind::Max => Box::new(min_max::MinMax::new(arg_type(call, arg_types)?, true)),
         AggregateKind::BoolAnd => Box::new(bool_and_or::BoolAndOr::new(true)),
         AggregateKind::BoolOr => Box::new(bool_and_or::BoolAndOr::new(false)),
-        AggregateKind::StringAgg => Box::new(string_agg::StringAgg::new(arg_types)?),
-        AggregateKind::ArrayAgg => Box::new(array_agg::ArrayAgg::new(arg_types, returns)?),
+        AggregateKind::BitAnd | AggregateKind::BitOr | AggregateKind::BitXor => {
+            Box::new(bits::Bits::new(call.kind, arg_type(call, arg_types)?)?)
+        }
+        AggregateKind::VarPop | AggregateKind::VarSamp | AggregateKind::StddevPop | AggregateKind::StddevSamp => {
+            Box::new(variance::Variance::new(call.kind, arg_type(call, arg_types)?)?)
+        }
+        AggregateKind::Corr
+        | AggregateKind::CovarPop
+        | AggregateKind::CovarSamp
+        | AggregateKind::RegrAvgx
+        | AggregateKind::RegrAvgy
+        | AggregateKind::RegrCount
+        | AggregateKind::RegrIntercept
+        | AggregateKind::RegrR2
+        | AggregateKind::RegrSlope
+        | AggregateKind::RegrSxx
+        | AggregateKind::RegrSxy
+        | AggregateKind::RegrSyy => match arg_types {
+            [DataType::Float64, DataType::Float64] => Box::new(regression::Regression::new(call.kind)),
+            _ => return Err(unsupported(call.kind, arg_type(call, arg_types)?)),
+        },
+        AggregateKind::StringAgg
+        | AggregateKind::ArrayAgg
+        | AggregateKind::JsonbAgg
+        | AggregateKind::JsonbObjectAgg
+        | AggregateKind::PercentileCont
+        | AggregateKind::PercentileDisc
+        | AggregateKind::Mode => Box::new(collect::Collect::new(call, arg_types)?),
+        AggregateKind::AnyValue
+        | AggregateKind::FirstValue
+        | AggregateKind::LastValue
+        | AggregateKind::MinBy
+        | AggregateKind::MaxBy => Box::new(pick::Pick::new(call, arg_types, false)?),
+        AggregateKind::ApproxCountDistinct => Box::new(approximate::CountDistinct::default()),
+        AggregateKind::ApproxPercentile => match arg_types {
+            [DataType::Float64, DataType::Float64, DataType::Float64, ..] => {
+                Box::new(approximate::Percentile::default())
+            }
+            _ => return Err(unsupported(call.kind, arg_type(call, arg_types)?)),
+        },
     })
 }
 
-/// Like [`accumulator`], for an input without retractions: `min` and `max` keep one value instead of all.
+/// Like [`accumulator`], for an input without retractions: `min`, `max` and those that are one of their inputs keep one
+/// value instead of all.
 pub fn append_only_accumulator(call: &AggregateCall, arg_types: &[DataType]) -> Result<Box<dyn Accumulator>> {
     match call.kind {
         AggregateKind::Min | AggregateKind::Max => {
             let max = call.kind == AggregateKind::Max;
             Ok(Box::new(min_max::Extreme::new(arg_type(call, arg_types)?, max)))
         }
+        kind if kind.picks() => Ok(Box::new(pick::Pick::new(call, arg_types, true)?)),
         _ => accumulator(call, arg_types),
     }
+}
+
+/// A DataFusion error of a value that was made here.
+fn failed(error: datafusion::common::DataFusionError) -> Error {
+    Error::Failed(error.to_string())
 }
 
 fn arg_type<'a>(call: &AggregateCall, arg_types: &'a [DataType]) -> Result<&'a DataType> {
@@ -218,6 +329,35 @@ fn as_bigint(array: &ArrayRef) -> Result<ArrayRef> {
 }
 
 impl AggregateKind {
+    /// All of them.
+    pub const ALL: [AggregateKind; 40] = {
+        use AggregateKind::*;
+        [
+            Count, Sum, Avg, Min, Max, BoolAnd, BoolOr, StringAgg, ArrayAgg, JsonbAgg, JsonbObjectAgg, BitAnd, BitOr, BitXor, AnyValue, FirstValue, LastValue, MinBy, MaxBy, VarPop, VarSamp, StddevPop, StddevSamp, Corr, CovarPop, CovarSamp, RegrAvgx, RegrAvgy, RegrCount, RegrIntercept, RegrR2, RegrSlope, RegrSxx, RegrSxy, RegrSyy, PercentileCont, PercentileDisc, Mode, ApproxCountDistinct, ApproxPercentile,
+        ]
+    };
+
+    /// Whether it is a number of rows: zero over none, never NULL.
+    pub fn is_count(self) -> bool {
+        matches!(self, AggregateKind::Count | AggregateKind::RegrCount | AggregateKind::ApproxCountDistinct)
+    }
+
+    /// Whether it is the same if each different input counts once: DISTINCT changes nothing.
+    pub fn is_idempotent(self) -> bool {
+        use AggregateKind::*;
+        self.picks() || matches!(self, Min | Max | BoolAnd | BoolOr | BitAnd | BitOr | ApproxCountDistinct)
+    }
+
+    /// Whether each different input is kept, with or without retractions.
+    pub fn keeps_inputs(self, append_only: bool) -> bool {
+        use AggregateKind::*;
+        match self {
+            StringAgg | ArrayAgg | JsonbAgg | JsonbObjectAgg | PercentileCont | PercentileDisc | Mode => true,
+            Min | Max => !append_only,
+            kind => kind.picks() && !append_only,
+        }
+    }
+
     /// Its SQL name.
     pub fn name(self) -> &'static str {
         match self {
@@ -230,6 +370,37 @@ impl AggregateKind {
             AggregateKind::BoolOr => "bool_or",
             AggregateKind::StringAgg => "string_agg",
             AggregateKind::ArrayAgg => "array_agg",
+            AggregateKind::JsonbAgg => "jsonb_agg",
+            AggregateKind::JsonbObjectAgg => "jsonb_object_agg",
+            AggregateKind::BitAnd => "bit_and",
+            AggregateKind::BitOr => "bit_or",
+            AggregateKind::BitXor => "bit_xor",
+            AggregateKind::AnyValue => "any_value",
+            AggregateKind::FirstValue => "first_value",
+            AggregateKind::LastValue => "last_value",
+            AggregateKind::MinBy => "min_by",
+            AggregateKind::MaxBy => "max_by",
+            AggregateKind::VarPop => "var_pop",
+            AggregateKind::VarSamp => "var_samp",
+            AggregateKind::StddevPop => "stddev_pop",
+            AggregateKind::StddevSamp => "stddev_samp",
+            AggregateKind::Corr => "corr",
+            AggregateKind::CovarPop => "covar_pop",
+            AggregateKind::CovarSamp => "covar_samp",
+            AggregateKind::RegrAvgx => "regr_avgx",
+            AggregateKind::RegrAvgy => "regr_avgy",
+            AggregateKind::RegrCount => "regr_count",
+            AggregateKind::RegrIntercept => "regr_intercept",
+            AggregateKind::RegrR2 => "regr_r2",
+            AggregateKind::RegrSlope => "regr_slope",
+            AggregateKind::RegrSxx => "regr_sxx",
+            AggregateKind::RegrSxy => "regr_sxy",
+            AggregateKind::RegrSyy => "regr_syy",
+            AggregateKind::PercentileCont => "percentile_cont",
+            AggregateKind::PercentileDisc => "percentile_disc",
+            AggregateKind::Mode => "mode",
+            AggregateKind::ApproxCountDistinct => "approx_count_distinct",
+            AggregateKind::ApproxPercentile => "approx_percentile",
         }
     }
 }
@@ -261,6 +432,23 @@ mod bytes {
         Ok(i64::from_le_bytes(take(bytes, 8)?.try_into().expect("eight bytes")))
     }
 
+    /// Appends `n` states, each behind its length.
+    pub(super) fn put_parts(out: &mut Vec<u8>, put: impl Fn(usize, &mut Vec<u8>), n: usize) {
+        for part in 0..n {
+            let at = out.len();
+            out.extend([0; 4]);
+            put(part, out);
+            let len = (out.len() - at - 4) as u32;
+            out[at..at + 4].copy_from_slice(&len.to_le_bytes());
+        }
+    }
+
+    /// One of the states that [`put_parts`] wrote.
+    pub(super) fn take_part<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8]> {
+        let len = u32::from_le_bytes(take(bytes, 4)?.try_into().expect("four bytes"));
+        take(bytes, len as usize)
+    }
+
     pub(super) fn take_i128(bytes: &mut &[u8]) -> Result<i128> {
         Ok(i128::from_le_bytes(take(bytes, 16)?.try_into().expect("sixteen bytes")))
     }
@@ -270,34 +458,88 @@ mod bytes {
 mod tests {
     use super::*;
 
-    /// States of parts, merged, are the state of the whole: for every aggregate, with and without DISTINCT.
+    /// States of parts, merged, are the state of the whole, and what is retracted leaves nothing behind: for every
+    /// aggregate, with and without DISTINCT.
     #[test]
     fn states_of_parts_merge() {
-        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![Some(3), None, Some(3), Some(5), Some(-1), Some(5)]));
+        use AggregateKind::*;
+        let ints: ArrayRef = Arc::new(Int64Array::from(vec![Some(3), None, Some(3), Some(5), Some(-1), Some(5)]));
+        let doubles = arrow::compute::cast(&ints, &DataType::Float64).unwrap();
+        let half: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![0.5; 6]));
+        let texts = arrow::compute::cast(&ints, &DataType::Utf8View).unwrap();
+        let names = arrow::compute::cast(&doubles, &DataType::Utf8View).unwrap();
+        let truths: ArrayRef = arrow::compute::cast(&ints, &DataType::Boolean).unwrap();
         let numeric = DataType::FixedSizeBinary(storage::types::NUMERIC_BYTES);
-        for (kind, returns) in [
-            (AggregateKind::Count, DataType::Int64),
-            (AggregateKind::Sum, numeric.clone()),
-            (AggregateKind::Avg, numeric),
-            (AggregateKind::Min, DataType::Int64),
-            (AggregateKind::Max, DataType::Int64),
-            (AggregateKind::ArrayAgg, DataType::List(arrow_schema::Field::new("item", DataType::Int64, true).into())),
-        ] {
+        let list = DataType::List(arrow_schema::Field::new("item", DataType::Int64, true).into());
+        let one = |column: &ArrayRef| vec![Arc::clone(column)];
+        let two = |a: &ArrayRef, b: &ArrayRef| vec![Arc::clone(a), Arc::clone(b)];
+        let mut cases: Vec<(AggregateKind, Vec<ArrayRef>, usize, DataType)> = vec![
+            (Count, one(&ints), 0, DataType::Int64),
+            (Sum, one(&ints), 0, numeric.clone()),
+            (Avg, one(&doubles), 0, DataType::Float64),
+            (Min, one(&ints), 0, DataType::Int64),
+            (Max, one(&texts), 0, DataType::Utf8View),
+            (BoolAnd, one(&truths), 0, DataType::Boolean),
+            (BoolOr, one(&truths), 0, DataType::Boolean),
+            (BitAnd, one(&ints), 0, DataType::Int64),
+            (BitOr, one(&ints), 0, DataType::Int64),
+            (BitXor, one(&ints), 0, DataType::Int64),
+            (ArrayAgg, one(&ints), 0, list),
+            (StringAgg, two(&texts, &names), 0, DataType::Utf8View),
+            (JsonbAgg, one(&texts), 0, DataType::Utf8View),
+            (AnyValue, one(&ints), 0, DataType::Int64),
+            (FirstValue, two(&ints, &texts), 1, DataType::Int64),
+            (LastValue, two(&ints, &texts), 1, DataType::Int64),
+            (MinBy, two(&texts, &ints), 0, DataType::Utf8View),
+            (MaxBy, two(&texts, &ints), 0, DataType::Utf8View),
+            (PercentileCont, vec![doubles.clone(), half.clone(), doubles.clone()], 1, DataType::Float64),
+            (PercentileDisc, vec![ints.clone(), half.clone(), ints.clone()], 1, DataType::Int64),
+            (Mode, two(&ints, &ints), 1, DataType::Int64),
+            (RegrCount, two(&doubles, &half), 0, DataType::Int64),
+            (ApproxCountDistinct, one(&ints), 0, DataType::Int64),
+            (ApproxPercentile, vec![doubles.clone(), half.clone(), half.clone()], 0, DataType::Float64),
+        ];
+        for kind in [VarPop, VarSamp, StddevPop, StddevSamp] {
+            cases.push((kind, one(&ints), 0, numeric.clone()));
+            cases.push((kind, one(&doubles), 0, DataType::Float64));
+        }
+        for kind in
+            [Corr, CovarPop, CovarSamp, RegrAvgx, RegrAvgy, RegrIntercept, RegrR2, RegrSlope, RegrSxx, RegrSxy, RegrSyy]
+        {
+            cases.push((kind, two(&doubles, &doubles), 0, DataType::Float64));
+        }
+        for (kind, args, n_order, returns) in cases {
             for distinct in [false, true] {
-                let call = AggregateCall { kind, args: vec![0], filter: None, distinct, returns: returns.clone() };
-                let fresh = || accumulator(&call, &[DataType::Int64]).unwrap();
-                let (mut whole, mut merged) = (fresh(), fresh());
-                whole.apply_all(&[Arc::clone(&numbers)], 6, None).unwrap();
-                for first in [0, 2, 4] {
-                    let mut part = fresh();
-                    part.apply_all(&[numbers.slice(first, 2)], 2, None).unwrap();
-                    merged.restore(&part.state()).unwrap();
+                let types: Vec<DataType> = args.iter().map(|arg| arg.data_type().clone()).collect();
+                let call = AggregateCall {
+                    kind,
+                    args: (0..args.len()).collect(),
+                    order: vec![SortOption::default(); n_order],
+                    filter: None,
+                    distinct,
+                    returns: returns.clone(),
+                };
+                for append_only in [false, true] {
+                    let fresh = || match append_only {
+                        false => accumulator(&call, &types).unwrap(),
+                        true => append_only_accumulator(&call, &types).unwrap(),
+                    };
+                    let (mut whole, mut merged) = (fresh(), fresh());
+                    whole.apply_all(&args, 6, None).unwrap();
+                    for first in [0, 2, 4] {
+                        let mut part = fresh();
+                        let args: Vec<ArrayRef> = args.iter().map(|arg| arg.slice(first, 2)).collect();
+                        part.apply_all(&args, 2, None).unwrap();
+                        merged.restore(&part.state()).unwrap();
+                    }
+                    let value = whole.value().unwrap();
+                    assert_eq!(value, merged.value().unwrap(), "{call}");
+                    assert_eq!(value.data_type(), returns, "{call}");
+                    if !append_only {
+                        (0..6).for_each(|row| merged.apply(&args, row, -1).unwrap());
+                        assert_eq!(merged.value().unwrap(), fresh().value().unwrap(), "{call}");
+                    }
                 }
-                assert_eq!(whole.value().unwrap(), merged.value().unwrap(), "{call}");
-                for row in 0..6 {
-                    merged.apply(&[Arc::clone(&numbers)], row, -1).unwrap();
-                }
-                assert_eq!(merged.value().unwrap(), fresh().value().unwrap(), "{call}");
             }
         }
     }

@@ -209,6 +209,7 @@ fn count_of(id: u32, upstream: u32, column: usize, slow: bool) -> JobSpec {
     let count = AggregateCall {
         kind: AggregateKind::Count,
         args: vec![],
+        order: vec![],
         filter: None,
         distinct: false,
         returns: DataType::Int64,

@@ -13,11 +13,14 @@ use std::collections::HashSet;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::AggregateFunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, SortExpr};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use sqlparser::ast;
 use storage::SqlType;
+use storage::keys::SortOption;
+use streaming::aggregates::AggregateKind;
 
 use super::from::with_columns;
+use super::grouping::{Grouping, cube, rollup};
 use super::literal::literal;
 use super::names::{Call, Clause, fold, start_of};
 use super::select::{Item, ordinal};
@@ -25,33 +28,47 @@ use super::{Binder, Typed, at};
 use crate::batch::column;
 use crate::error::{Error, Result};
 use crate::functions::aggregate;
+use crate::types::CastContext;
 
 impl Binder<'_> {
-    /// The group expressions; `None` without GROUP BY.
+    /// What is grouped by; `None` without GROUP BY.
     pub(super) fn group_by(
         &mut self,
         group_by: &ast::GroupByExpr,
         projection: &[ast::SelectItem],
         items: &[Item],
-    ) -> Result<Option<Vec<Typed>>> {
+    ) -> Result<Option<Grouping>> {
         let exprs = match group_by {
             ast::GroupByExpr::Expressions(exprs, modifiers) if modifiers.is_empty() => exprs,
-            _ => return Err(unsupported_grouping(None)),
+            _ => return Err(Error::unsupported("this form of GROUP BY is not supported")),
         };
         if exprs.is_empty() {
             return Ok(None);
         }
-        let mut group: Vec<Typed> = vec![];
+        let mut grouping = Grouping::none();
         for e in exprs {
             let place = start_of(e);
-            let typed = self.group_item(e, projection, items, place)?;
-            for typed in typed {
-                if !group.iter().any(|g| g.expr == typed.expr) {
-                    group.push(typed);
+            let mut tuples = |b: &mut Self, tuples: &[Vec<ast::Expr>]| -> Result<Vec<Vec<usize>>> {
+                let mut sets = vec![];
+                for tuple in tuples {
+                    let mut set = vec![];
+                    for e in tuple {
+                        let typed = b.group_item(e, projection, items, start_of(e))?;
+                        set.extend(typed.into_iter().map(|t| grouping.position(t)));
+                    }
+                    sets.push(set);
                 }
-            }
+                Ok(sets)
+            };
+            let alternatives = match e {
+                ast::Expr::GroupingSets(sets) => tuples(self, sets)?,
+                ast::Expr::Rollup(items) => rollup(&tuples(self, items)?),
+                ast::Expr::Cube(items) => cube(&tuples(self, items)?, place)?,
+                e => tuples(self, &[vec![e.clone()]])?,
+            };
+            grouping.cross(&alternatives, place)?;
         }
-        Ok(Some(group))
+        Ok(Some(grouping))
     }
 
     fn group_item(
@@ -80,7 +97,10 @@ impl Binder<'_> {
             };
         }
         match e {
-            ast::Expr::GroupingSets(_) | ast::Expr::Cube(_) | ast::Expr::Rollup(_) => Err(unsupported_grouping(place)),
+            ast::Expr::GroupingSets(_) | ast::Expr::Cube(_) | ast::Expr::Rollup(_) => {
+                Err(at(Error::unsupported("nested grouping sets are not supported"), place)
+                    .with_hint("Write each set out: GROUPING SETS ((a, b), (a), ())."))
+            }
             ast::Expr::Tuple(exprs) => {
                 let mut all = vec![];
                 for e in exprs {
@@ -160,9 +180,9 @@ impl Binder<'_> {
         name: &str,
         place: Option<usize>,
     ) -> Result<(Expr, SqlType)> {
-        if !call.within_group.is_empty() {
-            return Err(at(Error::unsupported("WITHIN GROUP is not supported"), place));
-        }
+        let kind = aggregate::kind(name)
+            .ok_or_else(|| at(Error::new("42883", format!("function {name} does not exist")), place))?;
+        let ordered_set = aggregate::is_ordered_set(kind);
         let none = ast::FunctionArgumentList { duplicate_treatment: None, args: vec![], clauses: vec![] };
         let list = match &call.args {
             ast::FunctionArguments::List(list) => list,
@@ -186,10 +206,57 @@ impl Binder<'_> {
                 list.args.iter().map(|a| b.argument(a)).collect::<Result<Vec<_>>>()
             })?,
         };
+        let mut by: &[ast::OrderByExpr] = &call.within_group;
+        for clause in &list.clauses {
+            let ast::FunctionArgumentClause::OrderBy(inside) = clause else {
+                return Err(at(Error::unsupported(format!("{clause} is not supported")), place));
+            };
+            if !call.within_group.is_empty() {
+                return Err(at(Error::new("42601", "cannot use multiple ORDER BY clauses with WITHIN GROUP"), place));
+            }
+            by = inside;
+        }
+        let mut sorted = vec![];
+        for by in by {
+            let value = self.within(Clause::AggregateArgument, |b| b.expr(&by.expr))?;
+            let value = self.settle(value)?;
+            let descending = by.options.asc == Some(false);
+            let nulls_first = by.options.nulls_first.unwrap_or(descending);
+            sorted.push((value, SortOption { descending, nulls_first }));
+        }
+        let mut args = args;
+        if ordered_set == call.within_group.is_empty() || ordered_set && sorted.len() != 1 {
+            let types = args.iter().chain(sorted.iter().map(|(value, _)| value)).map(|a| crate::types::name(&a.ty));
+            let types = types.collect::<Vec<_>>().join(", ");
+            return Err(at(Error::new("42883", format!("function {name}({types}) does not exist")), place));
+        }
+        if ordered_set {
+            if distinct {
+                return Err(at(Error::new("42601", "cannot use DISTINCT with WITHIN GROUP"), place));
+            }
+            args = self.ordered_set_arguments(kind, args, &sorted[0].0, place)?;
+        } else if distinct && sorted.iter().any(|(value, _)| args.iter().all(|a| a.expr != value.expr)) {
+            let message = "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list";
+            return Err(at(Error::new("42P10", message), sorted.first().and_then(|(value, _)| value.position)));
+        }
+        match kind {
+            AggregateKind::JsonbAgg | AggregateKind::JsonbObjectAgg => {
+                args = self.json_arguments(kind, args, place)?;
+            }
+            AggregateKind::MinBy | AggregateKind::MaxBy if args.len() == 2 => {
+                args[1].expr = Self::key_of(&args[1].ty, args[1].expr.clone());
+            }
+            _ => {}
+        }
         let types: Vec<SqlType> = args.iter().map(|a| a.ty.clone()).collect();
         let resolved = aggregate::resolve(name, &types).map_err(|e| at(e, place))?;
+        let by_key = matches!(kind, AggregateKind::MinBy | AggregateKind::MaxBy);
         let mut exprs = vec![];
-        for (arg, ty) in args.into_iter().zip(&resolved.casts) {
+        for (i, (arg, ty)) in args.into_iter().zip(&resolved.casts).enumerate() {
+            if by_key && i == 1 {
+                exprs.push(arg.expr);
+                continue;
+            }
             let expr = self.implicit(arg, ty)?;
             // What is counted once is counted once by its value.
             exprs.push(if distinct && name == "count" { Self::key_of(ty, expr) } else { expr });
@@ -201,53 +268,108 @@ impl Binder<'_> {
             Some(e) => Some(Box::new(self.within(Clause::AggregateFilter, |b| b.condition(e, "FILTER"))?)),
             None => None,
         };
-        let mut order = vec![];
-        for clause in &list.clauses {
-            let ast::FunctionArgumentClause::OrderBy(by) = clause else {
-                return Err(at(Error::unsupported(format!("{clause} is not supported")), place));
-            };
-            if !matches!(name, "string_agg" | "array_agg") {
-                continue;
-            }
-            for by in by {
-                let value = self.within(Clause::AggregateArgument, |b| b.expr(&by.expr))?;
-                let value = self.settle(value)?;
-                let asc = by.options.asc.unwrap_or(true);
-                let key = Self::key_of(&value.ty, value.expr);
-                order.push(SortExpr::new(key, asc, by.options.nulls_first.unwrap_or(!asc)));
+        let mut function = resolved.implementation.clone();
+        let sorts = aggregate::is_ordered(kind) || matches!(kind, AggregateKind::PercentileDisc | AggregateKind::Mode);
+        if !sorted.is_empty() && (sorts || kind == AggregateKind::PercentileCont) {
+            function = resolved.ordered(sorted.iter().map(|(_, option)| *option).collect());
+            for (value, _) in sorted {
+                let key = match kind {
+                    // Sorted as the double that it is interpolated as.
+                    AggregateKind::PercentileCont => exprs[0].clone(),
+                    _ => Self::key_of(&value.ty, value.expr),
+                };
+                exprs.push(key);
             }
         }
-        let call = AggregateFunction::new_udf(resolved.implementation, exprs, distinct, filter, order, None);
+        let call = AggregateFunction::new_udf(function, exprs, distinct, filter, vec![], None);
         Ok((Expr::AggregateFunction(call), resolved.returns))
+    }
+
+    /// `percentile_cont(0.5) WITHIN GROUP (ORDER BY x)`: the value that is sorted, then the direct arguments.
+    fn ordered_set_arguments(
+        &mut self,
+        kind: AggregateKind,
+        direct: Vec<Typed>,
+        value: &Typed,
+        place: Option<usize>,
+    ) -> Result<Vec<Typed>> {
+        let name = kind.name();
+        if direct.iter().any(|arg| arg.expr.any_column_refs()) {
+            let error = Error::unsupported(format!("the direct arguments of {name} must be constants"));
+            return Err(at(error, place).with_hint("Compute one aggregate per fraction."));
+        }
+        let interval = value.ty == SqlType::Interval;
+        if interval && kind == AggregateKind::PercentileCont {
+            let error = Error::unsupported("percentile_cont of intervals is not supported");
+            return Err(at(error, place).with_hint("percentile_disc of intervals is."));
+        }
+        let mut args = vec![value.clone()];
+        args.extend(direct);
+        for arg in args.iter_mut().skip(1).filter(|arg| arg.ty == SqlType::Unknown) {
+            let expr = self.implicit(arg.clone(), &SqlType::Double)?;
+            *arg = Typed::new(expr, SqlType::Double).at(arg.position);
+        }
+        if kind == AggregateKind::ApproxPercentile && args.len() == 2 {
+            args.push(Typed::new(literal(ScalarValue::Float64(Some(0.01))), SqlType::Double));
+        }
+        Ok(args)
+    }
+
+    /// Names as text, values as jsonb.
+    fn json_arguments(
+        &mut self,
+        kind: AggregateKind,
+        args: Vec<Typed>,
+        place: Option<usize>,
+    ) -> Result<Vec<Typed>> {
+        let mut out = vec![];
+        for (i, arg) in args.into_iter().enumerate() {
+            let arg = self.settle(arg)?;
+            let arg = match arg.ty {
+                SqlType::Unknown => Typed::new(self.implicit(arg, &SqlType::Text)?, SqlType::Text),
+                _ => arg,
+            };
+            out.push(if kind == AggregateKind::JsonbObjectAgg && i == 0 {
+                Typed::new(self.coerce(arg, &SqlType::Text, -1, CastContext::Explicit)?, SqlType::Text)
+            } else {
+                self.function("to_jsonb", vec![arg], place)?
+            });
+        }
+        Ok(out)
     }
 
     /// Puts the aggregates of the innermost scope over the plan, and makes `exprs` refer to their results.
     pub(super) fn aggregate(
         &mut self,
         plan: LogicalPlan,
-        mut group: Vec<Typed>,
+        mut grouping: Grouping,
         exprs: Vec<&mut Expr>,
     ) -> Result<LogicalPlan> {
         let calls = std::mem::take(&mut self.scope().aggregates);
+        let groupings = std::mem::take(&mut self.scope().groupings);
         let mut windows = std::mem::take(&mut self.scope().windows);
         let window_names: HashSet<String> = windows.iter().map(|w| w.internal.clone()).collect();
         let mut exprs: Vec<&mut Expr> = exprs.into_iter().chain(windows.iter_mut().map(|w| &mut w.expr)).collect();
         // Columns of a table whose key is grouped by are one value per group.
-        let grouped: HashSet<String> = group.iter().filter_map(|g| plain_column(&g.expr)).collect();
+        let grouped: HashSet<String> = grouping.exprs.iter().filter_map(|g| plain_column(&g.expr)).collect();
         let scope = self.scope();
         let keyed: Vec<usize> = (0..scope.tables.len())
             .filter(|t| {
                 let key = &scope.tables[*t].key;
-                !key.is_empty() && key.iter().all(|k| grouped.contains(k))
+                grouping.sets.len() == 1 && !key.is_empty() && key.iter().all(|k| grouped.contains(k))
             })
             .collect();
         for c in scope.columns.iter().filter(|c| c.table.is_some_and(|t| keyed.contains(&t))) {
             let f = &c.field;
             if !grouped.contains(&f.internal) && exprs.iter().any(|e| refers_to(e, &f.internal)) {
-                group.push(Typed::new(f.expr(), f.ty.clone()));
+                let i = grouping.position(Typed::new(f.expr(), f.ty.clone()));
+                grouping.sets[0].push(i);
             }
         }
-        let (plan, replaced) = self.grouped(plan, group, calls)?;
+        let (plan, replaced) = match grouping.sets.len() {
+            1 if groupings.is_empty() => self.grouped(plan, grouping.exprs, calls)?,
+            _ => self.grouping_sets(plan, grouping, calls, groupings)?,
+        };
         let known: HashSet<String> = plan.schema().columns().into_iter().map(|c| c.name).collect();
         for e in &mut exprs {
             let rewritten = std::mem::take(*e).transform_down(|e| {
@@ -399,9 +521,4 @@ fn refers_to(e: &Expr, name: &str) -> bool {
             }))
         })
         .unwrap_or(false)
-}
-
-fn unsupported_grouping(place: Option<usize>) -> Error {
-    at(Error::unsupported("GROUPING SETS, CUBE and ROLLUP are not supported"), place)
-        .with_hint("Write one query per grouping and combine them with UNION ALL.")
 }

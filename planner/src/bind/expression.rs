@@ -716,6 +716,9 @@ impl Binder<'_> {
         if call.over.is_some() {
             return self.window_call(call, &name, place);
         }
+        if name == "grouping" {
+            return self.grouping_call(call, place);
+        }
         if crate::functions::aggregate::is_aggregate(&name) {
             return self.aggregate_call(call, &name, place);
         }

@@ -145,6 +145,7 @@ pub(crate) struct Scope {
     pub(super) aggregates: Vec<Call>,
     pub(super) windows: Vec<Call>,
     pub(super) named_windows: Vec<ast::NamedWindowDefinition>,
+    pub(super) groupings: Vec<super::grouping::GroupingCall>,
     /// Where each column was last referred to, for errors.
     pub(super) referred: HashMap<String, usize>,
 }

@@ -5,6 +5,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, SortExpr};
 use sqlparser::ast;
 use storage::SqlType;
 
+use super::grouping::Grouping;
 use super::names::{Clause, Scope, display_name, fold, object_name, start_of};
 use super::{Binder, BoundQuery, Cte, OutField, Typed, at};
 use crate::batch::column;
@@ -158,11 +159,12 @@ impl Binder<'_> {
 
         // Aggregates below the select list, and windows above them.
         let mut having = having;
-        let aggregated = group.is_some() || having.is_some() || !self.scope().aggregates.is_empty();
+        let calls = !self.scope().aggregates.is_empty() || !self.scope().groupings.is_empty();
+        let aggregated = group.is_some() || having.is_some() || calls;
         if aggregated {
             let mut exprs: Vec<&mut Expr> = items.iter_mut().map(|i| &mut i.value.expr).collect();
             exprs.extend(having.as_mut());
-            plan = self.aggregate(plan, group.unwrap_or_default(), exprs)?;
+            plan = self.aggregate(plan, group.unwrap_or_else(Grouping::none), exprs)?;
         }
         if let Some(condition) = having {
             plan = LogicalPlanBuilder::from(plan).filter(condition)?.build()?;

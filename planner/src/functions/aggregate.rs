@@ -6,18 +6,15 @@ use std::fmt::{self, Debug, Formatter};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, RecordBatch, UInt32Array, new_empty_array};
-use arrow::compute::{SortColumn, SortOptions, concat, lexsort_to_indices, take};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
-use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
-use datafusion::common::utils::SingleRowListArrayBuilder;
+use arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, new_empty_array};
+use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility,
 };
 use storage::SqlType;
+use storage::keys::SortOption;
 use streaming::aggregates::{self, AggregateCall, AggregateKind};
 use streaming::expr::EvalError;
 
@@ -36,44 +33,76 @@ pub struct ResolvedAggregate {
     pub implementation: Arc<AggregateUDF>,
 }
 
-/// The SQL names of the aggregates.
-const NAMES: [(&str, AggregateKind); 10] = [
-    ("count", AggregateKind::Count),
-    ("sum", AggregateKind::Sum),
-    ("avg", AggregateKind::Avg),
-    ("min", AggregateKind::Min),
-    ("max", AggregateKind::Max),
-    ("bool_and", AggregateKind::BoolAnd),
+/// The SQL names of the aggregates that are not the engine's own names.
+const OTHER_NAMES: [(&str, AggregateKind); 5] = [
     ("every", AggregateKind::BoolAnd),
-    ("bool_or", AggregateKind::BoolOr),
-    ("string_agg", AggregateKind::StringAgg),
-    ("array_agg", AggregateKind::ArrayAgg),
+    ("variance", AggregateKind::VarSamp),
+    ("stddev", AggregateKind::StddevSamp),
+    ("arg_min", AggregateKind::MinBy),
+    ("arg_max", AggregateKind::MaxBy),
 ];
+
+/// The aggregate of a SQL name.
+pub fn kind(name: &str) -> Option<AggregateKind> {
+    let other = OTHER_NAMES.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
+    other.or_else(|| AggregateKind::ALL.iter().copied().find(|kind| kind.name() == name))
+}
 
 /// Whether a name is that of an aggregate.
 pub fn is_aggregate(name: &str) -> bool {
-    NAMES.iter().any(|(known, _)| *known == name)
+    kind(name).is_some()
 }
 
 /// Every signature as it is written, for the page that lists them.
 pub fn signatures() -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
-    for (function, kind) in NAMES {
-        match kind {
-            AggregateKind::Count => {
-                found.extend(["count(*) → bigint", "count(any) → bigint"].map(|s| (function, s.into())))
-            }
-            AggregateKind::ArrayAgg => found.push((function, format!("{function}(any) → any[]"))),
-            _ => found.extend(overloads(kind).iter().map(|(args, returns)| {
-                let args: Vec<String> = args.iter().map(name).collect();
-                (function, format!("{function}({}) → {}", args.join(", "), name(returns)))
-            })),
-        }
+    let all = AggregateKind::ALL.iter().map(|kind| (kind.name(), *kind)).chain(OTHER_NAMES);
+    for (function, kind) in all {
+        let given: &[&str] = match kind {
+            AggregateKind::Count => &["count(*) → bigint", "count(any) → bigint"],
+            AggregateKind::ArrayAgg => &["(any) → any[]"],
+            AggregateKind::JsonbAgg => &["(any) → jsonb"],
+            AggregateKind::JsonbObjectAgg => &["(any, any) → jsonb"],
+            AggregateKind::FirstValue | AggregateKind::LastValue | AggregateKind::AnyValue => &["(any) → any"],
+            AggregateKind::MinBy | AggregateKind::MaxBy => &["(any, any) → any"],
+            AggregateKind::ApproxCountDistinct => &["(any) → bigint"],
+            AggregateKind::Mode => &["() WITHIN GROUP (ORDER BY any) → any"],
+            AggregateKind::PercentileDisc => &[
+                "(double precision) WITHIN GROUP (ORDER BY any) → any",
+                "(double precision[]) WITHIN GROUP (ORDER BY any) → any[]",
+            ],
+            _ => &[],
+        };
+        found.extend(given.iter().map(|text| match text.starts_with('(') {
+            true => (function, format!("{function}{text}")),
+            false => (function, text.to_string()),
+        }));
+        found.extend(overloads(kind).iter().map(|(args, returns)| {
+            let sorted = if is_ordered_set(kind) { 1 } else { 0 };
+            let of = |args: &[SqlType]| args.iter().map(name).collect::<Vec<_>>().join(", ");
+            let by = match sorted {
+                0 => String::new(),
+                _ => format!(" WITHIN GROUP (ORDER BY {})", of(&args[..1])),
+            };
+            (function, format!("{function}({}){by} → {}", of(&args[sorted..]), name(returns)))
+        }));
     }
     found
 }
 
-/// Argument types and result of each overload; `count` and `array_agg` take anything.
+/// Whether an aggregate is called with WITHIN GROUP.
+pub fn is_ordered_set(kind: AggregateKind) -> bool {
+    use AggregateKind::*;
+    matches!(kind, PercentileCont | PercentileDisc | Mode | ApproxPercentile)
+}
+
+/// Whether ORDER BY inside the call decides anything.
+pub fn is_ordered(kind: AggregateKind) -> bool {
+    use AggregateKind::*;
+    matches!(kind, StringAgg | ArrayAgg | JsonbAgg | JsonbObjectAgg | FirstValue | LastValue)
+}
+
+/// Argument types and result of each overload; those of any type are in [`resolve`].
 fn overloads(kind: AggregateKind) -> Vec<(Vec<SqlType>, SqlType)> {
     use SqlType::*;
     let same = |types: &[SqlType]| types.iter().map(|t| (vec![t.clone()], t.clone())).collect();
@@ -114,7 +143,37 @@ fn overloads(kind: AggregateKind) -> Vec<(Vec<SqlType>, SqlType)> {
         ]),
         AggregateKind::BoolAnd | AggregateKind::BoolOr => same(&[Boolean]),
         AggregateKind::StringAgg => vec![(vec![Text, Text], Text), (vec![Bytea, Bytea], Bytea)],
-        AggregateKind::Count | AggregateKind::ArrayAgg => vec![],
+        AggregateKind::BitAnd | AggregateKind::BitOr | AggregateKind::BitXor => same(&[SmallInt, Int, BigInt]),
+        AggregateKind::VarPop | AggregateKind::VarSamp | AggregateKind::StddevPop | AggregateKind::StddevSamp => {
+            vec![
+                (vec![SmallInt], Numeric),
+                (vec![Int], Numeric),
+                (vec![BigInt], Numeric),
+                (vec![Real], Double),
+                (vec![Double], Double),
+                (vec![Numeric], Numeric),
+            ]
+        }
+        AggregateKind::RegrCount => vec![(vec![Double, Double], BigInt)],
+        AggregateKind::Corr
+        | AggregateKind::CovarPop
+        | AggregateKind::CovarSamp
+        | AggregateKind::RegrAvgx
+        | AggregateKind::RegrAvgy
+        | AggregateKind::RegrIntercept
+        | AggregateKind::RegrR2
+        | AggregateKind::RegrSlope
+        | AggregateKind::RegrSxx
+        | AggregateKind::RegrSxy
+        | AggregateKind::RegrSyy => vec![(vec![Double, Double], Double)],
+        // The value that WITHIN GROUP sorts stands before the fraction.
+        AggregateKind::PercentileCont => {
+            vec![(vec![Double, Double], Double), (vec![Double, Array(Box::new(Double))], Array(Box::new(Double)))]
+        }
+        AggregateKind::ApproxPercentile => {
+            vec![(vec![Double, Double], Double), (vec![Double, Double, Double], Double)]
+        }
+        _ => vec![],
     }
 }
 
@@ -123,7 +182,8 @@ fn overloads(kind: AggregateKind) -> Vec<(Vec<SqlType>, SqlType)> {
 pub fn resolve(function: &str, args: &[SqlType]) -> Result<ResolvedAggregate, EvalError> {
     let shown = || format!("{function}({})", args.iter().map(name).collect::<Vec<_>>().join(", "));
     let missing = || error("42883", format!("function {} does not exist", shown()));
-    let kind = NAMES.iter().find(|(known, _)| *known == function).map(|(_, kind)| *kind).ok_or_else(missing)?;
+    let kind = kind(function).ok_or_else(missing)?;
+    let known = |ty: &SqlType| if *ty == SqlType::Unknown { SqlType::Text } else { ty.clone() };
     let (casts, returns) = match (kind, args) {
         (AggregateKind::Count, []) => (vec![], SqlType::BigInt),
         (AggregateKind::Count, [SqlType::Unknown]) => (vec![SqlType::Text], SqlType::BigInt),
@@ -132,8 +192,24 @@ pub fn resolve(function: &str, args: &[SqlType]) -> Result<ResolvedAggregate, Ev
             return Err(error("0A000", "array_agg of arrays is not supported"));
         }
         (AggregateKind::ArrayAgg, [arg]) => {
-            let arg = if *arg == SqlType::Unknown { SqlType::Text } else { arg.clone() };
+            let arg = known(arg);
             (vec![arg.clone()], SqlType::Array(Box::new(arg)))
+        }
+        (AggregateKind::FirstValue | AggregateKind::LastValue | AggregateKind::AnyValue | AggregateKind::Mode, [arg]) => {
+            (vec![known(arg)], known(arg))
+        }
+        (AggregateKind::MinBy | AggregateKind::MaxBy, [value, by]) => (vec![known(value), known(by)], known(value)),
+        (AggregateKind::ApproxCountDistinct, [arg]) => (vec![known(arg)], SqlType::BigInt),
+        (AggregateKind::JsonbAgg, [arg]) => (vec![known(arg)], SqlType::Jsonb),
+        (AggregateKind::JsonbObjectAgg, [name, value]) => (vec![known(name), known(value)], SqlType::Jsonb),
+        (AggregateKind::PercentileDisc, [value, SqlType::Array(_)]) => {
+            let doubles = SqlType::Array(Box::new(SqlType::Double));
+            (vec![known(value), doubles], SqlType::Array(Box::new(known(value))))
+        }
+        (AggregateKind::PercentileDisc, [value, fraction])
+            if cast_context(fraction, &SqlType::Double) == Some(CastContext::Implicit) =>
+        {
+            (vec![known(value), SqlType::Double], known(value))
         }
         _ => choose(overloads(kind), args).map_err(|ambiguous| match ambiguous {
             true => error("42725", format!("function {} is not unique", shown())),
@@ -144,14 +220,33 @@ pub fn resolve(function: &str, args: &[SqlType]) -> Result<ResolvedAggregate, Ev
         Some(arg) => format!("{}_{}", kind.name(), types::typname(arg)),
         None => kind.name().to_string(),
     };
-    let returned = returns.arrow();
     let implementation = Arc::new(AggregateUDF::new_from_impl(Native {
         kind,
         symbol,
-        returns: returned,
+        order: vec![],
+        returns: returns.arrow(),
         signature: Signature::user_defined(Volatility::Immutable),
     }));
     Ok(ResolvedAggregate { kind, casts, returns, implementation })
+}
+
+impl ResolvedAggregate {
+    /// The same with ORDER BY inside: what is sorted by stands behind the other arguments.
+    pub fn ordered(&self, order: Vec<SortOption>) -> Arc<AggregateUDF> {
+        Arc::new(AggregateUDF::new_from_impl(Native {
+            kind: self.kind,
+            symbol: self.implementation.name().to_string(),
+            order,
+            returns: self.returns.arrow(),
+            signature: Signature::user_defined(Volatility::Immutable),
+        }))
+    }
+}
+
+/// The engine's aggregate behind a function that [`resolve`] made, and how its last arguments are sorted.
+pub fn native(function: &AggregateUDF) -> Option<(AggregateKind, &[SortOption])> {
+    let native = function.inner().downcast_ref::<Native>()?;
+    Some((native.kind, &native.order))
 }
 
 /// The overload for these arguments; the error says whether there were several.
@@ -187,6 +282,8 @@ fn choose(overloads: Vec<(Vec<SqlType>, SqlType)>, args: &[SqlType]) -> Result<(
 struct Native {
     kind: AggregateKind,
     symbol: String,
+    /// How each of the last arguments is sorted.
+    order: Vec<SortOption>,
     returns: DataType,
     signature: Signature,
 }
@@ -199,7 +296,7 @@ impl Debug for Native {
 
 impl PartialEq for Native {
     fn eq(&self, other: &Native) -> bool {
-        self.symbol == other.symbol
+        (&self.symbol, &self.order, &self.returns) == (&other.symbol, &other.order, &other.returns)
     }
 }
 
@@ -207,7 +304,7 @@ impl Eq for Native {}
 
 impl Hash for Native {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.symbol.hash(state);
+        (&self.symbol, &self.order, &self.returns).hash(state);
     }
 }
 
@@ -232,6 +329,7 @@ impl Recipe {
         let call = AggregateCall {
             kind: native.kind,
             args: (0..types.len()).collect(),
+            order: native.order.clone(),
             filter: None,
             distinct: args.is_distinct,
             returns: native.returns.clone(),
@@ -263,13 +361,13 @@ impl AggregateUDFImpl for Native {
     }
 
     fn is_nullable(&self) -> bool {
-        self.kind != AggregateKind::Count
+        !self.kind.is_count()
     }
 
     fn default_value(&self, data_type: &DataType) -> Result<ScalarValue> {
-        match self.kind {
-            AggregateKind::Count => Ok(ScalarValue::Int64(Some(0))),
-            _ => ScalarValue::try_from(data_type),
+        match self.kind.is_count() {
+            true => Ok(ScalarValue::Int64(Some(0))),
+            false => ScalarValue::try_from(data_type),
         }
     }
 
@@ -278,23 +376,6 @@ impl AggregateUDFImpl for Native {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        let collects = matches!(self.kind, AggregateKind::ArrayAgg | AggregateKind::StringAgg);
-        if collects && !args.order_bys.is_empty() {
-            if args.is_distinct {
-                return Err(EvalError::external(
-                    "0A000",
-                    format!("{}(DISTINCT ... ORDER BY) is not supported", self.kind.name()),
-                ));
-            }
-            let order = args.order_bys.iter().map(|by| by.options).collect();
-            return Ok(Box::new(InOrder {
-                kind: self.kind,
-                returns: self.returns.clone(),
-                order,
-                n_args: args.exprs.len(),
-                columns: Vec::new(),
-            }));
-        }
         let recipe = Recipe::new(self, &args);
         Ok(Box::new(Single { state: recipe.start()?, recipe }))
     }
@@ -343,13 +424,6 @@ impl Accumulator for Single {
         for state in states.iter().flatten() {
             self.state.restore(state).map_err(failed)?;
         }
-        Ok(())
-    }
-
-    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let rows = values.first().map_or(0, |v| v.len());
-        let input = self.state.prepare(values).map_err(failed)?;
-        (0..rows).for_each(|row| self.state.add(&input, row, -1));
         Ok(())
     }
 }
@@ -441,101 +515,6 @@ impl GroupsAccumulator for Groups {
     }
 }
 
-/// `array_agg` and `string_agg` with ORDER BY: keeps its rows and sorts them. DataFusion passes what to sort by behind
-/// the arguments.
-#[derive(Debug)]
-struct InOrder {
-    kind: AggregateKind,
-    returns: DataType,
-    order: Vec<SortOptions>,
-    n_args: usize,
-    columns: Vec<Vec<ArrayRef>>,
-}
-
-impl InOrder {
-    /// All rows so far, each column in one piece.
-    fn take(&mut self) -> Result<Vec<ArrayRef>> {
-        let columns = std::mem::take(&mut self.columns);
-        let join = |parts: &Vec<ArrayRef>| concat(&parts.iter().map(|p| p.as_ref()).collect::<Vec<_>>());
-        Ok(columns.iter().map(join).collect::<Result<_, _>>()?)
-    }
-}
-
-impl Accumulator for InOrder {
-    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.columns.resize(values.len(), Vec::new());
-        for (column, array) in self.columns.iter_mut().zip(values) {
-            column.push(array.clone());
-        }
-        Ok(())
-    }
-
-    fn evaluate(&mut self) -> Result<ScalarValue> {
-        let columns = self.take()?;
-        let rows = columns.first().map_or(0, |c| c.len());
-        if rows == 0 {
-            return ScalarValue::try_from(&self.returns);
-        }
-        let mut by: Vec<SortColumn> = columns[self.n_args..]
-            .iter()
-            .zip(&self.order)
-            .map(|(values, options)| SortColumn { values: values.clone(), options: Some(*options) })
-            .collect();
-        // Rows that compare equal stay in the order in which they came.
-        let arrival: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..rows as u32));
-        by.push(SortColumn { values: arrival, options: None });
-        let order = lexsort_to_indices(&by, None)?;
-        let items = take(&columns[0], &order, None)?;
-        if self.kind == AggregateKind::ArrayAgg {
-            return Ok(SingleRowListArrayBuilder::new(items).build_list_scalar());
-        }
-        let (Some(items), Some(delimiters)) = (items.as_string_view_opt(), columns[1].as_string_view_opt()) else {
-            return Err(EvalError::external("0A000", "string_agg of bytea with ORDER BY is not supported"));
-        };
-        let mut text: Option<String> = None;
-        for (item, from) in items.iter().zip(order.values()) {
-            let Some(item) = item else { continue };
-            match &mut text {
-                None => text = Some(item.to_string()),
-                Some(text) => {
-                    if delimiters.is_valid(*from as usize) {
-                        text.push_str(delimiters.value(*from as usize));
-                    }
-                    text.push_str(item);
-                }
-            }
-        }
-        Ok(ScalarValue::Utf8View(text))
-    }
-
-    fn size(&self) -> usize {
-        size_of::<InOrder>() + self.columns.iter().flatten().map(|array| array.get_array_memory_size()).sum::<usize>()
-    }
-
-    /// The rows of a part, as an Arrow stream.
-    fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let columns = self.take()?;
-        if columns.first().is_none_or(|c| c.is_empty()) {
-            return Ok(vec![ScalarValue::Binary(None)]);
-        }
-        let fields: Vec<Field> =
-            columns.iter().enumerate().map(|(i, c)| Field::new(i.to_string(), c.data_type().clone(), true)).collect();
-        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
-        let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
-        writer.write(&batch)?;
-        Ok(vec![ScalarValue::Binary(Some(writer.into_inner()?))])
-    }
-
-    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        for state in states[0].as_binary::<i32>().iter().flatten() {
-            for batch in StreamReader::try_new(state, None)? {
-                self.update_batch(batch?.columns())?;
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -552,6 +531,9 @@ mod tests {
             ("avg", vec![Real], Ok(Double)),
             ("min", vec![Varchar], Ok(Text)),
             ("max", vec![TimestampTz], Ok(TimestampTz)),
+            ("stddev", vec![Int], Ok(Numeric)),
+            ("corr", vec![Int, Real], Ok(Double)),
+            ("bit_or", vec![SmallInt], Ok(SmallInt)),
             ("max", vec![Boolean], Err("function max(boolean) does not exist")),
             ("max", vec![Uuid], Err("function max(uuid) does not exist")),
             ("sum", vec![Text], Err("function sum(text) does not exist")),

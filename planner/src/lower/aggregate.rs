@@ -11,6 +11,7 @@ use streaming::operators::{Aggregate, Distinct};
 
 use super::{Lowering, Node, expr, field, unsupported};
 use crate::error::Result;
+use crate::functions::aggregate;
 
 impl Lowering {
     pub(super) fn aggregate(&mut self, aggregate: &DfAggregate) -> Result<Node> {
@@ -69,9 +70,10 @@ impl Arguments<'_> {
 
     fn call(&mut self, call: &AggregateFunction, returns: arrow_schema::DataType) -> Result<AggregateCall> {
         let name = call.func.name();
-        let kind = kind(name).ok_or_else(|| unsupported(&format!("the aggregate {name}")))?;
-        let ordered = matches!(kind, AggregateKind::StringAgg | AggregateKind::ArrayAgg);
-        if ordered && !call.params.order_by.is_empty() {
+        // A function of DataFusion's own is known by its name.
+        let native = aggregate::native(&call.func).or_else(|| aggregate::kind(name).map(|kind| (kind, &[][..])));
+        let (kind, order) = native.ok_or_else(|| unsupported(&format!("the aggregate {name}")))?;
+        if !call.params.order_by.is_empty() {
             return Err(unsupported(&format!("ORDER BY inside {name}")));
         }
         // count(1) counts rows, as count(*) does.
@@ -80,11 +82,8 @@ impl Arguments<'_> {
         let args: Vec<&DfExpr> = call.params.args.iter().filter(rows).collect();
         let args = args.into_iter().map(|e| self.column(e)).collect::<Result<Vec<_>>>()?;
         let filter = call.params.filter.as_deref().map(|e| self.column(e)).transpose()?;
-        // The smallest of some values is the same whether each counts once or not.
-        let once =
-            matches!(kind, AggregateKind::Min | AggregateKind::Max | AggregateKind::BoolAnd | AggregateKind::BoolOr);
-        let distinct = call.params.distinct && !once;
-        Ok(AggregateCall { kind, args, filter, distinct, returns })
+        let distinct = call.params.distinct && !kind.is_idempotent();
+        Ok(AggregateCall { kind, args, order: order.to_vec(), filter, distinct, returns })
     }
 }
 
@@ -94,23 +93,4 @@ fn call_of(e: &DfExpr) -> Result<&AggregateFunction> {
         DfExpr::AggregateFunction(call) => Ok(call),
         e => Err(unsupported(&format!("the aggregate {e}"))),
     }
-}
-
-/// The engine's aggregate of an aggregate function: `sum` and each overload `sum_<type>`.
-fn kind(name: &str) -> Option<AggregateKind> {
-    use AggregateKind::*;
-    let kinds = [
-        ("count", Count),
-        ("sum", Sum),
-        ("avg", Avg),
-        ("min", Min),
-        ("max", Max),
-        ("bool_and", BoolAnd),
-        ("every", BoolAnd),
-        ("bool_or", BoolOr),
-        ("string_agg", StringAgg),
-        ("array_agg", ArrayAgg),
-    ];
-    let is = |known: &str| name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
-    kinds.into_iter().find(|(known, _)| is(known)).map(|(_, kind)| kind)
 }

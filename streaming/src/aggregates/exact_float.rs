@@ -41,6 +41,37 @@ impl ExactFloat {
         }
     }
 
+    /// Adds `a * b` without rounding it. A product too large for a double is an infinity, one too small for the last
+    /// bits of its exact value loses those.
+    pub(crate) fn add_product(&mut self, a: f64, b: f64, diff: i64) {
+        let product = a * b;
+        self.add(product, diff);
+        if product.is_finite() {
+            let rest = a.mul_add(b, -product);
+            if rest != 0.0 {
+                self.add_finite(rest, diff);
+            }
+        }
+    }
+
+    /// Whether no NaN and no infinity is among the values.
+    pub(crate) fn is_finite(&self) -> bool {
+        self.nans == 0 && self.infinities == 0 && self.negative_infinities == 0
+    }
+
+    /// Doubles that add up to the sum exactly, the largest first.
+    fn components(&self) -> Result<Vec<f64>> {
+        let (mut rest, mut parts) = (self.clone(), Vec::new());
+        loop {
+            let part = rest.value()?;
+            if part == 0.0 || !part.is_finite() {
+                return Ok(parts);
+            }
+            parts.push(part);
+            rest.add_finite(part, -1);
+        }
+    }
+
     fn add_finite(&mut self, value: f64, diff: i64) {
         let bits = value.to_bits();
         let exponent = (bits >> 52) & 0x7ff;
@@ -145,6 +176,40 @@ impl ExactFloat {
 
     pub(crate) fn bytes(&self) -> usize {
         size_of::<Self>() + self.limbs.as_ref().map_or(0, |_| LIMBS * 8)
+    }
+}
+
+/// Sums over `n` pairs of doubles: of each side and of their products.
+pub(crate) struct Moments<'a> {
+    pub(crate) n: i64,
+    pub(crate) x: &'a ExactFloat,
+    pub(crate) y: &'a ExactFloat,
+    pub(crate) xy: &'a ExactFloat,
+}
+
+impl Moments<'_> {
+    /// `n * sum(xy) - sum(x) * sum(y)`, rounded once; NaN if NaN or an infinity is among the values.
+    pub(crate) fn spread(&self) -> Result<f64> {
+        if !self.x.is_finite() || !self.y.is_finite() {
+            return Ok(f64::NAN);
+        }
+        let overflow = || Error::invalid("22003", "value out of range: overflow");
+        if !self.xy.is_finite() {
+            return Err(overflow());
+        }
+        let mut spread = ExactFloat::default();
+        for part in self.xy.components()? {
+            spread.add_product(part, self.n as f64, 1);
+        }
+        for x in self.x.components()? {
+            for y in self.y.components()? {
+                spread.add_product(x, y, -1);
+            }
+        }
+        if !spread.is_finite() {
+            return Err(overflow());
+        }
+        spread.value()
     }
 }
 

@@ -57,19 +57,28 @@ impl Multiset {
         }
     }
 
-    /// Hands over each entry that changed since the last call, with its count; zero for one that is gone.
-    pub fn take_changes(&mut self, f: &mut dyn FnMut(&[u8], i64) -> Result<()>) -> Result<()> {
-        if let Some(changed) = &mut self.changed {
-            for key in std::mem::take(changed) {
-                f(&key, self.entries.get(&key).copied().unwrap_or(0))?;
-            }
+    /// Hands over entries that changed since they were handed over last, `budget` at most, each with its count; zero for
+    /// one that is gone. Returns whether that was all of them.
+    pub fn take_changes(&mut self, budget: &mut usize, f: &mut dyn FnMut(&[u8], i64)) -> bool {
+        let Some(changed) = &mut self.changed else { return true };
+        while *budget > 0 {
+            let Some(key) = changed.pop_first() else { return true };
+            f(&key, self.entries.get(&key).copied().unwrap_or(0));
+            *budget -= 1;
         }
-        Ok(())
+        changed.is_empty()
     }
 
     /// The entries in their order. A count below zero may occur while an epoch is open and means none.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], i64)> {
         self.entries.iter().map(|(key, count)| (key.as_ref(), *count))
+    }
+
+    /// The first entry that begins with `prefix` and is there at least once.
+    pub fn first_with(&self, prefix: &[u8]) -> Option<&[u8]> {
+        let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
+        let entries = self.entries.range::<[u8], _>(from).take_while(|(key, _)| key.starts_with(prefix));
+        entries.into_iter().find(|(_, count)| **count > 0).map(|(key, _)| key.as_ref())
     }
 
     /// Each entry as often as it is there, in order.

@@ -4,7 +4,7 @@
 //! retraction both value and scale are as if the row had never been there.
 
 use arrow::datatypes::i256;
-use storage::numeric::Numeric;
+use storage::numeric::{Numeric, NumericError, wide};
 
 use super::bytes;
 use crate::error::{Error, Result};
@@ -39,6 +39,29 @@ impl NumericSum {
             let amount = i256::from_i128(mantissa).wrapping_mul(i256::from_i128(i128::from(diff)));
             self.add_place(Place { scale: value.scale(), point, count: diff, mantissa: amount });
         }
+    }
+
+    /// Adds the square of a value, which may be wider than a numeric.
+    pub(crate) fn add_square(&mut self, value: &Numeric, diff: i64) {
+        if !value.is_finite() {
+            return self.add(&value.abs(), diff);
+        }
+        let (mantissa, point) = value.parts();
+        let wide = i256::from_i128(mantissa);
+        let amount = wide.wrapping_mul(wide).wrapping_mul(i256::from_i128(i128::from(diff)));
+        self.add_place(Place { scale: value.scale().saturating_mul(2), point: point * 2, count: diff, mantissa: amount });
+    }
+
+    /// The sum of what is finite as `mantissa * 10^-point`, and the largest display scale.
+    fn total(&self) -> Result<(i256, i32, i32), NumericError> {
+        let point = self.places.iter().map(|p| p.point).max().unwrap_or(0);
+        let scale = self.places.iter().map(|p| i32::from(p.scale)).max().unwrap_or(0);
+        let mut total = i256::ZERO;
+        for place in &self.places {
+            let part = wide::scaled(place.mantissa, point - place.point)?;
+            total = total.checked_add(part).ok_or(NumericError::Overflow)?;
+        }
+        Ok((total, point, scale))
     }
 
     fn add_place(&mut self, new: Place) {
@@ -111,6 +134,30 @@ impl NumericSum {
     pub(crate) fn bytes(&self) -> usize {
         size_of::<Self>() + self.places.capacity() * size_of::<Place>()
     }
+}
+
+/// The variance, or its square root, of values of which there is at least one (two for a sample).
+pub(super) fn variance(
+    values: &NumericSum,
+    squares: &NumericSum,
+    sample: bool,
+    root: bool,
+) -> Result<Numeric, NumericError> {
+    if values.nans > 0 || values.infinities > 0 || values.negative_infinities > 0 {
+        return Ok(Numeric::NAN);
+    }
+    let ((sum, point, scale), (squared, square_point, _)) = (values.total()?, squares.total()?);
+    let common = point.max((square_point + 1).div_euclid(2));
+    let sum = wide::scaled(sum, common - point)?;
+    let squared = wide::scaled(squared, 2 * common - square_point)?;
+    let n = values.count();
+    let count = i256::from_i128(i128::from(n));
+    let spread = (|| count.checked_mul(squared)?.checked_sub(sum.checked_mul(sum)?))().ok_or(NumericError::Overflow)?;
+    if spread <= i256::ZERO {
+        return Ok(Numeric::ZERO);
+    }
+    let divisor = i128::from(n) * i128::from(if sample { n - 1 } else { n });
+    wide::quotient(spread, 2 * common, 2 * scale, i256::from_i128(divisor), root)
 }
 
 /// An error of a numeric as the engine says it.

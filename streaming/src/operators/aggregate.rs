@@ -6,7 +6,8 @@
 //! State   `groups`: group key -> number of rows, sums, counts. `values`: (aggregate, group key, value) -> count, for
 //!         the aggregates that need every input (min and max under retraction, DISTINCT, string_agg, array_agg).
 //! Epochs  Rows are added as they come; everything is emitted at the seal.
-//! Limits  The seal emits pieces of OUTPUT_ROWS_MAX rows and yields when the output is full.
+//! Limits  The seal emits pieces of OUTPUT_ROWS_MAX rows and yields when the output is full; a checkpoint's step puts
+//!         SAVE_MAX entries into the tables at most.
 
 use std::sync::Arc;
 
@@ -81,12 +82,7 @@ impl Operator for Aggregate {
 }
 
 fn keeps_values(call: &AggregateCall, append_only: bool) -> bool {
-    match call.kind {
-        AggregateKind::StringAgg | AggregateKind::ArrayAgg => true,
-        AggregateKind::Min | AggregateKind::Max => !append_only,
-        AggregateKind::BoolAnd | AggregateKind::BoolOr => false,
-        AggregateKind::Count | AggregateKind::Sum | AggregateKind::Avg => call.distinct,
-    }
+    call.kind.keeps_inputs(append_only) || call.distinct && !call.kind.is_idempotent()
 }
 
 struct AggregateTask {
@@ -116,8 +112,8 @@ impl Task for AggregateTask {
         }
         self.sealing = None;
         self.groups.settle();
-        if at.checkpoint {
-            self.groups.save(&mut self.tables)?;
+        if at.checkpoint && !self.groups.save(&mut self.tables)? {
+            return Ok(Progress::More);
         }
         Ok(Progress::Done)
     }
@@ -126,6 +122,9 @@ impl Task for AggregateTask {
         StateSize { rows: self.groups.len() as u64, bytes: self.groups.bytes() as u64 }
     }
 }
+
+/// Entries that one step of a checkpoint puts into the tables.
+const SAVE_MAX: usize = 65_536;
 
 /// Where an aggregate lives: in words of the group's record, or in an accumulator of its own.
 #[derive(Clone, Copy, Debug)]
@@ -739,26 +738,32 @@ impl Groups {
         self.live -= 1;
     }
 
-    /// Puts what changed since the last checkpoint into the state tables.
-    fn save(&mut self, tables: &mut [StateTable; 2]) -> Result<()> {
-        let changed = std::mem::take(&mut self.changed);
+    /// Puts what changed since the last checkpoint into the state tables, [`SAVE_MAX`] entries at most. Returns whether
+    /// that was all.
+    fn save(&mut self, tables: &mut [StateTable; 2]) -> Result<bool> {
         let stride = self.layout.stride;
         let global = self.layout.group.is_empty();
-        for numbers in changed.chunks(OUTPUT_ROWS_MAX) {
-            let numbers: Vec<u32> =
-                numbers.iter().copied().filter(|number| self.record(*number)[FLAGS] & CHANGED != 0).collect();
+        let mut budget = SAVE_MAX;
+        while budget > 0 && !self.changed.is_empty() {
+            let from = self.changed.len() - budget.min(OUTPUT_ROWS_MAX).min(self.changed.len());
+            let mut numbers = self.changed.split_off(from);
+            numbers.retain(|number| self.record(*number)[FLAGS] & CHANGED != 0);
             if numbers.is_empty() {
                 continue;
             }
+            budget -= numbers.len();
             let vnodes = storage::batch::vnodes(&self.key_columns(&numbers)?, numbers.len());
-            for (number, vnode) in numbers.into_iter().zip(vnodes) {
+            for (i, (&number, vnode)) in numbers.iter().zip(vnodes).enumerate() {
                 let at = number as usize * stride;
                 if self.words[at + FLAGS] & CHANGED == 0 {
                     continue; // Twice in the list: the number was given up and used again.
                 }
-                self.words[at + FLAGS] &= !CHANGED;
                 let key = self.key_bytes(number);
-                self.save_values(number, vnode, &key, &mut tables[1])?;
+                if !self.save_values(number, vnode, &key, &mut tables[1], &mut budget) {
+                    self.changed.extend_from_slice(&numbers[i..]);
+                    return Ok(false);
+                }
+                self.words[at + FLAGS] &= !CHANGED;
                 if self.words[at + ROWS] > 0 || global {
                     tables[0].put(vnode, &key, &self.encode_record(number));
                     self.words[at + FLAGS] |= STORED;
@@ -768,10 +773,18 @@ impl Groups {
                 }
             }
         }
-        Ok(())
+        Ok(self.changed.is_empty())
     }
 
-    fn save_values(&mut self, number: u32, vnode: u8, key: &[u8], table: &mut StateTable) -> Result<()> {
+    /// Puts a group's changed values into the table; false if the budget did not suffice.
+    fn save_values(
+        &mut self,
+        number: u32,
+        vnode: u8,
+        key: &[u8],
+        table: &mut StateTable,
+        budget: &mut usize,
+    ) -> bool {
         let n = self.prototypes.len();
         for own in 0..n {
             let accumulator = self.own[number as usize * n + own].as_mut().expect("record is open");
@@ -780,7 +793,7 @@ impl Groups {
                 entry.extend((key.len() as u32).to_be_bytes());
                 entry.extend(key);
                 let prefix = entry.len();
-                multiset.take_changes(&mut |value, count| {
+                let all = multiset.take_changes(budget, &mut |value, count| {
                     entry.truncate(prefix);
                     entry.extend(value);
                     if count == 0 {
@@ -788,11 +801,13 @@ impl Groups {
                     } else {
                         table.put(vnode, &entry, &count.to_le_bytes());
                     }
-                    Ok(())
-                })?;
+                });
+                if !all {
+                    return false;
+                }
             }
         }
-        Ok(())
+        true
     }
 
     /// A group's key in the store.
@@ -1017,13 +1032,14 @@ fn and_valid(live: &mut Option<BooleanBuffer>, nulls: Option<NullBuffer>) {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
+    use storage::keys::SortOption;
 
     use super::*;
     use crate::oracle;
     use crate::testing::{run, schema};
 
     fn call(kind: AggregateKind, args: &[usize], returns: DataType) -> AggregateCall {
-        AggregateCall { kind, args: args.to_vec(), filter: None, distinct: false, returns }
+        AggregateCall { kind, args: args.to_vec(), order: vec![], filter: None, distinct: false, returns }
     }
 
     fn count() -> AggregateCall {
@@ -1181,5 +1197,58 @@ mod tests {
         [INPUT],
         "select k, count(distinct s), sum(distinct b), bool_and(p), bool_or(p) from t0 group by k"
     );
+    fn ordered(kind: AggregateKind, args: &[usize], descending: bool, returns: DataType) -> AggregateCall {
+        let order = vec![SortOption { descending, nulls_first: false }];
+        AggregateCall { order, ..call(kind, args, returns) }
+    }
+
+    fn list_of(item: DataType) -> DataType {
+        DataType::List(Arc::new(arrow_schema::Field::new("item", item, true)))
+    }
+
+    fn collecting() -> Aggregate {
+        let calls = [
+            ordered(AggregateKind::ArrayAgg, &[1, 3], true, list_of(DataType::Utf8View)),
+            ordered(AggregateKind::FirstValue, &[1, 3], false, DataType::Utf8View),
+            ordered(AggregateKind::LastValue, &[1, 3], false, DataType::Utf8View),
+            call(AggregateKind::BitAnd, &[2], DataType::Int32),
+            call(AggregateKind::BitOr, &[3], DataType::Int64),
+            call(AggregateKind::BitXor, &[2], DataType::Int32),
+            AggregateCall { filter: Some(5), ..call(AggregateKind::BitXor, &[3], DataType::Int64) },
+        ];
+        let mut node = node(&[0], &calls, "k bigint");
+        let mut fields = node.schema.fields().to_vec();
+        fields.extend(calls.iter().enumerate().map(|(i, call)| {
+            Arc::new(arrow_schema::Field::new(format!("c{i}"), call.returns.clone(), true))
+        }));
+        node.schema = Arc::new(arrow_schema::Schema::new(fields));
+        node
+    }
+
+    const COLLECTING: &str = "select k, array_agg(s order by b desc nulls last, s nulls last),
+        first_value(s order by b nulls last, s nulls last), last_value(s order by b nulls last, s nulls last),
+        bit_and(i), bit_or(b), bit_xor(i), bit_xor(b) filter (where p) from t0 group by k";
+
+    oracle!(in_an_order, collecting(), [INPUT], COLLECTING);
+    oracle!(
+        in_an_order_of_growing_inputs,
+        Aggregate { append_only: true, ..collecting() },
+        [INPUT],
+        COLLECTING,
+        append_only
+    );
+
+    #[test]
+    fn equal_values_of_different_form_count_once() {
+        let node = node(&[0], &[distinct(call(AggregateKind::Sum, &[1], numeric()))], "k int, s numeric");
+        let script = "1 +(1,1.00) 2 +(1,1.0) 3 -(1,1.0) +(1,2) 4 -(1,1.00)";
+        expect![[r#"
+            1 +(1,1.00)
+            2 +(1,1.0) -(1,1.00)
+            3 -(1,1.0) +(1,3.00)
+            4 +(1,2) -(1,3.00)"#]]
+        .assert_eq(&run(node, &["k int, v numeric"], script));
+    }
+
     oracle!(no_aggregate, node(&[1], &[], "s text"), [INPUT], "select distinct s from t0");
 }
