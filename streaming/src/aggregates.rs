@@ -69,7 +69,7 @@ pub enum AggregateKind {
     BoolAnd,
     /// `bool_or`
     BoolOr,
-/// `string_agg(text, delimiter)`
+    /// `string_agg(text, delimiter)`
     StringAgg,
     /// `array_agg`
     ArrayAgg,
@@ -333,7 +333,46 @@ impl AggregateKind {
     pub const ALL: [AggregateKind; 40] = {
         use AggregateKind::*;
         [
-            Count, Sum, Avg, Min, Max, BoolAnd, BoolOr, StringAgg, ArrayAgg, JsonbAgg, JsonbObjectAgg, BitAnd, BitOr, BitXor, AnyValue, FirstValue, LastValue, MinBy, MaxBy, VarPop, VarSamp, StddevPop, StddevSamp, Corr, CovarPop, CovarSamp, RegrAvgx, RegrAvgy, RegrCount, RegrIntercept, RegrR2, RegrSlope, RegrSxx, RegrSxy, RegrSyy, PercentileCont, PercentileDisc, Mode, ApproxCountDistinct, ApproxPercentile,
+            Count,
+            Sum,
+            Avg,
+            Min,
+            Max,
+            BoolAnd,
+            BoolOr,
+            StringAgg,
+            ArrayAgg,
+            JsonbAgg,
+            JsonbObjectAgg,
+            BitAnd,
+            BitOr,
+            BitXor,
+            AnyValue,
+            FirstValue,
+            LastValue,
+            MinBy,
+            MaxBy,
+            VarPop,
+            VarSamp,
+            StddevPop,
+            StddevSamp,
+            Corr,
+            CovarPop,
+            CovarSamp,
+            RegrAvgx,
+            RegrAvgy,
+            RegrCount,
+            RegrIntercept,
+            RegrR2,
+            RegrSlope,
+            RegrSxx,
+            RegrSxy,
+            RegrSyy,
+            PercentileCont,
+            PercentileDisc,
+            Mode,
+            ApproxCountDistinct,
+            ApproxPercentile,
         ]
     };
 

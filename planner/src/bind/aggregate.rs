@@ -316,12 +316,7 @@ impl Binder<'_> {
     }
 
     /// Names as text, values as jsonb.
-    fn json_arguments(
-        &mut self,
-        kind: AggregateKind,
-        args: Vec<Typed>,
-        place: Option<usize>,
-    ) -> Result<Vec<Typed>> {
+    fn json_arguments(&mut self, kind: AggregateKind, args: Vec<Typed>, place: Option<usize>) -> Result<Vec<Typed>> {
         let mut out = vec![];
         for (i, arg) in args.into_iter().enumerate() {
             let arg = self.settle(arg)?;

@@ -154,9 +154,7 @@ impl Binder<'_> {
             let value = |i: usize| match (&group[i].expr, set.contains(&i)) {
                 (_, false) => literal(types::text::null(&group[i].ty)),
                 (Expr::Column(c), true) => column(&c.name),
-                (expr, true) => {
-                    column(own.iter().find(|(from, _)| from == expr).map_or(&names[i], |(_, name)| name))
-                }
+                (expr, true) => column(own.iter().find(|(from, _)| from == expr).map_or(&names[i], |(_, name)| name)),
             };
             let mut exprs: Vec<Expr> = (0..group.len()).map(|i| value(i).alias(&names[i])).collect();
             exprs.extend(calls.iter().map(|call| column(&call.internal).alias(&call.internal)));

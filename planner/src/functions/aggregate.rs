@@ -195,9 +195,10 @@ pub fn resolve(function: &str, args: &[SqlType]) -> Result<ResolvedAggregate, Ev
             let arg = known(arg);
             (vec![arg.clone()], SqlType::Array(Box::new(arg)))
         }
-        (AggregateKind::FirstValue | AggregateKind::LastValue | AggregateKind::AnyValue | AggregateKind::Mode, [arg]) => {
-            (vec![known(arg)], known(arg))
-        }
+        (
+            AggregateKind::FirstValue | AggregateKind::LastValue | AggregateKind::AnyValue | AggregateKind::Mode,
+            [arg],
+        ) => (vec![known(arg)], known(arg)),
         (AggregateKind::MinBy | AggregateKind::MaxBy, [value, by]) => (vec![known(value), known(by)], known(value)),
         (AggregateKind::ApproxCountDistinct, [arg]) => (vec![known(arg)], SqlType::BigInt),
         (AggregateKind::JsonbAgg, [arg]) => (vec![known(arg)], SqlType::Jsonb),

@@ -57,8 +57,7 @@ impl Accumulator for CountDistinct {
         let estimate = 0.7213 / (1.0 + 1.079 / m) * m * m / harmonic;
         let empty = ranks.iter().filter(|rank| **rank == 0).count();
         // Small numbers are better told by how many registers are empty.
-        let estimate =
-            if estimate <= 2.5 * m && empty > 0 { m * (m / empty as f64).ln() } else { estimate };
+        let estimate = if estimate <= 2.5 * m && empty > 0 { m * (m / empty as f64).ln() } else { estimate };
         Ok(ScalarValue::Int64(Some(estimate.round() as i64)))
     }
 

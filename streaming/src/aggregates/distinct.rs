@@ -171,12 +171,13 @@ impl Accumulator for Distinct {
     }
 
     fn restored(&mut self) -> Result<()> {
-        let mut present: Vec<&[u8]> =
-            self.values.iter().filter(|(_, count)| *count > 0).map(|(key, _)| key).collect();
+        let mut present: Vec<&[u8]> = self.values.iter().filter(|(_, count)| *count > 0).map(|(key, _)| key).collect();
         if self.forms {
             let types: Vec<DataType> = self.arg_types.iter().map(identity_type).collect();
-            let lengths =
-                present.iter().map(|key| Ok(keys::prefix_len(&types, &self.options(), key)?)).collect::<Result<Vec<_>>>()?;
+            let lengths = present
+                .iter()
+                .map(|key| Ok(keys::prefix_len(&types, &self.options(), key)?))
+                .collect::<Result<Vec<_>>>()?;
             let mut last: Option<&[u8]> = None;
             let firsts = present.iter().zip(lengths).filter(|(key, len)| {
                 let prefix = Some(&key[..*len]);

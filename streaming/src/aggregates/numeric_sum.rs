@@ -49,7 +49,12 @@ impl NumericSum {
         let (mantissa, point) = value.parts();
         let wide = i256::from_i128(mantissa);
         let amount = wide.wrapping_mul(wide).wrapping_mul(i256::from_i128(i128::from(diff)));
-        self.add_place(Place { scale: value.scale().saturating_mul(2), point: point * 2, count: diff, mantissa: amount });
+        self.add_place(Place {
+            scale: value.scale().saturating_mul(2),
+            point: point * 2,
+            count: diff,
+            mantissa: amount,
+        });
     }
 
     /// The sum of what is finite as `mantissa * 10^-point`, and the largest display scale.

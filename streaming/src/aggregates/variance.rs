@@ -102,12 +102,16 @@ impl Accumulator for Variance {
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        bytes::put_parts(out, |part, out| match (&self.sums, part) {
-            (Sums::Numeric { values, .. }, 0) => values.encode(out),
-            (Sums::Numeric { squares, .. }, _) => squares.encode(out),
-            (Sums::Float { values, .. }, 0) => values.encode(out),
-            (Sums::Float { squares, .. }, _) => squares.encode(out),
-        }, 2);
+        bytes::put_parts(
+            out,
+            |part, out| match (&self.sums, part) {
+                (Sums::Numeric { values, .. }, 0) => values.encode(out),
+                (Sums::Numeric { squares, .. }, _) => squares.encode(out),
+                (Sums::Float { values, .. }, 0) => values.encode(out),
+                (Sums::Float { squares, .. }, _) => squares.encode(out),
+            },
+            2,
+        );
     }
 
     fn merge(&mut self, mut bytes: &[u8]) -> Result<()> {
