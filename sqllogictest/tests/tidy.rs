@@ -189,7 +189,12 @@ fn every_source_file_is_part_of_its_crate() {
         };
         // `mod x;`, or `x::X,` in a list whose macro declares it.
         let declares = |line: &str| {
-            let line = line.trim().trim_start_matches("pub(crate) ").trim_start_matches("pub ");
+            let line = line.trim();
+            // With any visibility: `pub`, `pub(crate)`, `pub(in crate::operators)`.
+            let line = match line.strip_prefix("pub(") {
+                Some(rest) => rest.split_once(") ").map_or(line, |(_, rest)| rest),
+                None => line.trim_start_matches("pub "),
+            };
             line == format!("mod {stem};") || line.starts_with(&format!("{stem}::")) || line == format!("mod {stem} {{")
         };
         let declared = parents.iter().any(|parent| {
