@@ -12,11 +12,16 @@
 //! at an epoch that none of its inputs' cuts is before, and goes on; what waits in its inboxes up to its inputs' cuts is
 //! part of its state (`inbox.rs`). So after a restart each job goes on at its own cut with all that had come for it.
 //!
+//! A job that takes several epochs in one step has not been at those between: it can be read *exactly* as of the epochs at
+//! which its steps, and those of all that it reads, ended (`exact.rs`). A read takes the newest epoch that is exact for all its
+//! relations, and sets a *pin*, an epoch that all of them will stop at, if that is not the newest that they have.
+//!
 //! Invariants: one target in flight a job; a job's target never exceeds what all its inputs have completed, nor the cut of
-//! one of them while it is not cut itself.
+//! one of them while it is not cut itself; nothing is read as of an epoch that is not exact.
 
 mod creation;
 mod cuts;
+mod exact;
 mod followed;
 mod reads;
 
@@ -89,6 +94,8 @@ pub struct State {
     pending: Vec<Change>,
     writing: Vec<Change>,
     pins: BTreeSet<u64>,
+    /// Epochs that the jobs over which somebody read will stop at, so that the next read finds a newer one.
+    wishes: Vec<(u64, Vec<RelationId>)>,
     readers: Vec<Reader>,
     flushes: Vec<Flush>,
     /// Set when the coordinator shall stop.
@@ -130,6 +137,7 @@ impl State {
             pending: Vec::new(),
             writing: Vec::new(),
             pins: BTreeSet::new(),
+            wishes: Vec::new(),
             readers: Vec::new(),
             flushes: Vec::new(),
             stopping: false,
@@ -188,6 +196,9 @@ impl Coordinator {
         self.publish(state);
         let dirty = state.jobs.values().any(|job| job.control.dirty.load(Ordering::Acquire));
         let since = state.sealed_at.elapsed();
+        if state.force_seal {
+            return self.config.epoch_interval_min.max(Duration::from_micros(50));
+        }
         if dirty {
             let idle = Self::idle(state);
             let interval = if idle { self.config.epoch_interval_min } else { EPOCH_INTERVAL_BUSY };
@@ -232,6 +243,9 @@ impl Coordinator {
                     job.ran_since_cut = false;
                 }
                 job.stepped(target);
+                if !job.is_input() {
+                    job.steps.note(job.frontier, target);
+                }
                 let was_reading = reading(job);
                 // The snapshots that the job began with are read.
                 job.control.starts.lock().clear();

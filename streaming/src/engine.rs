@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -12,6 +12,7 @@ use crate::checkpoint::{self, SourceMeta, Writer};
 use crate::clock::Clock;
 pub use crate::coordinator::ReadView;
 use crate::coordinator::{Coordinator, Job, Stage, State};
+use crate::discovery;
 use crate::error::{Error, Result};
 use crate::expr::Functions;
 pub use crate::job::Changes;
@@ -153,7 +154,7 @@ impl Engine {
         engine.catch_up(&visible, replayed);
         let reserve = vec![(NEXT_ROW_ID_KEY.to_vec(), Some((row_id + ROW_IDS_RESERVED).to_be_bytes().to_vec()))];
         drop(engine.coordinator.drop_jobs(&[], reserve));
-        engine.discover();
+        discovery::start(&engine.coordinator, engine.stop_discovery.clone());
         Ok(engine)
     }
 
@@ -213,32 +214,6 @@ impl Engine {
         }
     }
 
-    /// Looks for new splits of the sources, and for the ends of the old ones, on a thread of its own.
-    fn discover(&self) {
-        let coordinator = Arc::downgrade(&self.coordinator);
-        let stop = self.stop_discovery.clone();
-        let look = move || {
-            while !stop.load(Ordering::Acquire) {
-                std::thread::sleep(DISCOVERY_TICK);
-                let Some(coordinator) = coordinator.upgrade() else { return };
-                let controls: Vec<Arc<JobControl>> = coordinator
-                    .state
-                    .lock()
-                    .jobs
-                    .values()
-                    .filter(|job| job.control.source.is_some() && job.stage == Stage::Running)
-                    .map(|job| job.control.clone())
-                    .collect();
-                // Asking outside systems may take long: the store must not wait for it to be closed.
-                drop(coordinator);
-                for control in controls {
-                    look_for_splits(&control);
-                }
-            }
-        };
-        std::thread::Builder::new().name("discovery".into()).spawn(look).expect("the system has a thread to spare");
-    }
-
     /// A relation id that was never used.
     pub fn allocate_relation(&self) -> RelationId {
         RelationId(self.next_relation.fetch_add(1, Ordering::Relaxed))
@@ -262,7 +237,7 @@ impl Engine {
                     Ok((source, splits))
                 })
                 .await?;
-                let splits = splits.into_iter().enumerate().map(|(i, split)| new_split(split, i as u16)).collect();
+                let splits = splits.into_iter().enumerate().map(|(i, split)| discovery::new_split(split, i as u16)).collect();
                 control.source = Some(source_control(source, splits, self.coordinator.config.workers));
             }
             Some(AnyOperator::TableSource(_)) if job.plan.nodes.len() == 2 => {
@@ -454,9 +429,6 @@ impl Drop for Undo<'_> {
 
 /// Messages that may wait for a subscription's reader; what comes meanwhile is merged.
 const SUBSCRIPTION_MESSAGES_MAX: usize = 16;
-/// How often the sources are looked after.
-const DISCOVERY_TICK: Duration = Duration::from_millis(500);
-
 /// Queues changes of tables under one epoch, and returns it.
 fn enqueue(clock: &Clock, changes: &[(Arc<JobControl>, Batch)], sequence: u64) -> u64 {
     let dirty = changes.iter().map(|(control, _)| &control.dirty);
@@ -492,13 +464,10 @@ async fn off_thread<R: Send + 'static>(act: impl FnOnce() -> Result<R> + Send + 
     receive.await.map_err(|_| Error::Failed("opening the source panicked".into()))?
 }
 
-fn new_split(split: crate::source::Split, number: u16) -> SplitState {
-    SplitState { id: split.id, number, start: split.start, offset: split.start, end: None, error: None }
-}
-
 fn source_control(source: Arc<dyn crate::source::Source>, splits: Vec<SplitState>, workers: usize) -> SourceControl {
     SourceControl {
         source,
+        durable_splits: AtomicUsize::new(splits.len()),
         splits: Mutex::new(splits),
         version: AtomicU64::new(0),
         acknowledged: (0..workers).map(|_| AtomicU64::new(0)).collect(),
@@ -506,43 +475,6 @@ fn source_control(source: Arc<dyn crate::source::Source>, splits: Vec<SplitState
         projections: Mutex::new(BTreeMap::from([(0, Arc::new(Vec::new()))])),
         active: AtomicBool::new(false),
         noted: Mutex::new(None),
-    }
-}
-
-/// Adds splits that are new, and asks for the ends of all.
-fn look_for_splits(control: &JobControl) {
-    let source = control.source.as_ref().expect("a source job");
-    let known: Vec<String> = source.splits.lock().iter().map(|split| split.id.clone()).collect();
-    for id in &known {
-        match source.source.end(id) {
-            Ok(end) => {
-                if let Some(split) = source.splits.lock().iter_mut().find(|split| split.id == *id) {
-                    split.end = end;
-                }
-            }
-            Err(error) => {
-                if let Some(split) = source.splits.lock().iter_mut().find(|split| split.id == *id) {
-                    split.error = Some(error.to_string());
-                }
-            }
-        }
-    }
-    if source.source.discovery_interval().is_none() {
-        return;
-    }
-    let Ok(found) = source.source.splits() else { return };
-    let mut splits = source.splits.lock();
-    let before = splits.len();
-    for split in found {
-        if !splits.iter().any(|known| known.id == split.id) {
-            let number = splits.iter().map(|split| split.number + 1).max().unwrap_or(0);
-            splits.push(new_split(split, number));
-        }
-    }
-    if splits.len() > before {
-        drop(splits);
-        source.version.fetch_add(1, Ordering::AcqRel);
-        control.wake();
     }
 }
 
@@ -567,7 +499,7 @@ fn job_status(job: &Job) -> JobStatus {
         operators: operators.into_iter().map(|(n, size)| (n, job.spec.plan.nodes[n].operator.name(), size)).collect(),
         splits: splits
             .into_iter()
-            .map(|s| SplitStatus { id: s.id, offset: s.offset.0, end: s.end.map(|end| end.0), error: s.error })
+            .map(|s| SplitStatus { id: s.id, offset: s.offset.0, end: s.end.map(|end| end.0), error: s.error.or(s.end_error) })
             .collect(),
         rows_in: control.rows_in.load(Ordering::Relaxed),
         bytes_in: control.bytes_in.load(Ordering::Relaxed),

@@ -85,6 +85,9 @@ pub enum Start {
         source: Arc<dyn Source>,
         /// Split id, number, first offset, offset to stop before.
         splits: Vec<(String, u16, Offset, Offset)>,
+        /// The columns that its shared readers read. They are read here too, so that a record that cannot be decoded is
+        /// set aside by both, whichever of its columns the job wants.
+        columns: Arc<Vec<usize>>,
         /// The epoch.
         epoch: u64,
     },
@@ -101,6 +104,9 @@ pub struct SourceControl {
     pub source: Arc<dyn Source>,
     /// Its splits; offsets are as of the last sealed epoch.
     pub splits: Mutex<Vec<SplitState>>,
+    /// How many of the splits a checkpoint holds. The others are not read yet: after a crash they might get other numbers,
+    /// and nobody would know how far they were visible.
+    pub durable_splits: AtomicUsize,
     /// Raised when the splits or the projection change, or the source is paused.
     pub version: AtomicU64,
     /// The version that each worker has taken up.
@@ -129,9 +135,12 @@ pub struct SplitState {
     /// The end when it was last asked.
     #[serde(skip)]
     pub end: Option<Offset>,
-    /// The last error.
+    /// Why its reader cannot read, while it cannot.
     #[serde(skip)]
     pub error: Option<String>,
+    /// Why its end is not known, while it is not.
+    #[serde(skip)]
+    pub end_error: Option<String>,
 }
 
 /// The part of a table job that all threads see.

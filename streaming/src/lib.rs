@@ -9,6 +9,7 @@ pub mod clock;
 pub mod coordinator;
 pub mod counted_rows;
 mod dataflow;
+mod discovery;
 mod driver;
 pub mod engine;
 pub mod error;

@@ -69,21 +69,23 @@ pub fn start(
 fn read(source: &dyn Source, split: &str, number: u16, from: Offset, projection: &[usize], out: &Out) {
     let mut position = from;
     let mut pause = RETRY_PAUSE[0];
+    let mut failed = false;
     loop {
         let error = match source.open(split, number, position, projection) {
             Ok(mut reader) => loop {
                 match reader.read(ROWS_PER_READ, READ_TIMEOUT) {
                     Ok(Read::Records(records)) => {
                         position = records.next;
-                        pause = RETRY_PAUSE[0];
+                        (pause, failed) = (RETRY_PAUSE[0], false);
                         if !out.deliver(Message::Records(records)) {
                             return;
                         }
                     }
                     Ok(Read::Idle { next }) => {
-                        let moved = next != position;
+                        // After an error it tells that it is over.
+                        let moved = next != position || failed;
                         position = next;
-                        pause = RETRY_PAUSE[0];
+                        (pause, failed) = (RETRY_PAUSE[0], false);
                         if moved && !out.deliver(Message::Position(next)) {
                             return;
                         }
@@ -107,6 +109,7 @@ fn read(source: &dyn Source, split: &str, number: u16, from: Offset, projection:
                 return;
             }
         };
+        failed = true;
         if !out.deliver(message) {
             return;
         }

@@ -15,7 +15,8 @@ use crate::transport::{Arrival, RawHeader, RawRecord, RawRecords, TransportReade
 
 /// Records that are taken from the queue at once.
 const BATCH: usize = 1024;
-/// Bytes after which a read is enough.
+/// Bytes after which a read is enough. One record more, of 2 GB at most, still fits the 32 bits that places in
+/// [`RawRecords`] have.
 const BYTES_MAX: usize = 16 << 20;
 /// How long a reader that was just opened waits for an answer before it says that no broker answers.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -99,22 +100,26 @@ impl TransportReader for KafkaReader {
         let (mut next, wanted) = (self.next, self.wanted);
         let (mut heard, mut failed) = (false, None);
         let mut wait = timeout;
-        while records.records.len() < rows_max.max(1) && records.values.len() < BYTES_MAX && failed.is_none() {
+        let is_enough = |records: &RawRecords| records.values.len() + records.rest.len() >= BYTES_MAX;
+        while records.records.len() < rows_max.max(1) && !is_enough(records) && failed.is_none() {
             let room = (rows_max.max(1) - records.records.len()).min(BATCH);
-            let taken = self.queue.take(room, wait, |message| match message.error() {
-                None => {
-                    heard = true;
-                    // What an earlier reader of the partition left in the queue.
-                    if message.offset() >= next {
-                        push(&message, wanted, records);
-                        next = message.offset() + 1;
+            let taken = self.queue.take(room, wait, |message| {
+                match message.error() {
+                    None => {
+                        heard = true;
+                        // What an earlier reader of the partition left in the queue.
+                        if message.offset() >= next {
+                            push(&message, wanted, records);
+                            next = message.offset() + 1;
+                        }
                     }
+                    Some(Code::RD_KAFKA_RESP_ERR__PARTITION_EOF) => {
+                        heard = true;
+                        next = next.max(message.offset());
+                    }
+                    Some(error) => failed = Some((error, message.error_text())),
                 }
-                Some(Code::RD_KAFKA_RESP_ERR__PARTITION_EOF) => {
-                    heard = true;
-                    next = next.max(message.offset());
-                }
-                Some(error) => failed = Some((error, message.error_text())),
+                failed.is_none() && !is_enough(records)
             });
             wait = Duration::ZERO;
             if taken < room {

@@ -89,7 +89,7 @@ impl Drop for Broker {
 
 /// What the scripts in `bench/services` are told.
 pub fn environment() -> [(&'static str, &'static str); 1] {
-    [("HEADWATER_KAFKA_PORT", "19292")]
+    [("HEADWATER_KAFKA_PORT", "19492")]
 }
 
 /// The broker of these tests has a port of its own, so that stopping it disturbs nobody.
@@ -303,7 +303,9 @@ pub fn check_always(address: SocketAddr) -> Background<u64> {
                 Ok(answer) => {
                     let row = &answer.rows[0];
                     if row[..5].iter().any(|value| value != "t") {
-                        bail!("the views do not agree: {}", row.join("|"));
+                        tokio::time::sleep(Duration::from_secs(2)).await;
+                        let later = rows(&connected, INVARIANT).await;
+                        bail!("the views do not agree: {}; and two seconds later: {later:?}", row.join("|"));
                     }
                     // A read never goes back, not even over a crash.
                     let n: u64 = row[5].parse()?;

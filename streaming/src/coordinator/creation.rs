@@ -8,6 +8,7 @@ use std::time::Instant;
 use storage::{Epoch, RelationId};
 use tokio::sync::oneshot;
 
+use super::exact::Steps;
 use super::followed::{Cut, Job, STEP_ROWS, Stage, Wait};
 use super::{Change, Coordinator, State};
 use crate::checkpoint;
@@ -48,6 +49,9 @@ impl Coordinator {
             None => epoch,
         };
         job.frontier = epoch;
+        if !job.is_input() {
+            job.steps.begin(epoch);
+        }
         job.control.target.store(epoch, Ordering::Release);
         job.control.done.store(epoch, Ordering::Release);
         // Who was cut before it has its changes up to the checkpoint waiting.
@@ -76,6 +80,7 @@ impl Coordinator {
             errors,
             frontier: 0,
             stage,
+            steps: Steps::default(),
             busy: None,
             busy_since: Instant::now(),
             step_rows: *STEP_ROWS.end() / 4,
@@ -206,6 +211,7 @@ impl Coordinator {
         let upstreams = state.jobs[&id].upstreams.clone();
         let mut starts = Vec::new();
         let mut target = 0;
+        let mut first = u64::MAX;
         for (node, upstream) in &upstreams {
             let Some(owner) = state.owner(*upstream) else {
                 let message = "a relation that the job reads was dropped".to_owned();
@@ -216,12 +222,13 @@ impl Coordinator {
                 return state.jobs[&id].control.fail(message);
             }
             let epoch = owner.frontier;
-            target = target.max(epoch);
+            (first, target) = (first.min(epoch), target.max(epoch));
             let start = match (&owner.control.source, owner.relation_of(*upstream)) {
                 (Some(source), _) if *upstream == owner.spec.relation => {
                     let splits = source.splits.lock();
                     let splits = splits.iter().map(|s| (s.id.clone(), s.number, s.start, s.offset)).collect();
-                    Ok(Start::Records { source: source.source.clone(), splits, epoch })
+                    let columns = source.projection.lock().clone();
+                    Ok(Start::Records { source: source.source.clone(), splits, columns, epoch })
                 }
                 (_, Some(relation)) => relation
                     .snapshot(Epoch(epoch))
@@ -244,7 +251,10 @@ impl Coordinator {
         job.control.starts.lock().extend(starts);
         job.stage = Stage::Reading;
         // Without inputs any epoch will do.
-        job.issue(if upstreams.is_empty() { sealed } else { target.max(1) }, false);
+        let target = if upstreams.is_empty() { sealed } else { target.max(1) };
+        // Of an input that is behind the others, changes up to the target are still to come: the next step takes them.
+        job.steps.begin(if first < target && !upstreams.is_empty() { target + 1 } else { target });
+        job.issue(target, false);
     }
 
     /// After a restart: lets the sources' readers read what `job` needs.

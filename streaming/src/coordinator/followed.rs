@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use storage::{Epoch, Relation, RelationId};
 use tokio::sync::oneshot;
 
+use super::exact::Steps;
 use crate::error::Result;
 use crate::job::JobControl;
 use crate::spec::{CatalogChanges, JobSpec};
@@ -34,6 +35,8 @@ pub struct Job {
     /// What it is doing.
     pub stage: Stage,
     pub(super) upstreams: Vec<(usize, RelationId)>,
+    /// Which epochs its steps reached across.
+    pub(super) steps: Steps,
     pub(super) busy: Option<u64>,
     pub(super) busy_since: Instant,
     /// Rows that a step should have.
@@ -89,6 +92,11 @@ pub enum Wait {
 impl Job {
     pub(super) fn is_input(&self) -> bool {
         self.control.source.is_some() || self.control.table.is_some()
+    }
+
+    /// The epoch that it is at, or on its way to.
+    pub(super) fn reach(&self) -> u64 {
+        self.busy.unwrap_or(self.frontier).max(self.frontier)
     }
 
     pub(super) fn is_live(&self) -> bool {

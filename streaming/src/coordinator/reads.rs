@@ -8,10 +8,14 @@ use parking_lot::Mutex;
 use storage::{Batch, Epoch, RelationId, RelationSnapshot};
 use tokio::sync::oneshot;
 
+use super::exact;
 use super::followed::{Job, Stage};
 use super::{Coordinator, State};
 use crate::error::{Error, Result};
 use crate::job::{Changes, Subscriber};
+
+/// Reads that make jobs meet for the next read, at once.
+const WISHES_MAX: usize = 16;
 
 /// Several relations as of one epoch.
 pub struct ReadView {
@@ -26,6 +30,8 @@ pub(super) struct Reader {
     pub(super) at_least: u64,
     pub(super) pin: Option<u64>,
     pub(super) taken: BTreeMap<RelationId, RelationSnapshot>,
+    /// Whether it got less than what each of its relations has.
+    pub(super) stale: bool,
     pub(super) send: Option<oneshot::Sender<Result<ReadView>>>,
 }
 
@@ -42,19 +48,23 @@ impl Coordinator {
         at_least: u64,
     ) -> Result<std::result::Result<ReadView, oneshot::Receiver<Result<ReadView>>>> {
         let mut state = self.state.lock();
-        let mut reader =
-            Reader { relations: relations.to_vec(), at_least, pin: None, taken: BTreeMap::new(), send: None };
+        let relations = relations.to_vec();
+        let mut reader = Reader { relations, at_least, pin: None, taken: BTreeMap::new(), stale: false, send: None };
         reader.relations.sort_unstable();
         reader.relations.dedup();
         if let Some(view) = Self::try_read(&state, &mut reader)? {
+            if reader.stale {
+                let wish = exact::wish(&exact::all_upstreams(&state, &reader.relations));
+                Self::take_wishes(&mut state, vec![wish]);
+                drop(state);
+                self.clock.notify.notify();
+            }
             return Ok(Ok(view));
         }
         let (send, receive) = oneshot::channel();
         reader.send = Some(send);
-        if let Some(pin) = reader.pin {
-            state.pins.insert(pin);
-        }
         state.readers.push(reader);
+        Self::set_pins(&mut state);
         drop(state);
         self.clock.notify.notify();
         Ok(Err(receive))
@@ -78,39 +88,49 @@ impl Coordinator {
                 .ok_or_else(|| Error::Unsupported(format!("\"{}\" keeps no rows", job.spec.name)))?;
             frontiers.push((*id, job.frontier, relation));
         }
-        let newest = frontiers.iter().map(|(_, f, _)| *f).max().unwrap_or(state.sealed);
-        let oldest = frontiers.iter().map(|(_, f, _)| *f).min().unwrap_or(state.sealed);
-        let epoch = match reader.pin {
-            Some(pin) => pin,
-            None if oldest >= reader.at_least => oldest,
-            None => {
-                // Wait for the newest, which the others will reach and stop at.
-                reader.pin = (newest >= reader.at_least && reader.relations.len() > 1).then_some(newest);
-                return Ok(None);
+        let jobs = exact::all_upstreams(state, &reader.relations);
+        if reader.pin.is_none() {
+            let oldest = frontiers.iter().map(|(_, f, _)| *f).min().unwrap_or(state.sealed);
+            let newest = exact::newest(&jobs, oldest).filter(|epoch| *epoch >= reader.at_least);
+            if let Some(epoch) = newest {
+                let snapshots = frontiers.iter().map(|(id, _, relation)| Ok((*id, relation.snapshot(Epoch(epoch))?)));
+                // Too far back by now for one of them: they will have to meet again.
+                if let Ok(relations) = snapshots.collect::<Result<_>>() {
+                    reader.stale = epoch < oldest;
+                    return Ok(Some(ReadView { epoch: Epoch(epoch), relations }));
+                }
             }
-        };
-        for (id, frontier, relation) in &frontiers {
-            if *frontier >= epoch && !reader.taken.contains_key(id) {
-                match relation.snapshot(Epoch(epoch)) {
-                    Ok(snapshot) => drop(reader.taken.insert(*id, snapshot)),
-                    // Too far back by now: wait for the slower ones at the newest epoch.
-                    Err(_) => {
-                        reader.taken.clear();
-                        reader.pin = Some(newest.max(reader.at_least));
-                        return Ok(None);
-                    }
+        }
+        let newest = frontiers.iter().map(|(_, f, _)| *f).max().unwrap_or(state.sealed);
+        let meeting = exact::meeting(&jobs).max(newest).max(reader.at_least);
+        let pin = *reader.pin.get_or_insert(meeting);
+        for (id, _, relation) in &frontiers {
+            if reader.taken.contains_key(id) {
+                continue;
+            }
+            let jobs = exact::all_upstreams(state, &[*id]);
+            if !exact::have_come(&jobs, pin) {
+                continue;
+            }
+            match relation.snapshot(Epoch(pin)) {
+                Ok(snapshot) if exact::newest(&jobs, pin) == Some(pin) => drop(reader.taken.insert(*id, snapshot)),
+                // One that it reads was recreated or has failed meanwhile: all meet somewhere else.
+                _ => {
+                    reader.taken.clear();
+                    reader.pin = Some(meeting.max(pin + 1));
+                    return Ok(None);
                 }
             }
         }
         if reader.taken.len() < reader.relations.len() {
-            reader.pin = Some(epoch);
             return Ok(None);
         }
-        Ok(Some(ReadView { epoch: Epoch(epoch), relations: std::mem::take(&mut reader.taken) }))
+        Ok(Some(ReadView { epoch: Epoch(pin), relations: std::mem::take(&mut reader.taken) }))
     }
 
     /// Answers the readers whose epoch has come.
     pub(super) fn answer(&self, state: &mut State) {
+        let pins = state.pins.clone();
         let mut readers = std::mem::take(&mut state.readers);
         readers.retain_mut(|reader| {
             if reader.send.as_ref().is_none_or(oneshot::Sender::is_closed) {
@@ -129,7 +149,35 @@ impl Coordinator {
             }
         });
         state.readers = readers;
-        state.pins = state.readers.iter().filter_map(|reader| reader.pin).collect();
+        let jobs = &state.jobs;
+        state.wishes.retain(|(epoch, ids)| {
+            let behind = |id: &RelationId| jobs.get(id).is_some_and(|j| j.stage != Stage::Failed && j.frontier < *epoch);
+            ids.iter().any(behind)
+        });
+        Self::set_pins(state);
+        // Who stopped there goes on.
+        if state.pins != pins {
+            self.clock.notify.notify();
+        }
+    }
+
+    /// Lets jobs meet, unless they are about to.
+    fn take_wishes(state: &mut State, wishes: Vec<(u64, Vec<RelationId>)>) {
+        for wish in wishes {
+            if state.wishes.len() < WISHES_MAX && !state.wishes.iter().any(|(_, jobs)| *jobs == wish.1) {
+                state.wishes.push(wish);
+            }
+        }
+        Self::set_pins(state);
+    }
+
+    /// Makes the jobs stop at every epoch that a reader waits for, and lets the epochs come that are not even open yet.
+    fn set_pins(state: &mut State) {
+        let waits = state.readers.iter().filter_map(|reader| reader.pin);
+        state.pins = waits.chain(state.wishes.iter().map(|(epoch, _)| *epoch)).collect();
+        if state.pins.last().is_some_and(|pin| *pin > state.sealed) {
+            state.force_seal = true;
+        }
     }
 
     /// Resolves when everything that has come in is visible and durable.
@@ -187,10 +235,20 @@ impl Coordinator {
 
     /// Hands changes to the readers outside.
     pub(super) fn publish(&self, state: &mut State) {
+        let mut wishes = Vec::new();
         for job in state.jobs.values() {
             let mut subscribers = job.control.subscribers.lock();
-            subscribers.retain(|subscriber| deliver(subscriber, job.frontier));
+            if subscribers.is_empty() {
+                continue;
+            }
+            let jobs = exact::all_upstreams(state, &[job.spec.relation]);
+            let newest = exact::newest(&jobs, job.frontier).unwrap_or(0);
+            if newest < job.frontier {
+                wishes.push(exact::wish(&jobs));
+            }
+            subscribers.retain(|subscriber| deliver(subscriber, newest));
         }
+        Self::take_wishes(state, wishes);
     }
 }
 

@@ -82,7 +82,8 @@ impl SourceLeaf {
         }
         let active = control.active.load(Ordering::Acquire);
         let projection = control.projection.lock().clone();
-        for split in control.splits.lock().iter() {
+        let durable = control.durable_splits.load(Ordering::Acquire);
+        for split in control.splits.lock().iter().take(durable) {
             if split.number as usize % self.ctx.workers != self.ctx.worker {
                 continue;
             }
@@ -136,7 +137,10 @@ impl Leaf for SourceLeaf {
             let Some(reader) = &own.reader else { continue };
             match reader.messages.try_recv() {
                 Err(_) => continue,
-                Ok(Message::Position(next)) => own.position = next,
+                Ok(Message::Position(next)) => {
+                    own.position = next;
+                    self.report(number, None);
+                }
                 Ok(Message::Unavailable(error)) => self.report(number, Some(error)),
                 Ok(Message::Failed(error)) => return Next::Failed(error),
                 Ok(Message::Records(records)) => {

@@ -130,9 +130,10 @@ impl TapLeaf {
                 self.first = First::Rows(snapshot.scan(Some(&self.columns), vnodes));
                 self.start = Some(epoch);
             }
-            Start::Records { source, splits, epoch } => {
+            Start::Records { source, splits, columns, epoch } => {
                 let hidden = source.columns().len();
                 let mut projection = self.columns.clone();
+                projection.extend(columns.iter());
                 projection.push(hidden);
                 projection.sort_unstable();
                 projection.dedup();
