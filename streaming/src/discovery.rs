@@ -17,7 +17,6 @@ use crate::source::Split;
 /// How often the sources are looked after.
 const DISCOVERY_TICK: Duration = Duration::from_millis(500);
 
-
 /// Starts the thread; it ends with the engine, or soon after `stop` is set.
 pub fn start(coordinator: &Arc<Coordinator>, stop: Arc<AtomicBool>) {
     let coordinator = Arc::downgrade(coordinator);
@@ -109,5 +108,13 @@ fn look_for_splits(control: &JobControl) -> bool {
 
 /// A split that nothing was read of yet.
 pub fn new_split(split: Split, number: u16) -> SplitState {
-    SplitState { id: split.id, number, start: split.start, offset: split.start, end: None, error: None, end_error: None }
+    SplitState {
+        id: split.id,
+        number,
+        start: split.start,
+        offset: split.start,
+        end: None,
+        error: None,
+        end_error: None,
+    }
 }

@@ -237,7 +237,8 @@ impl Engine {
                     Ok((source, splits))
                 })
                 .await?;
-                let splits = splits.into_iter().enumerate().map(|(i, split)| discovery::new_split(split, i as u16)).collect();
+                let splits =
+                    splits.into_iter().enumerate().map(|(i, split)| discovery::new_split(split, i as u16)).collect();
                 control.source = Some(source_control(source, splits, self.coordinator.config.workers));
             }
             Some(AnyOperator::TableSource(_)) if job.plan.nodes.len() == 2 => {
@@ -499,7 +500,12 @@ fn job_status(job: &Job) -> JobStatus {
         operators: operators.into_iter().map(|(n, size)| (n, job.spec.plan.nodes[n].operator.name(), size)).collect(),
         splits: splits
             .into_iter()
-            .map(|s| SplitStatus { id: s.id, offset: s.offset.0, end: s.end.map(|end| end.0), error: s.error.or(s.end_error) })
+            .map(|s| SplitStatus {
+                id: s.id,
+                offset: s.offset.0,
+                end: s.end.map(|end| end.0),
+                error: s.error.or(s.end_error),
+            })
             .collect(),
         rows_in: control.rows_in.load(Ordering::Relaxed),
         bytes_in: control.bytes_in.load(Ordering::Relaxed),

@@ -95,7 +95,15 @@ mod tests {
     use crate::source::Offset;
 
     fn split(number: u16, offset: i64) -> SplitState {
-        SplitState { id: String::new(), number, start: Offset(0), offset: Offset(offset), end: None, error: None, end_error: None }
+        SplitState {
+            id: String::new(),
+            number,
+            start: Offset(0),
+            offset: Offset(offset),
+            end: None,
+            error: None,
+            end_error: None,
+        }
     }
 
     #[test]

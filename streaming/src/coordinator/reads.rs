@@ -151,7 +151,8 @@ impl Coordinator {
         state.readers = readers;
         let jobs = &state.jobs;
         state.wishes.retain(|(epoch, ids)| {
-            let behind = |id: &RelationId| jobs.get(id).is_some_and(|j| j.stage != Stage::Failed && j.frontier < *epoch);
+            let behind =
+                |id: &RelationId| jobs.get(id).is_some_and(|j| j.stage != Stage::Failed && j.frontier < *epoch);
             ids.iter().any(behind)
         });
         Self::set_pins(state);
