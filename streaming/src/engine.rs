@@ -57,6 +57,8 @@ const ROW_IDS_RESERVED: i64 = 1 << 36;
 const NEXT_RELATION_KEY: &[u8] = b"engine/next_relation";
 /// The key of the first row id that was never set aside.
 const NEXT_ROW_ID_KEY: &[u8] = b"engine/next_row_id";
+/// How often the workers are asked whether they have built the dataflows of a restart.
+const INSTALL_POLL: Duration = Duration::from_micros(200);
 /// How often a recovering source is asked whether it has caught up with what was visible.
 const RECOVERY_POLL: Duration = Duration::from_millis(2);
 /// How long a restart waits for sources that do not answer before it serves what it has.
@@ -123,6 +125,13 @@ impl Engine {
                 _ => {}
             }
             coordinator.resume(spec, control, durable.max(1), failed)?;
+        }
+        // Nothing may be published before all that read it are subscribed: the coordinator seals nothing until then.
+        let installed = |job: &Job| {
+            job.stage == Stage::Failed || job.control.installed.load(Ordering::Acquire) == workers
+        };
+        while !coordinator.state.lock().jobs.values().all(installed) {
+            std::thread::sleep(INSTALL_POLL);
         }
         {
             // Readers of a source need their columns again.
