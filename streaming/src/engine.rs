@@ -127,9 +127,8 @@ impl Engine {
             coordinator.resume(spec, control, durable.max(1), failed)?;
         }
         // Nothing may be published before all that read it are subscribed: the coordinator seals nothing until then.
-        let installed = |job: &Job| {
-            job.stage == Stage::Failed || job.control.installed.load(Ordering::Acquire) == workers
-        };
+        let installed =
+            |job: &Job| job.stage == Stage::Failed || job.control.installed.load(Ordering::Acquire) == workers;
         while !coordinator.state.lock().jobs.values().all(installed) {
             std::thread::sleep(INSTALL_POLL);
         }
