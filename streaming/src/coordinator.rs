@@ -346,7 +346,7 @@ impl Coordinator {
             if limit <= job.frontier {
                 continue;
             }
-            let changed = job.upstreams.iter().any(|(_, upstream)| {
+            let changed = job.must_run || job.upstreams.iter().any(|(_, upstream)| {
                 state.owner(*upstream).is_some_and(|u| u.control.changed.load(Ordering::Acquire) > job.frontier)
             });
             let limits = if cut { Self::inbox_limits(state, job) } else { HashMap::new() };
@@ -365,6 +365,7 @@ impl Coordinator {
                     *job.control.cut_limits.lock() = limits;
                     job.cut = Cut::Issued(limit);
                 }
+                job.must_run = false;
                 job.issue(limit, cut);
             }
         }

@@ -86,6 +86,7 @@ impl Coordinator {
             step_rows: *STEP_ROWS.end() / 4,
             not_before: 0,
             ran_since_cut: false,
+            must_run: false,
             cut: Cut::Outside,
             created: None,
             catalog: None,
@@ -253,7 +254,8 @@ impl Coordinator {
         // Without inputs any epoch will do.
         let target = if upstreams.is_empty() { sealed } else { target.max(1) };
         // Of an input that is behind the others, changes up to the target are still to come: the next step takes them.
-        job.steps.begin(if first < target && !upstreams.is_empty() { target + 1 } else { target });
+        job.must_run = first < target && !upstreams.is_empty();
+        job.steps.begin(if job.must_run { target + 1 } else { target });
         job.issue(target, false);
     }
 

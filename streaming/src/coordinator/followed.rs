@@ -43,6 +43,8 @@ pub struct Job {
     pub(super) step_rows: usize,
     pub(super) not_before: u64,
     pub(super) ran_since_cut: bool,
+    /// An input may have published changes of epochs up to the frontier since: the next step takes them.
+    pub(super) must_run: bool,
     /// Where it stands in the checkpoint under way.
     pub cut: Cut,
     /// Its clients are told when it can be read.
