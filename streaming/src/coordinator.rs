@@ -346,9 +346,10 @@ impl Coordinator {
             if limit <= job.frontier {
                 continue;
             }
-            let changed = job.must_run || job.upstreams.iter().any(|(_, upstream)| {
-                state.owner(*upstream).is_some_and(|u| u.control.changed.load(Ordering::Acquire) > job.frontier)
-            });
+            let changed = job.must_run
+                || job.upstreams.iter().any(|(_, upstream)| {
+                    state.owner(*upstream).is_some_and(|u| u.control.changed.load(Ordering::Acquire) > job.frontier)
+                });
             let limits = if cut { Self::inbox_limits(state, job) } else { HashMap::new() };
             let job = state.jobs.get_mut(&id).expect("present");
             if cut {
