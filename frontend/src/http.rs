@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -10,11 +12,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
-use streaming::engine::JobState;
+use streaming::engine::{EngineStatus, JobState};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -63,7 +65,12 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Job {
-    name: String,
+    job: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Source {
+    source: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -73,8 +80,8 @@ struct Split {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OperatorOf {
-    name: String,
+struct Operator {
+    job: String,
     operator: String,
 }
 
@@ -83,63 +90,99 @@ fn measure(shared: &Shared) -> anyhow::Result<Registry> {
     let engine = shared.engine()?;
     let status = engine.status();
     let mut registry = Registry::with_prefix("headwater");
-    let gauge = |value: u64| ConstGauge::new(value as i64);
+    measure_server(shared, &status, &mut registry);
+    measure_sources(&status, &mut registry);
+    measure_jobs(&status, &mut registry);
+    Ok(registry)
+}
 
+fn gauge(value: u64) -> ConstGauge<i64> {
+    ConstGauge::new(value as i64)
+}
+
+fn seconds(time: Duration) -> ConstGauge<f64> {
+    ConstGauge::new(time.as_secs_f64())
+}
+
+fn measure_server(shared: &Shared, status: &EngineStatus, registry: &mut Registry) {
     registry.register("epoch", "The last sealed epoch", gauge(status.epoch.0));
     registry.register("checkpoint_epoch", "The last durable epoch", gauge(status.checkpoint.0));
     registry.register("checkpoint_rows", "Rows that the last checkpoint wrote", gauge(status.checkpoint_rows));
     registry.register("checkpoints", "Checkpoints taken since the start", ConstCounter::new(status.checkpoints));
-    let seconds = ConstGauge::new(status.checkpoint_duration.as_secs_f64());
-    registry.register_with_unit("checkpoint_duration", "How long the last checkpoint took", Unit::Seconds, seconds);
+    let help = "How long the last checkpoint took";
+    registry.register_with_unit("checkpoint_duration", help, Unit::Seconds, seconds(status.checkpoint_duration));
     let failing = u64::from(status.checkpoint_error.is_some());
     registry.register("checkpoint_failing", "1 while checkpoints do not succeed", gauge(failing));
-    registry.register("connections", "Clients", gauge(shared.activities.len() as u64));
-    registry.register("starts", "How often a server was started on this directory", ConstCounter::new(shared.starts));
-    let uptime = ConstGauge::new(shared.started_at.elapsed().as_secs_f64());
+    registry.register("connections", "Clients that are connected", gauge(shared.activities.len() as u64));
+    let restarts = ConstCounter::new(shared.starts.saturating_sub(1));
+    registry.register("restarts", "How often a server was started again on this directory", restarts);
+    let uptime = seconds(shared.started_at.elapsed());
     registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, uptime);
-    registry.register_with_unit("memory", "Resident memory", Unit::Bytes, gauge(resident_bytes()));
+    registry.register_with_unit("memory", "Resident memory of the server", Unit::Bytes, gauge(resident_bytes()));
+}
 
-    let rows_in = Family::<Job, Gauge>::default();
-    let bytes_in = Family::<Job, Gauge>::default();
-    let waiting = Family::<Job, Gauge>::default();
-    let behind = Family::<Job, Gauge>::default();
-    let up = Family::<Job, Gauge>::default();
-    let state_bytes = Family::<OperatorOf, Gauge>::default();
-    let state_rows = Family::<OperatorOf, Gauge>::default();
+fn measure_sources(status: &EngineStatus, registry: &mut Registry) {
+    let rows = Family::<Source, Counter>::default();
+    let bytes = Family::<Source, Counter>::default();
     let lag = Family::<Split, Gauge>::default();
     let offset = Family::<Split, Gauge>::default();
-    for job in &status.jobs {
-        let label = Job { name: job.name.clone() };
-        rows_in.get_or_create(&label).set(job.rows_in as i64);
-        if !job.splits.is_empty() {
-            bytes_in.get_or_create(&label).set(job.bytes_in as i64);
-        }
-        waiting.get_or_create(&label).set(job.rows_waiting as i64);
-        behind.get_or_create(&label).set(status.epoch.0.saturating_sub(job.epoch.0) as i64);
-        up.get_or_create(&label).set(i64::from(job.state != JobState::Failed));
-        for (node, operator, size) in &job.operators {
-            let label = OperatorOf { name: job.name.clone(), operator: format!("{node}:{operator}") };
-            state_bytes.get_or_create(&label).set(size.bytes as i64);
-            state_rows.get_or_create(&label).set(size.rows as i64);
-        }
+    let up = Family::<Split, Gauge>::default();
+    for job in status.jobs.iter().filter(|job| !job.splits.is_empty()) {
+        let label = Source { source: job.name.clone() };
+        rows.get_or_create(&label).inc_by(job.rows_in);
+        bytes.get_or_create(&label).inc_by(job.bytes_in);
         for split in &job.splits {
             let label = Split { source: job.name.clone(), split: split.id.clone() };
             offset.get_or_create(&label).set(split.offset);
+            up.get_or_create(&label).set(i64::from(split.error.is_none()));
             if let Some(end) = split.end {
                 lag.get_or_create(&label).set((end - split.offset).max(0));
             }
         }
     }
+    registry.register("source_rows", "Rows that came in from outside since the start", rows);
+    registry.register_with_unit("source", "Bytes that came in from outside since the start", Unit::Bytes, bytes);
+    let records = || Unit::Other("records".into());
+    registry.register_with_unit("split_lag", "Records of the split that are not read yet", records(), lag);
+    registry.register("split_offset", "The next record of the split to read", offset);
+    registry.register("split_up", "0 while the outside system does not give this split", up);
+}
+
+fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
+    let rows_in = Family::<Job, Counter>::default();
+    let waiting = Family::<Job, Gauge>::default();
+    let behind = Family::<Job, Gauge>::default();
+    let freshness = Family::<Job, Gauge<f64, AtomicU64>>::default();
+    let up = Family::<Job, Gauge>::default();
+    let (job_bytes, job_rows) = (Family::<Job, Gauge>::default(), Family::<Job, Gauge>::default());
+    let (bytes, rows) = (Family::<Operator, Gauge>::default(), Family::<Operator, Gauge>::default());
+    for job in &status.jobs {
+        let label = Job { job: job.name.clone() };
+        rows_in.get_or_create(&label).inc_by(job.rows_in);
+        waiting.get_or_create(&label).set(job.rows_waiting as i64);
+        behind.get_or_create(&label).set(status.epoch.0.saturating_sub(job.epoch.0) as i64);
+        freshness.get_or_create(&label).set(job.behind.as_secs_f64());
+        up.get_or_create(&label).set(i64::from(job.state != JobState::Failed));
+        job_bytes.get_or_create(&label).set(0);
+        job_rows.get_or_create(&label).set(0);
+        for (node, operator, size) in &job.operators {
+            job_bytes.get_or_create(&label).inc_by(size.bytes as i64);
+            job_rows.get_or_create(&label).inc_by(size.rows as i64);
+            let label = Operator { job: job.name.clone(), operator: format!("{node}:{operator}") };
+            bytes.get_or_create(&label).set(size.bytes as i64);
+            rows.get_or_create(&label).set(size.rows as i64);
+        }
+    }
     registry.register("job_rows_in", "Rows that came in since the start", rows_in);
-    registry.register("source_bytes_in", "Bytes that came in from outside since the start", bytes_in);
     registry.register("job_rows_waiting", "Rows that wait in the job's inboxes", waiting);
-    registry.register("job_epochs_behind", "Sealed epochs that the job does not show yet: its freshness", behind);
+    registry.register("job_epochs_behind", "Sealed epochs that the job does not show yet", behind);
+    let help = "Freshness: how long ago the oldest change was sealed that the job does not show yet";
+    registry.register_with_unit("job_freshness", help, Unit::Seconds, freshness);
     registry.register("job_up", "0 if the job failed", up);
-    registry.register("state_bytes", "State in memory", state_bytes);
-    registry.register("state_rows", "Entries of state", state_rows);
-    registry.register("split_lag_records", "Records of the split that are not read yet", lag);
-    registry.register("split_offset", "The next record to read", offset);
-    Ok(registry)
+    registry.register_with_unit("job_state", "State that the job keeps in memory", Unit::Bytes, job_bytes);
+    registry.register("job_state_rows", "Entries of the job's state", job_rows);
+    registry.register_with_unit("operator_state", "State that the operator keeps in memory", Unit::Bytes, bytes);
+    registry.register("operator_state_rows", "Entries of the operator's state", rows);
 }
 
 /// The process's resident memory.

@@ -23,6 +23,7 @@ mod creation;
 mod cuts;
 mod exact;
 mod followed;
+pub mod freshness;
 mod reads;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -36,6 +37,7 @@ use tokio::sync::oneshot;
 
 pub use self::followed::{Cut, Job, Stage};
 pub use self::reads::ReadView;
+use self::freshness::SealTimes;
 use self::reads::{Flush, Reader};
 use crate::checkpoint::{self, Writer};
 use crate::clock::Clock;
@@ -86,6 +88,8 @@ pub struct State {
     /// Why checkpoints fail, while they do.
     pub checkpoint_error: Option<storage::Error>,
     sealed_at: Instant,
+    /// When epochs were sealed.
+    pub seal_times: SealTimes,
     checkpointed_at: Instant,
     checkpoint: Checkpoint,
     changed_since_checkpoint: bool,
@@ -129,6 +133,7 @@ impl State {
             last_checkpoint: checkpoint::Statistics::default(),
             checkpoint_error: None,
             sealed_at: now,
+            seal_times: SealTimes::default(),
             checkpointed_at: now,
             checkpoint: Checkpoint::Idle,
             changed_since_checkpoint: false,
@@ -304,6 +309,7 @@ impl Coordinator {
             }
         });
         let sealed = state.sealed;
+        state.seal_times.sealed(sealed, state.sealed_at);
         for flush in state.flushes.iter_mut().filter(|flush| flush.epoch.is_none()) {
             flush.epoch = Some(sealed);
         }

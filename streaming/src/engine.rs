@@ -11,6 +11,7 @@ use storage::{Batch, Epoch, RelationId, RelationSnapshot, Store};
 use crate::checkpoint::{self, SourceMeta, Writer};
 use crate::clock::Clock;
 pub use crate::coordinator::ReadView;
+use crate::coordinator::freshness::SealTimes;
 use crate::coordinator::{Coordinator, Job, Stage, State};
 use crate::discovery;
 use crate::error::{Error, Result};
@@ -376,7 +377,7 @@ impl Engine {
     /// What is going on.
     pub fn status(&self) -> EngineStatus {
         let state = self.coordinator.state.lock();
-        let jobs = state.jobs.values().map(job_status).collect();
+        let jobs = state.jobs.values().map(|job| job_status(job, &state.seal_times)).collect();
         EngineStatus {
             epoch: Epoch(state.sealed),
             checkpoint: Epoch(state.durable),
@@ -487,7 +488,7 @@ fn source_control(source: Arc<dyn crate::source::Source>, splits: Vec<SplitState
     }
 }
 
-fn job_status(job: &Job) -> JobStatus {
+fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
     let control = &job.control;
     let mut operators: BTreeMap<usize, StateSize> = BTreeMap::new();
     for ((node, _), size) in control.sizes.lock().iter() {
@@ -502,6 +503,7 @@ fn job_status(job: &Job) -> JobStatus {
         state: job.state(),
         error: control.error.lock().clone(),
         epoch: Epoch(job.frontier),
+        behind: times.behind(job.frontier),
         rows_read: control.rows_read.load(Ordering::Relaxed),
         rows_total: *control.rows_total.lock(),
         rows_waiting: control.rows_waiting.load(Ordering::Relaxed).max(0) as u64,

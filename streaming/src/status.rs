@@ -32,6 +32,8 @@ pub struct JobStatus {
     pub error: Option<String>,
     /// The epoch that its relation can be read at.
     pub epoch: Epoch,
+    /// For how long something has been sealed that its relation does not show.
+    pub behind: Duration,
     /// Rows read of the snapshots while creating.
     pub rows_read: u64,
     /// Rows that the snapshots had, as far as known.

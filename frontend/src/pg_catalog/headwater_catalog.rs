@@ -21,7 +21,8 @@ pub const RELATIONS: &[SystemRelation] = &[
         "jobs",
         13_200,
         "relation:oid name:text kind:text state:text error:text epoch:int8 epochs_behind:int8 rows_read:int8 \
-         rows_total:int8 progress:float8 rows_in:int8 rows_waiting:int8 state_rows:int8 state_bytes:int8",
+         rows_total:int8 progress:float8 rows_in:int8 rows_waiting:int8 state_rows:int8 state_bytes:int8 \
+         seconds_behind:float8",
         |context, rows| {
             let status = context.shared.engine()?.status();
             for job in &status.jobs {
@@ -52,7 +53,8 @@ pub const RELATIONS: &[SystemRelation] = &[
                     job.rows_in,
                     job.rows_waiting,
                     state_rows,
-                    state_bytes
+                    state_bytes,
+                    job.behind.as_secs_f64()
                 ]);
             }
             Ok(())

@@ -10,6 +10,7 @@ mod stopping;
 mod subscribe;
 mod tables;
 
+use std::path::Path;
 use std::process::Command;
 
 use frontend::{Server, ServerConfig};
@@ -19,7 +20,7 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 /// A server on a directory that goes away with it.
 struct Running {
     server: Option<Server>,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl Running {
@@ -30,9 +31,14 @@ impl Running {
     async fn start_with(change: impl FnOnce(&mut ServerConfig)) -> Running {
         let dir = tempfile::tempdir().unwrap();
         let mut config = ServerConfig::new(dir.path()).on_free_ports();
-        config.workers = 2;
         change(&mut config);
-        Running { server: Some(Server::start(config).await.unwrap()), _dir: dir }
+        Running { server: Some(Server::start(config).await.unwrap()), _dir: Some(dir) }
+    }
+
+    /// A server on a directory that is there longer than it.
+    async fn start_on(dir: &Path) -> Running {
+        let config = ServerConfig::new(dir).on_free_ports();
+        Running { server: Some(Server::start(config).await.unwrap()), _dir: None }
     }
 
     fn port(&self) -> u16 {

@@ -1,6 +1,5 @@
 //! What tables, views and transactions do, and what is said when they cannot.
 
-use frontend::{Server, ServerConfig};
 use futures::StreamExt;
 
 use crate::{Running, one, rows, sqlstate};
@@ -86,18 +85,15 @@ async fn copies_in_and_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_a_crash() {
     let dir = tempfile::tempdir().unwrap();
-    let config = ServerConfig::new(dir.path()).on_free_ports();
-    let server = Server::start(config.clone()).await.unwrap();
-    let running = Running { server: Some(server), _dir: tempfile::tempdir().unwrap() };
+    let mut running = Running::start_on(dir.path()).await;
     let client = running.connect().await;
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
     client.batch_execute("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM t").await.unwrap();
     for i in 0..20 {
         client.batch_execute(&format!("INSERT INTO t VALUES ({i})")).await.unwrap();
     }
-    let mut running = running;
     running.server.take().unwrap().crash().await.unwrap();
-    running.server = Some(Server::start(config).await.unwrap());
+    let running = Running::start_on(dir.path()).await;
     let client = running.connect().await;
     assert_eq!(one(&client, "SELECT count(*) FROM t").await, "20");
     assert_eq!(one(&client, "SELECT n FROM v").await, "20");
