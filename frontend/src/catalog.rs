@@ -206,16 +206,19 @@ pub fn is_stored(object: &Arc<Object>) -> bool {
     matches!(object.kind, ObjectKind::Table | ObjectKind::MaterializedView | ObjectKind::Index)
 }
 
-/// The connector of a source.
-pub fn connector(object: &Object) -> Option<String> {
+/// The options of a source.
+pub fn source_options(object: &Object) -> Option<&[(String, String)]> {
     use streaming::operators::AnyOperator;
     let job = object.job.as_ref()?;
     job.plan.nodes.iter().find_map(|node| match &node.operator {
-        AnyOperator::Source(source) => {
-            source.spec.options.iter().find(|(name, _)| name == "connector").map(|(_, value)| value.clone())
-        }
+        AnyOperator::Source(source) => Some(source.spec.options.as_slice()),
         _ => None,
     })
+}
+
+/// The connector of a source.
+pub fn connector(object: &Object) -> Option<&str> {
+    source_options(object)?.iter().find(|(name, _)| name == "connector").map(|(_, value)| value.as_str())
 }
 
 /// What Postgres calls a kind of object.

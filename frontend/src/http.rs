@@ -142,9 +142,9 @@ fn measure_sources(status: &EngineStatus, registry: &mut Registry) {
     }
     registry.register("source_rows", "Rows that came in from outside since the start", rows);
     registry.register_with_unit("source", "Bytes that came in from outside since the start", Unit::Bytes, bytes);
-    let records = || Unit::Other("records".into());
-    registry.register_with_unit("split_lag", "Records of the split that are not read yet", records(), lag);
-    registry.register("split_offset", "The next record of the split to read", offset);
+    let help = "How far the split's end is ahead of what is read, in records of a topic or bytes of a file";
+    registry.register("split_lag", help, lag);
+    registry.register("split_offset", "Up to where the split is read, in the same unit as its lag", offset);
     registry.register("split_up", "0 while the outside system does not give this split", up);
 }
 

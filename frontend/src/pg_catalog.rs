@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod empty;
+pub mod foreign;
 pub mod headwater_catalog;
 pub mod information_schema;
 pub mod objects;
@@ -56,6 +57,7 @@ pub fn all() -> impl Iterator<Item = &'static SystemRelation> {
         .chain(information_schema::RELATIONS)
         .chain(headwater_catalog::RELATIONS)
         .chain(activity::RELATIONS)
+        .chain(foreign::RELATIONS)
         .chain(empty::RELATIONS)
 }
 

@@ -39,13 +39,6 @@ pub const RELATIONS: &[SystemRelation] = &[
         3079,
         "oid:oid extname:name extowner:oid extnamespace:oid extrelocatable:bool extversion:text extconfig:oid[] extcondition:text[]",
     ),
-    empty("pg_foreign_data_wrapper", 2328, "oid:oid fdwname:name fdwowner:oid fdwhandler:oid fdwvalidator:oid"),
-    empty(
-        "pg_foreign_server",
-        1417,
-        "oid:oid srvname:name srvowner:oid srvfdw:oid srvtype:text srvversion:text srvoptions:text[]",
-    ),
-    empty("pg_foreign_table", 3118, "ftrelid:oid ftserver:oid ftoptions:text[]"),
     empty("pg_inherits", 2611, "inhrelid:oid inhparent:oid inhseqno:int4 inhdetachpending:bool"),
     empty("pg_largeobject_metadata", 2995, "oid:oid lomowner:oid lomacl:text[]"),
     empty(

@@ -82,7 +82,8 @@ pub const RELATIONS: &[SystemRelation] = &[
                 let ends = job.splits.iter().filter_map(|s| Some((s.end? - s.offset).max(0)));
                 let lag: Option<i64> = ends.fold(None, |sum, lag| Some(sum.unwrap_or(0) + lag));
                 let error = job.splits.iter().find_map(|s| s.error.clone());
-                let connector = context.catalog.by_id(job.relation).and_then(|o| crate::catalog::connector(o));
+                let connector =
+                    context.catalog.by_id(job.relation).and_then(|o| crate::catalog::connector(o).map(str::to_owned));
                 rows.push(row![
                     job.relation.0,
                     &job.name,

@@ -12,6 +12,7 @@ mod tables;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use frontend::{Server, ServerConfig};
 use tokio_postgres::error::SqlState;
@@ -72,6 +73,22 @@ impl Running {
         .unwrap()
     }
 
+    /// Runs a whole script, as `psql -f` does; what it prints on both outputs.
+    async fn psql_script(&self, script: &str) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), script).unwrap();
+        let port = self.port().to_string();
+        tokio::task::spawn_blocking(move || {
+            let mut psql = Command::new("psql");
+            psql.args(["-X", "-h", "127.0.0.1", "-p", &port, "-U", "root", "-d", "dev", "-q", "-f"]).arg(file.path());
+            let done = psql.output().expect("psql is installed");
+            let errors = String::from_utf8_lossy(&done.stderr).replace(&format!("psql:{}:", file.path().display()), "");
+            String::from_utf8_lossy(&done.stdout).into_owned() + &errors
+        })
+        .await
+        .unwrap()
+    }
+
     async fn stop(mut self) {
         self.server.take().unwrap().shutdown().await.unwrap();
     }
@@ -89,6 +106,16 @@ async fn rows(client: &Client, query: &str) -> Vec<Vec<Option<String>>> {
 
 async fn one(client: &Client, query: &str) -> String {
     rows(client, query).await[0][0].clone().unwrap_or_else(|| "NULL".into())
+}
+
+/// Asks until the answer is the one that is awaited.
+async fn eventually(client: &Client, query: &str, awaited: &str) {
+    let asking = async {
+        while one(client, query).await != awaited {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), asking).await.unwrap_or_else(|_| panic!("{query} is not {awaited}"));
 }
 
 fn sqlstate(error: &tokio_postgres::Error) -> &str {

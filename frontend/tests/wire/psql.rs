@@ -54,7 +54,7 @@ async fn psql_describes_more_with_plus() {
         "CREATE VIEW in_oslo AS SELECT id FROM customers WHERE city = 'Oslo'",
         "CREATE INDEX customers_by_city ON customers (city, id DESC)",
         "COMMENT ON TABLE customers IS 'who buys'",
-        "CREATE SOURCE clicks (a int, b text) WITH (connector = 'datagen', datagen.rows = 1)",
+        "CREATE SOURCE clicks (a int, b text) WITH (connector = 'datagen', datagen.rows = 1, fields.a.min = 3)",
     ] {
         client.batch_execute(statement).await.unwrap();
     }
@@ -76,7 +76,6 @@ async fn psql_describes_more_with_plus() {
         \l
         \dconfig work_mem
         \sv in_oslo
-        SELECT 1 AS a, 'x'::text AS b, 1.5::numeric(4,1) AS c, NULL AS d \gdesc
     ";
     let out = running.psql(commands).await;
     let out: Vec<&str> = out.lines().map(str::trim_end).collect();
@@ -122,6 +121,14 @@ async fn psql_describes_more_with_plus() {
         --------+---------+------+------------
          id     | integer | yes  | id
         primary key, btree, for table "public.customers"
+
+                          Foreign table "public.clicks"
+         Column |  Type   | Collation | Nullable | Default | FDW options
+        --------+---------+-----------+----------+---------+-------------
+         a      | integer |           |          |         |
+         b      | text    |           |          |         |
+        Server: datagen
+        FDW options: ("datagen.rows" '1', "fields.a.min" '3')
 
                     List of relations
          Schema |  Name  |     Type      | Owner
@@ -186,13 +193,58 @@ async fn psql_describes_more_with_plus() {
 
         CREATE OR REPLACE VIEW public.in_oslo AS
          SELECT id FROM customers WHERE city = 'Oslo'
-        ERROR:  function pg_options_to_table(text[]) does not exist
-        LINE 11: ...|| pg_catalog.quote_literal(option_value)  FROM   pg_catalog...
-                                                                      ^
-        HINT:  No function matches the given name and argument types. You might need to add explicit type casts.
-        ERROR:  syntax error at or near "\"
-        LINE 1: ... a, 'x'::text AS b, 1.5::numeric(4,1) AS c, NULL AS d \gdesc
-                                                                         ^
     "#]].assert_eq(&(out.join("\n") + "\n"));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn psql_asks_without_running_and_remembers_errors() {
+    let running = Running::start().await;
+    let script = r"
+        SELECT 1 AS a, 'x'::text AS b, 1.5::numeric(4,1) AS c, NULL AS d \gdesc
+        SELECT x AS row, x % 2 AS col, x * 10 AS v FROM generate_series(1, 3) AS s(x) \crosstabview
+        SELECT nothing;
+        \errverbose
+        CREATE TABLE t (id int PRIMARY KEY, name text);
+        \copy t FROM PROGRAM 'printf 1,ada\\n2,bob' WITH (FORMAT csv)
+        \copy t TO STDOUT
+        INSERT INTO t VALUES (1, 'x');
+        \errverbose
+    ";
+    let out = running.psql_script(script).await;
+    let out: Vec<&str> = out.lines().map(str::trim_end).collect();
+    expect_test::expect![[r#"
+         Column |     Type
+        --------+--------------
+         a      | integer
+         b      | text
+         c      | numeric(4,1)
+         d      | text
+        (4 rows)
+
+         row | 1  | 0
+        -----+----+----
+           1 | 10 |
+           2 |    | 20
+           3 | 30 |
+        (3 rows)
+
+        1	ada
+        2	bob
+        4: ERROR:  column "nothing" does not exist
+        LINE 1: SELECT nothing;
+                       ^
+        5: error: ERROR:  42703: column "nothing" does not exist
+        LINE 1: SELECT nothing;
+                       ^
+        9: ERROR:  duplicate key value violates unique constraint "t_pkey"
+        DETAIL:  Key (id)=(1) already exists.
+        10: error: ERROR:  23505: duplicate key value violates unique constraint "t_pkey"
+        DETAIL:  Key (id)=(1) already exists.
+        SCHEMA NAME:  public
+        TABLE NAME:  t
+        CONSTRAINT NAME:  t_pkey
+    "#]]
+    .assert_eq(&(out.join("\n") + "\n"));
     running.stop().await;
 }

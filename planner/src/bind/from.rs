@@ -10,6 +10,7 @@ use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, 
 use sqlparser::ast;
 use storage::SqlType;
 
+use super::literal::{literal, text};
 use super::names::{Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
 use super::stream_join::version_of;
 use super::{Binder, BoundQuery, OutField, Typed, VIEW_DEPTH_MAX, at};
@@ -476,6 +477,10 @@ impl Binder<'_> {
                     }
                 }
             }
+            "pg_options_to_table" => match <[Typed; 1]>::try_from(args) {
+                Ok([options]) => (self.implicit(options, &SqlType::Array(Box::new(SqlType::Text)))?, SqlType::Text),
+                Err(_) => return Err(at(Error::new("42883", "pg_options_to_table() takes one array"), place)),
+            },
             "regexp_split_to_table" => {
                 let array = self.function("regexp_split_to_array", args, place)?;
                 (array.expr, SqlType::Text)
@@ -506,11 +511,34 @@ impl Binder<'_> {
             .project(all.into_iter().chain([list.alias(&field.internal)]))?
             .unnest_column_with_options(Column::new_unqualified(&field.internal), options)?
             .build()?;
-        let fields = renamed(vec![field], alias.map_or(&[][..], |a| &a.columns), &table)?;
+        let (plan, fields) = match name.as_str() {
+            "pg_options_to_table" => self.split_options(plan, field)?,
+            _ => (plan, vec![field]),
+        };
+        let fields = renamed(fields, alias.map_or(&[][..], |a| &a.columns), &table)?;
         let mut of_function = Scope::default();
         of_function.add(ScopeTable { relation: None, schema: None, name: table, key: vec![] }, fields);
         scope.append(of_function)?;
         Ok((plan, scope))
+    }
+
+    /// `name=value` as two columns.
+    fn split_options(&mut self, plan: LogicalPlan, option: OutField) -> Result<(LogicalPlan, Vec<OutField>)> {
+        let whole = || Typed::new(option.expr(), SqlType::Text);
+        let constant = |value: &str| Typed::new(text(value), SqlType::Text);
+        let one = Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int);
+        let parts = [
+            ("option_name", self.function("split_part", vec![whole(), constant("="), one], None)?),
+            ("option_value", self.function("regexp_replace", vec![whole(), constant("^[^=]*="), constant("")], None)?),
+        ];
+        let mut columns: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
+        let mut fields = vec![];
+        for (name, part) in parts {
+            let field = OutField { internal: self.fresh(), name: name.into(), ty: SqlType::Text, typmod: -1 };
+            columns.push(part.expr.alias(&field.internal));
+            fields.push(field);
+        }
+        Ok((LogicalPlanBuilder::from(plan).project(columns)?.build()?, fields))
     }
 }
 
