@@ -52,7 +52,7 @@ async fn every_figure_is_measured_and_explained() {
     let value = |name: &str, label: &str| {
         let line = metrics
             .lines()
-            .find(|l| l.split([' ', '{']).next() == Some(name) && (label.is_empty() || l.contains(label)));
+            .find(|l| l.split([' ', '{']).next() == Some(name) && label.split(' ').all(|part| l.contains(part)));
         let line = line.unwrap_or_else(|| panic!("no {name} with {label} in\n{metrics}"));
         line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
@@ -80,8 +80,8 @@ async fn every_figure_is_measured_and_explained() {
         ("headwater_job_up", "job=\"v\"", 1.0),
         ("headwater_job_state_bytes", "job=\"v\"", 100.0),
         ("headwater_job_state_rows", "job=\"v\"", 10.0),
-        ("headwater_operator_state_bytes", ":Aggregate", 100.0),
-        ("headwater_operator_state_rows", ":Aggregate", 10.0),
+        ("headwater_operator_state_bytes", "job=\"v\" :Aggregate", 100.0),
+        ("headwater_operator_state_rows", "job=\"v\" :Aggregate", 10.0),
     ] {
         assert!(value(name, label) >= least, "{name} {label}\n{metrics}");
         let described = name.strip_suffix("_total").unwrap_or(name);

@@ -259,7 +259,7 @@ async fn metrics(local: &Local, client: &Client, kept: &Kept) -> Result<String> 
         } else if let Some((name, rest)) = line.split_once('{') {
             let pairs = rest.split('}').next().unwrap_or_default();
             let names: Vec<&str> = pairs.split("\",").filter_map(|pair| Some(pair.split_once('=')?.0)).collect();
-            labels.insert(name.to_string(), names.join(", "));
+            labels.insert(name.strip_suffix("_total").unwrap_or(name).to_string(), names.join(", "));
         }
     }
     ensure!(!helps.is_empty(), "no metrics came:\n{text}");
