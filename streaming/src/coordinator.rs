@@ -36,8 +36,8 @@ use storage::{RelationId, Store};
 use tokio::sync::oneshot;
 
 pub use self::followed::{Cut, Job, Stage};
-pub use self::reads::ReadView;
 use self::freshness::SealTimes;
+pub use self::reads::ReadView;
 use self::reads::{Flush, Reader};
 use crate::checkpoint::{self, Writer};
 use crate::clock::Clock;
