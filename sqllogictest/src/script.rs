@@ -17,6 +17,7 @@
 //! 1                                    as `psql -At -P null=NULL` shows it; an empty text is (empty), a newline \n
 //! 2
 //!
+//! only headwater                       the whole suite is of things that Postgres does not have
 //! onlyif headwater                     for the next record: headwater, postgres, or a mode
 //! skipif crash
 //! flush                                FLUSH; in the mode `crash` the server crashes then and recovers
@@ -29,6 +30,14 @@
 //! ```
 
 use anyhow::{Context, Result, bail};
+
+/// The line of a suite that does not run on Postgres.
+const ONLY_HEADWATER: &str = "only headwater";
+
+/// Whether a suite is of things that Postgres does not have.
+pub fn is_only_headwater(text: &str) -> bool {
+    text.lines().any(|line| line == ONLY_HEADWATER)
+}
 
 /// One step of a script.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,6 +165,11 @@ fn parse_until(lines: &[&str], at: &mut usize, end: Option<&str>) -> Result<Vec<
         }
         let words: Vec<&str> = text.split_whitespace().collect();
         let step = match words[0] {
+            // Who lists the suites looks for it: see `is_only_headwater`.
+            "only" => {
+                anyhow::ensure!(text == ONLY_HEADWATER, "line {line}: it is `{ONLY_HEADWATER}` or nothing");
+                continue;
+            }
             "onlyif" => {
                 only.push(words.get(1).context("onlyif needs a label")?.to_string());
                 continue;

@@ -2,6 +2,7 @@
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use slt::run::{run_file, run_file_on_postgres, suite_name};
+use slt::script::is_only_headwater;
 use slt::target::{Mode, suites_folder};
 
 fn main() {
@@ -15,7 +16,8 @@ fn main() {
             let path = path.clone();
             trials.push(Trial::test(format!("{name}::{}", mode.name()), move || fail(run_file(&path, mode))));
         }
-        if name.starts_with("compat/") || name.starts_with("stream/") {
+        let text = std::fs::read_to_string(&path).expect("a suite can be read");
+        if name.starts_with("compat/") || name.starts_with("stream/") && !is_only_headwater(&text) {
             trials.push(Trial::test(format!("{name}::postgres"), move || {
                 fail(slt::services::postgres().and_then(|address| run_file_on_postgres(&path, address)))
             }));
