@@ -9,6 +9,7 @@ mod literal;
 pub(crate) mod names;
 mod on_conflict;
 mod order;
+mod recursive;
 mod select;
 mod series;
 mod set_operation;
@@ -248,6 +249,7 @@ struct Cte {
     query: Box<ast::Query>,
     /// The first use takes it; each further use binds the query again, so that its names stay unique.
     bound: Option<BoundQuery>,
+    kind: select::CteKind,
 }
 
 /// Binds one statement.

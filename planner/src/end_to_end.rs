@@ -120,6 +120,14 @@ views! {
         "SELECT count(*) FROM orders o, customers c, orders p, clicks k WHERE o.id + c.id = p.id AND k.customer = 1",
         "SELECT * FROM (SELECT o.id AS a, c.id AS b FROM orders o CROSS JOIN customers c) x JOIN orders p ON p.id = x.a AND p.customer = x.b",
         "SELECT o.id, c.name, k.ratio FROM customers c JOIN orders o ON o.customer = c.id LEFT JOIN clicks k ON k.customer = c.id JOIN orders q ON q.id = o.id";
+    recursive_queries:
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 5) SELECT n FROM t",
+        "WITH RECURSIVE t(n) AS (SELECT id FROM customers UNION SELECT o.customer FROM t JOIN orders o ON o.id = t.n) SELECT n FROM t",
+        "WITH RECURSIVE t AS (SELECT id, customer FROM orders WHERE amount > 1 UNION SELECT t.id, o.customer FROM orders o, t WHERE o.id = t.customer) SELECT * FROM t",
+        "WITH RECURSIVE t(x) AS (SELECT id FROM orders UNION SELECT o.customer + 0 FROM t, orders o WHERE o.amount > t.x AND o.id < t.x) SELECT count(*), max(x) FROM t",
+        "WITH RECURSIVE t(x) AS (SELECT id FROM customers UNION SELECT o.customer FROM t JOIN orders o ON o.id = t.x AND o.note <> 'a' WHERE EXISTS (SELECT 1 FROM clicks c WHERE c.customer = o.id)) SELECT a.x, b.x FROM t a JOIN t b ON a.x = b.x",
+        "WITH RECURSIVE t(a, b) AS (SELECT id, 0 FROM orders UNION ALL SELECT t.a, t.b + 1 FROM t WHERE t.b < 2), u AS (SELECT * FROM t WHERE b > 0) SELECT a, sum(b) FROM u GROUP BY a",
+        "WITH RECURSIVE plain AS (SELECT id FROM orders UNION SELECT id FROM customers) SELECT * FROM plain";
     ranges:
         "SELECT a.id, b.id FROM orders a JOIN orders b ON a.amount BETWEEN b.id AND b.customer",
         "SELECT a.id, b.id FROM orders a LEFT JOIN orders b ON a.price < b.price",

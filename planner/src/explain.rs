@@ -192,6 +192,11 @@ fn describe(plan: &Plan, i: usize) -> String {
             let all = if operation.all { " all" } else { "" };
             format!("{kind}{all} by {}", names(&operation.keys[0], &input(0)))
         }
+        AnyOperator::Recursive(recursive) => {
+            let kind = if recursive.distinct { "union" } else { "union all" };
+            let steps = recursive.body.iter().rev().map(|node| name(&node.operator));
+            format!("{kind}, each round: {}", steps.collect::<Vec<_>>().join(" of "))
+        }
         AnyOperator::UnionAll(union) => format!("{} inputs", union.n_inputs),
         AnyOperator::TopN(top_n) => {
             let schema = input(0);

@@ -12,6 +12,7 @@ pub(crate) mod oracle;
 mod pairs;
 mod project;
 mod range;
+mod recursive;
 mod scan;
 mod set_ops;
 mod subquery;
@@ -61,6 +62,8 @@ impl Node {
 struct Lowering {
     plan: Plan,
     known: HashMap<String, usize>,
+    /// What stands for the last round of the recursive queries around, by their names.
+    rounds: Vec<(String, Node)>,
 }
 
 impl Lowering {
@@ -88,7 +91,7 @@ impl Lowering {
                 None => unsupported("this form of OVER"),
             }),
             LogicalPlan::Unnest(_) => Err(unsupported("unnest")),
-            LogicalPlan::RecursiveQuery(_) => Err(unsupported("WITH RECURSIVE")),
+            LogicalPlan::RecursiveQuery(query) => self.recursive(query),
             LogicalPlan::Subquery(_) => Err(unsupported("this form of LATERAL")),
             LogicalPlan::Extension(_) => {
                 if let Some(tumble) = nodes::node_of::<nodes::Tumble>(plan) {

@@ -43,6 +43,7 @@ operators! {
     temporal_join::TemporalJoin,
     asof_join::AsofJoin,
     set_operation::SetOperation,
+    recursive::Recursive,
     union_all::UnionAll,
     top_n::TopN,
     single_row::SingleRow,

@@ -17,6 +17,17 @@ pub(super) struct Item {
     pub(super) value: Typed,
 }
 
+/// What a name of WITH means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CteKind {
+    /// A query that does not read itself.
+    Plain,
+    /// A query of WITH RECURSIVE.
+    Recursive,
+    /// Inside of such a query, what its last round has found; it may be read once.
+    LastRound,
+}
+
 impl Binder<'_> {
     /// A query with its CTEs, order and limit.
     pub(super) fn query(&mut self, query: &ast::Query) -> Result<BoundQuery> {
@@ -28,11 +39,9 @@ impl Binder<'_> {
 
     fn query_with(&mut self, query: &ast::Query) -> Result<BoundQuery> {
         if let Some(with) = &query.with {
-            if with.recursive {
-                return Err(at(Error::unsupported("WITH RECURSIVE is not supported yet"), start_of(query)));
-            }
+            let kind = if with.recursive { CteKind::Recursive } else { CteKind::Plain };
             for cte in &with.cte_tables {
-                self.declare_cte(cte)?;
+                self.declare_cte(cte, kind)?;
             }
         }
         let order = match &query.order_by {
@@ -51,11 +60,11 @@ impl Binder<'_> {
         Ok(bound)
     }
 
-    fn declare_cte(&mut self, cte: &ast::Cte) -> Result<()> {
+    fn declare_cte(&mut self, cte: &ast::Cte, kind: CteKind) -> Result<()> {
         let name = fold(&cte.alias.name);
         let columns: Vec<ast::Ident> = cte.alias.columns.iter().map(|c| c.name.clone()).collect();
         let scopes = std::mem::take(&mut self.scopes);
-        let bound = self.query(&cte.query).and_then(|q| self.without_unknowns(q));
+        let bound = self.cte_query(&name, &columns, &cte.query, kind);
         self.scopes = scopes;
         let bound = bound?;
         if columns.len() > bound.fields.len() {
@@ -63,8 +72,24 @@ impl Binder<'_> {
             let message = format!("WITH query \"{name}\" has {n} columns available but {m} columns specified");
             return Err(at(Error::new("42P10", message), super::names::position(&cte.alias.name)));
         }
-        self.ctes.push(Cte { name, columns, query: cte.query.clone(), bound: Some(bound) });
+        self.ctes.push(Cte { name, columns, query: cte.query.clone(), bound: Some(bound), kind });
         Ok(())
+    }
+
+    /// The query of a CTE.
+    fn cte_query(
+        &mut self,
+        name: &str,
+        columns: &[ast::Ident],
+        query: &ast::Query,
+        kind: CteKind,
+    ) -> Result<BoundQuery> {
+        if kind == CteKind::Recursive
+            && let Some(bound) = self.recursive(name, columns, query)?
+        {
+            return Ok(bound);
+        }
+        self.query(query).and_then(|q| self.without_unknowns(q))
     }
 
     /// One use of a CTE.
@@ -73,10 +98,14 @@ impl Binder<'_> {
             Some(bound) => bound,
             None => {
                 // It sees the CTEs before it, and nothing of where it is used.
-                let query = self.ctes[index].query.clone();
+                let Cte { name, columns, query, kind, .. } = self.ctes[index].clone();
+                if kind == CteKind::LastRound {
+                    let message = format!("recursive reference to query \"{name}\" must not appear more than once");
+                    return Err(Error::new("42P19", message));
+                }
                 let later = self.ctes.split_off(index);
                 let scopes = std::mem::take(&mut self.scopes);
-                let bound = self.query(&query).and_then(|q| self.without_unknowns(q));
+                let bound = self.cte_query(&name, &columns, &query, kind);
                 self.scopes = scopes;
                 self.ctes.extend(later);
                 bound?

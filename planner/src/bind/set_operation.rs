@@ -91,7 +91,7 @@ impl Binder<'_> {
     }
 
     /// The columns of one side under the names and in the types of the result.
-    fn matched(&mut self, query: BoundQuery, fields: &[OutField]) -> Result<LogicalPlan> {
+    pub(super) fn matched(&mut self, query: BoundQuery, fields: &[OutField]) -> Result<LogicalPlan> {
         let mut exprs: Vec<Expr> = vec![];
         let literals = constants(&query.plan, query.fields.len());
         for (i, (from, to)) in query.fields.iter().zip(fields).enumerate() {

@@ -113,6 +113,7 @@ impl Lowering {
             ranges,
             condition,
             append_only: [left.append_only, right.append_only],
+            alone: false,
             schema: Arc::new(Schema::new(fields)),
         };
         let joined = self.add(operator, &[left.index, right.index], keeps);

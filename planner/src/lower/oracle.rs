@@ -42,8 +42,10 @@ impl Database {
         use datafusion::common::tree_node::TreeNodeRecursion;
         let mut tables = BTreeMap::new();
         let _ = plan.apply_with_subqueries(|node| {
-            if let LogicalPlan::TableScan(scan) = node {
-                let source = crate::batch::RelationSource::of(scan).expect("a relation");
+            // A recursive query's own rows are no relation.
+            if let LogicalPlan::TableScan(scan) = node
+                && let Some(source) = crate::batch::RelationSource::of(scan)
+            {
                 tables.entry(source.relation()).or_insert_with(|| Table {
                     schema: scan.source.schema(),
                     key: source.key().to_vec(),

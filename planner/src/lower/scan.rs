@@ -14,6 +14,9 @@ impl Lowering {
     /// The filters of a scan are repeated above it.
     pub(super) fn scan(&mut self, scan: &TableScan) -> Result<Node> {
         let Some(source) = RelationSource::of(scan) else {
+            if let Some(node) = self.last_round(scan) {
+                return Ok(node);
+            }
             return Err(unsupported(&format!("reading \"{}\"", scan.table_name)));
         };
         let all = || (0..source.columns().len()).collect();

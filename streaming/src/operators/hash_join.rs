@@ -47,6 +47,9 @@ pub struct HashJoin {
     pub condition: Option<Expr>,
     /// Per side: whether the planner proved that no row is ever retracted.
     pub append_only: [bool; 2],
+    /// Whether all rows are on one worker whatever their keys are: inside a recursive query.
+    #[serde(default)]
+    pub alone: bool,
     /// The output columns.
     pub schema: SchemaRef,
 }
@@ -138,6 +141,7 @@ impl Operator for HashJoin {
 impl HashJoin {
     fn placements(&self) -> [Placement; 2] {
         match self.kind {
+            _ if self.alone => [Placement::Single, Placement::Single],
             JoinKind::NullAwareAnti => [Placement::Key(self.keys[0].clone()), Placement::Broadcast],
             _ if !self.keys[0].is_empty() => self.keys.clone().map(Placement::Key),
             // An unmatched right row must know of all left rows.

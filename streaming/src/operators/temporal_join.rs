@@ -42,6 +42,7 @@ impl TemporalJoin {
             ranges: [None, None],
             condition: self.condition.clone(),
             append_only: [true, false],
+            alone: false,
             schema: self.schema.clone(),
         }
     }

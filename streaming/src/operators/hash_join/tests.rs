@@ -23,6 +23,7 @@ fn node(kind: JoinKind) -> HashJoin {
         ranges: [None, None],
         condition: None,
         append_only: [false; 2],
+        alone: false,
         schema: schema(&line),
     }
 }
@@ -172,6 +173,7 @@ fn between(kind: JoinKind, keyed: bool) -> HashJoin {
         ],
         condition: Some(Expr::Binary { op: BinaryOp::And, left: Box::new(low), right: Box::new(high) }),
         append_only: [false; 2],
+        alone: false,
         schema: schema(&line),
     }
 }
