@@ -8,6 +8,7 @@ mod failures;
 mod jobs;
 mod kafka;
 mod kills;
+mod lives;
 mod orders;
 
 use std::sync::OnceLock;
