@@ -34,7 +34,28 @@ pub struct SystemRelation {
     /// `name:type` of each column, parted by spaces; see [`columns`].
     pub columns: &'static str,
     /// Adds its rows.
-    pub fill: fn(&Context<'_>, &mut Rows) -> Result<()>,
+    pub fill: Fill,
+}
+
+/// Adds the rows of a relation.
+pub type Fill = fn(&Context<'_>, &mut Rows) -> Result<()>;
+
+impl SystemRelation {
+    /// A relation of a schema.
+    pub const fn new(
+        schema: &'static str,
+        name: &'static str,
+        oid: u32,
+        columns: &'static str,
+        fill: Fill,
+    ) -> SystemRelation {
+        SystemRelation { schema, name, oid, columns, fill }
+    }
+}
+
+/// A relation of `pg_catalog`.
+const fn system(name: &'static str, oid: u32, columns: &'static str, fill: Fill) -> SystemRelation {
+    SystemRelation::new("pg_catalog", name, oid, columns, fill)
 }
 
 /// What rows are made of.
@@ -58,7 +79,7 @@ pub fn all() -> impl Iterator<Item = &'static SystemRelation> {
         .chain(headwater_catalog::RELATIONS)
         .chain(activity::RELATIONS)
         .chain(foreign::RELATIONS)
-        .chain(empty::RELATIONS)
+        .chain(empty::RELATIONS.iter())
 }
 
 /// The system relation of an id.

@@ -384,7 +384,7 @@ impl Session {
 
     fn restore_all(&mut self, before: Values) {
         let now = std::mem::replace(&mut self.settings, before);
-        for setting in crate::settings::SETTINGS {
+        for setting in crate::settings::SETTINGS.iter() {
             let value = self.settings.of(setting).to_owned();
             if now.of(setting) != value {
                 self.report(setting, &value);

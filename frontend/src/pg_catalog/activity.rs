@@ -8,20 +8,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 
 use crate::error::Result;
-use crate::pg_catalog::{Context, Rows, SystemRelation};
+use crate::pg_catalog::{Context, Rows, SystemRelation, system};
 use crate::row;
 
 /// The relations of this file.
-pub const RELATIONS: &[SystemRelation] = &[SystemRelation {
-    schema: "pg_catalog",
-    name: "pg_stat_activity",
-    oid: 12_200,
-    columns: "datid:oid datname:name pid:int4 leader_pid:int4 usesysid:oid usename:name application_name:text \
+pub const RELATIONS: &[SystemRelation] = &[system(
+    "pg_stat_activity",
+    12_200,
+    "datid:oid datname:name pid:int4 leader_pid:int4 usesysid:oid usename:name application_name:text \
               client_addr:text client_hostname:text client_port:int4 backend_start:timestamptz xact_start:timestamptz \
               query_start:timestamptz state_change:timestamptz wait_event_type:text wait_event:text state:text \
               backend_xid:int8 backend_xmin:int8 query_id:int8 query:text backend_type:text",
-    fill: |context, rows| fill(context, rows),
-}];
+    fill,
+)];
 
 fn fill(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
     for activity in context.shared.activities.all() {

@@ -5,7 +5,7 @@ use planner::catalog::Object;
 use crate::catalog::source_options;
 use crate::error::Result;
 use crate::pg_catalog::objects::ROLE_OID;
-use crate::pg_catalog::{Context, Rows, SystemRelation};
+use crate::pg_catalog::{Context, Rows, SystemRelation, system};
 use crate::row;
 
 /// The oid of the first connector; they are numbered in the order of their list.
@@ -17,36 +17,28 @@ const HIDDEN: &str = "********";
 
 /// The relations of this file.
 pub const RELATIONS: &[SystemRelation] = &[
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_foreign_data_wrapper",
-        oid: 2328,
-        columns: "oid:oid fdwname:name fdwowner:oid fdwhandler:oid fdwvalidator:oid fdwacl:text[] fdwoptions:text[]",
-        fill: |_, rows| {
+    system(
+        "pg_foreign_data_wrapper",
+        2328,
+        "oid:oid fdwname:name fdwowner:oid fdwhandler:oid fdwvalidator:oid fdwacl:text[] fdwoptions:text[]",
+        |_, rows| {
             rows.push(row![WRAPPER_OID, "connectors", ROLE_OID, 0, 0]);
             Ok(())
         },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_foreign_server",
-        oid: 1417,
-        columns: "oid:oid srvname:name srvowner:oid srvfdw:oid srvtype:text srvversion:text srvacl:text[] \
+    ),
+    system(
+        "pg_foreign_server",
+        1417,
+        "oid:oid srvname:name srvowner:oid srvfdw:oid srvtype:text srvversion:text srvacl:text[] \
                   srvoptions:text[]",
-        fill: |_, rows| {
+        |_, rows| {
             for (oid, connector) in (FIRST_OID..).zip(connectors::ALL) {
                 rows.push(row![oid, connector.name(), ROLE_OID, WRAPPER_OID]);
             }
             Ok(())
         },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_foreign_table",
-        oid: 3118,
-        columns: "ftrelid:oid ftserver:oid ftoptions:text[]",
-        fill: pg_foreign_table,
-    },
+    ),
+    system("pg_foreign_table", 3118, "ftrelid:oid ftserver:oid ftoptions:text[]", pg_foreign_table),
 ];
 
 fn pg_foreign_table(context: &Context<'_>, rows: &mut Rows) -> Result<()> {

@@ -2,17 +2,11 @@
 
 use streaming::engine::JobState;
 
-use crate::error::Result;
-use crate::pg_catalog::{Context, Rows, SystemRelation};
+use crate::pg_catalog::{Fill, SystemRelation};
 use crate::row;
 
-const fn relation(
-    name: &'static str,
-    oid: u32,
-    columns: &'static str,
-    fill: fn(&Context<'_>, &mut Rows) -> Result<()>,
-) -> SystemRelation {
-    SystemRelation { schema: "headwater_catalog", name, oid, columns, fill }
+const fn relation(name: &'static str, oid: u32, columns: &'static str, fill: Fill) -> SystemRelation {
+    SystemRelation::new("headwater_catalog", name, oid, columns, fill)
 }
 
 /// The relations of this file.
@@ -149,7 +143,7 @@ pub const RELATIONS: &[SystemRelation] = &[
         },
     ),
     relation("settings", 13_206, "name:text setting:text description:text", |context, rows| {
-        for setting in crate::settings::SETTINGS {
+        for setting in crate::settings::SETTINGS.iter() {
             rows.push(row![setting.name, context.settings.of(setting), setting.description]);
         }
         let config = &context.shared.config;

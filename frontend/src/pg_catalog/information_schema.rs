@@ -5,16 +5,11 @@ use storage::SqlType;
 
 use crate::error::Result;
 use crate::pg_catalog::objects::{DATABASE, ROLE, SCHEMAS, key_name, relkind, shown_default, visible};
-use crate::pg_catalog::{Context, Rows, SystemRelation};
+use crate::pg_catalog::{Context, Fill, Rows, SystemRelation};
 use crate::row;
 
-const fn relation(
-    name: &'static str,
-    oid: u32,
-    columns: &'static str,
-    fill: fn(&Context<'_>, &mut Rows) -> Result<()>,
-) -> SystemRelation {
-    SystemRelation { schema: "information_schema", name, oid, columns, fill }
+const fn relation(name: &'static str, oid: u32, columns: &'static str, fill: Fill) -> SystemRelation {
+    SystemRelation::new("information_schema", name, oid, columns, fill)
 }
 
 /// The relations of this file.

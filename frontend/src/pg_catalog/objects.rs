@@ -4,7 +4,7 @@ use planner::catalog::{Object, ObjectKind};
 use storage::{RelationId, SqlType};
 
 use crate::error::Result;
-use crate::pg_catalog::{Context, Rows, SystemRelation};
+use crate::pg_catalog::{Context, Rows, SystemRelation, system};
 use crate::row;
 
 /// The database's oid.
@@ -91,112 +91,83 @@ fn has_index(context: &Context<'_>, object: &Object) -> bool {
 
 /// The relations of this file.
 pub const RELATIONS: &[SystemRelation] = &[
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_class",
-        oid: 1259,
-        columns: "oid:oid relname:name relnamespace:oid reltype:oid reloftype:oid relowner:oid relam:oid \
+    system(
+        "pg_class",
+        1259,
+        "oid:oid relname:name relnamespace:oid reltype:oid reloftype:oid relowner:oid relam:oid \
                   relfilenode:oid reltablespace:oid relpages:int4 reltuples:float4 relallvisible:int4 \
                   reltoastrelid:oid relhasindex:bool relisshared:bool relpersistence:char relkind:char relnatts:int2 \
                   relchecks:int2 relhasrules:bool relhastriggers:bool relhassubclass:bool relrowsecurity:bool \
                   relforcerowsecurity:bool relispopulated:bool relreplident:char relispartition:bool relrewrite:oid \
                   relfrozenxid:int8 relminmxid:int8 relacl:text[] reloptions:text[] relpartbound:text",
-        fill: pg_class,
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_attribute",
-        oid: 1249,
-        columns: "attrelid:oid attname:name atttypid:oid attstattarget:int4 attlen:int2 attnum:int2 attndims:int4 \
+        pg_class,
+    ),
+    system(
+        "pg_attribute",
+        1249,
+        "attrelid:oid attname:name atttypid:oid attstattarget:int4 attlen:int2 attnum:int2 attndims:int4 \
                   attcacheoff:int4 atttypmod:int4 attbyval:bool attalign:char attstorage:char attcompression:char \
                   attnotnull:bool atthasdef:bool atthasmissing:bool attidentity:char attgenerated:char \
                   attisdropped:bool attislocal:bool attinhcount:int4 attcollation:oid attacl:text[] \
                   attoptions:text[] attfdwoptions:text[] attmissingval:text",
-        fill: pg_attribute,
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_namespace",
-        oid: 2615,
-        columns: "oid:oid nspname:name nspowner:oid nspacl:text[]",
-        fill: |_, rows| {
-            for (name, oid) in SCHEMAS {
-                rows.push(row![*oid, *name, if *name == "public" { OWNER_OID } else { ROLE_OID }]);
-            }
-            Ok(())
-        },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_index",
-        oid: 2610,
-        columns: "indexrelid:oid indrelid:oid indnatts:int2 indnkeyatts:int2 indisunique:bool \
+        pg_attribute,
+    ),
+    system("pg_namespace", 2615, "oid:oid nspname:name nspowner:oid nspacl:text[]", |_, rows| {
+        for (name, oid) in SCHEMAS {
+            rows.push(row![*oid, *name, if *name == "public" { OWNER_OID } else { ROLE_OID }]);
+        }
+        Ok(())
+    }),
+    system(
+        "pg_index",
+        2610,
+        "indexrelid:oid indrelid:oid indnatts:int2 indnkeyatts:int2 indisunique:bool \
                   indnullsnotdistinct:bool indisprimary:bool indisexclusion:bool indimmediate:bool \
                   indisclustered:bool indisvalid:bool indcheckxmin:bool indisready:bool indislive:bool \
                   indisreplident:bool indkey:int2[] indcollation:oid[] indclass:oid[] indoption:int2[] indexprs:text \
                   indpred:text",
-        fill: pg_index,
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_constraint",
-        oid: 2606,
-        columns: "oid:oid conname:name connamespace:oid contype:char condeferrable:bool condeferred:bool \
+        pg_index,
+    ),
+    system(
+        "pg_constraint",
+        2606,
+        "oid:oid conname:name connamespace:oid contype:char condeferrable:bool condeferred:bool \
                   convalidated:bool conrelid:oid contypid:oid conindid:oid conparentid:oid confrelid:oid \
                   confupdtype:char confdeltype:char confmatchtype:char conislocal:bool coninhcount:int4 \
                   connoinherit:bool conkey:int2[] confkey:int2[] conpfeqop:oid[] conppeqop:oid[] conffeqop:oid[] \
                   conexclop:oid[] conbin:text",
-        fill: pg_constraint,
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_attrdef",
-        oid: 2604,
-        columns: "oid:oid adrelid:oid adnum:int2 adbin:text",
-        fill: |context, rows| {
-            for object in objects(context) {
-                for (i, default) in object.defaults.iter().enumerate() {
-                    if let Some(default) = default {
-                        rows.push(row![object.id.0, object.id.0, i + 1, shown_default(default, &object.columns[i])]);
-                    }
+        pg_constraint,
+    ),
+    system("pg_attrdef", 2604, "oid:oid adrelid:oid adnum:int2 adbin:text", |context, rows| {
+        for object in objects(context) {
+            for (i, default) in object.defaults.iter().enumerate() {
+                if let Some(default) = default {
+                    rows.push(row![object.id.0, object.id.0, i + 1, shown_default(default, &object.columns[i])]);
                 }
             }
-            Ok(())
-        },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_description",
-        oid: 2609,
-        columns: "objoid:oid classoid:oid objsubid:int4 description:text",
-        fill: |context, rows| {
-            for o in objects(context) {
-                if let Some(comment) = &o.comment {
-                    rows.push(row![o.id.0, 1259, 0, comment]);
-                }
+        }
+        Ok(())
+    }),
+    system("pg_description", 2609, "objoid:oid classoid:oid objsubid:int4 description:text", |context, rows| {
+        for o in objects(context) {
+            if let Some(comment) = &o.comment {
+                rows.push(row![o.id.0, 1259, 0, comment]);
             }
-            Ok(())
-        },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_am",
-        oid: 2601,
-        columns: "oid:oid amname:name amhandler:oid amtype:char",
-        fill: |_, rows| {
-            rows.push(row![2, "heap", 3, "t"]);
-            rows.push(row![403, "btree", 330, "i"]);
-            Ok(())
-        },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_database",
-        oid: 1262,
-        columns: "oid:oid datname:name datdba:oid encoding:int4 datlocprovider:char datistemplate:bool \
+        }
+        Ok(())
+    }),
+    system("pg_am", 2601, "oid:oid amname:name amhandler:oid amtype:char", |_, rows| {
+        rows.push(row![2, "heap", 3, "t"]);
+        rows.push(row![403, "btree", 330, "i"]);
+        Ok(())
+    }),
+    system(
+        "pg_database",
+        1262,
+        "oid:oid datname:name datdba:oid encoding:int4 datlocprovider:char datistemplate:bool \
                   datallowconn:bool datconnlimit:int4 datfrozenxid:int8 datminmxid:int8 dattablespace:oid \
                   datcollate:text datctype:text daticulocale:text datcollversion:text datacl:text[]",
-        fill: |_, rows| {
+        |_, rows| {
             const UTF8: i32 = 6;
             let none = None::<&str>;
             rows.push(row![
@@ -219,25 +190,18 @@ pub const RELATIONS: &[SystemRelation] = &[
             ]);
             Ok(())
         },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_tablespace",
-        oid: 1213,
-        columns: "oid:oid spcname:name spcowner:oid spcacl:text[] spcoptions:text[]",
-        fill: |_, rows| {
-            rows.push(row![1663, "pg_default", ROLE_OID]);
-            Ok(())
-        },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_roles",
-        oid: 12_100,
-        columns: "rolname:name rolsuper:bool rolinherit:bool rolcreaterole:bool rolcreatedb:bool rolcanlogin:bool \
+    ),
+    system("pg_tablespace", 1213, "oid:oid spcname:name spcowner:oid spcacl:text[] spcoptions:text[]", |_, rows| {
+        rows.push(row![1663, "pg_default", ROLE_OID]);
+        Ok(())
+    }),
+    system(
+        "pg_roles",
+        12_100,
+        "rolname:name rolsuper:bool rolinherit:bool rolcreaterole:bool rolcreatedb:bool rolcanlogin:bool \
                   rolreplication:bool rolconnlimit:int4 rolpassword:text rolvaliduntil:timestamptz rolbypassrls:bool \
                   rolconfig:text[] oid:oid",
-        fill: |_, rows| {
+        |_, rows| {
             let none = None::<&str>;
             rows.push(row![ROLE, true, true, true, true, true, true, -1, "********", none, true, none, ROLE_OID]);
             rows.push(row![
@@ -257,71 +221,55 @@ pub const RELATIONS: &[SystemRelation] = &[
             ]);
             Ok(())
         },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_authid",
-        oid: 1260,
-        columns: "oid:oid rolname:name rolsuper:bool rolinherit:bool rolcreaterole:bool rolcreatedb:bool \
+    ),
+    system(
+        "pg_authid",
+        1260,
+        "oid:oid rolname:name rolsuper:bool rolinherit:bool rolcreaterole:bool rolcreatedb:bool \
                   rolcanlogin:bool rolreplication:bool rolbypassrls:bool rolconnlimit:int4 rolpassword:text \
                   rolvaliduntil:timestamptz",
-        fill: |_, rows| {
+        |_, rows| {
             rows.push(row![ROLE_OID, ROLE, true, true, true, true, true, true, true, -1]);
             rows.push(row![OWNER_OID, "pg_database_owner", false, true, false, false, false, false, false, -1]);
             Ok(())
         },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_user",
-        oid: 12_101,
-        columns: "usename:name usesysid:oid usecreatedb:bool usesuper:bool userepl:bool usebypassrls:bool passwd:text \
+    ),
+    system(
+        "pg_user",
+        12_101,
+        "usename:name usesysid:oid usecreatedb:bool usesuper:bool userepl:bool usebypassrls:bool passwd:text \
                   valuntil:timestamptz useconfig:text[]",
-        fill: |_, rows| {
+        |_, rows| {
             rows.push(row![ROLE, ROLE_OID, true, true, true, true, "********"]);
             Ok(())
         },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_group",
-        oid: 12_107,
-        columns: "groname:name grosysid:oid grolist:oid[]",
-        fill: |_, _| Ok(()),
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_tables",
-        oid: 12_102,
-        columns: "schemaname:name tablename:name tableowner:name tablespace:name hasindexes:bool hasrules:bool \
+    ),
+    system("pg_group", 12_107, "groname:name grosysid:oid grolist:oid[]", |_, _| Ok(())),
+    system(
+        "pg_tables",
+        12_102,
+        "schemaname:name tablename:name tableowner:name tablespace:name hasindexes:bool hasrules:bool \
                   hastriggers:bool rowsecurity:bool",
-        fill: |context, rows| {
+        |context, rows| {
             for o in objects(context).filter(|o| relkind(o) == "r") {
                 let indexed = has_index(context, o);
                 rows.push(row![&o.schema, &o.name, ROLE, None::<&str>, indexed, false, false, false]);
             }
             Ok(())
         },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_views",
-        oid: 12_103,
-        columns: "schemaname:name viewname:name viewowner:name definition:text",
-        fill: |context, rows| {
-            for o in objects(context).filter(|o| o.kind == ObjectKind::View) {
-                rows.push(row![&o.schema, &o.name, ROLE, planner::catalog::query_text(&o.sql)]);
-            }
-            Ok(())
-        },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_matviews",
-        oid: 12_104,
-        columns: "schemaname:name matviewname:name matviewowner:name tablespace:name hasindexes:bool ispopulated:bool \
+    ),
+    system("pg_views", 12_103, "schemaname:name viewname:name viewowner:name definition:text", |context, rows| {
+        for o in objects(context).filter(|o| o.kind == ObjectKind::View) {
+            rows.push(row![&o.schema, &o.name, ROLE, planner::catalog::query_text(&o.sql)]);
+        }
+        Ok(())
+    }),
+    system(
+        "pg_matviews",
+        12_104,
+        "schemaname:name matviewname:name matviewowner:name tablespace:name hasindexes:bool ispopulated:bool \
                   definition:text",
-        fill: |context, rows| {
+        |context, rows| {
             for o in objects(context).filter(|o| o.kind == ObjectKind::MaterializedView) {
                 let indexed = has_index(context, o);
                 let definition = planner::catalog::query_text(&o.sql);
@@ -329,13 +277,12 @@ pub const RELATIONS: &[SystemRelation] = &[
             }
             Ok(())
         },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_indexes",
-        oid: 12_105,
-        columns: "schemaname:name tablename:name indexname:name tablespace:name indexdef:text",
-        fill: |context, rows| {
+    ),
+    system(
+        "pg_indexes",
+        12_105,
+        "schemaname:name tablename:name indexname:name tablespace:name indexdef:text",
+        |context, rows| {
             for o in objects(context) {
                 let Some((_, definition)) = context.catalog.index_definition(o) else { continue };
                 let on = table_of(o).and_then(|id| context.catalog.by_id(id)).filter(|_| o.kind == ObjectKind::Index);
@@ -347,16 +294,15 @@ pub const RELATIONS: &[SystemRelation] = &[
             }
             Ok(())
         },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_settings",
-        oid: 12_106,
-        columns: "name:text setting:text unit:text category:text short_desc:text extra_desc:text context:text \
+    ),
+    system(
+        "pg_settings",
+        12_106,
+        "name:text setting:text unit:text category:text short_desc:text extra_desc:text context:text \
                   vartype:text source:text min_val:text max_val:text enumvals:text[] boot_val:text reset_val:text \
                   sourcefile:text sourceline:int4 pending_restart:bool",
-        fill: pg_settings,
-    },
+        pg_settings,
+    ),
 ];
 
 fn pg_class(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
@@ -546,7 +492,7 @@ fn pg_constraint(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
 
 fn pg_settings(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
     use crate::settings::{Kind, SETTINGS};
-    for setting in SETTINGS {
+    for setting in SETTINGS.iter() {
         let kind = match setting.kind {
             Kind::Bool => "bool",
             Kind::Int(..) | Kind::Time(_) => "integer",

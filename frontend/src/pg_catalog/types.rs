@@ -4,7 +4,7 @@ use storage::SqlType;
 
 use crate::error::Result;
 use crate::pg_catalog::objects::{ROLE_OID, schema_oid};
-use crate::pg_catalog::{Context, Rows, SystemRelation};
+use crate::pg_catalog::{Context, Rows, SystemRelation, system};
 use crate::row;
 
 /// The collation of text.
@@ -22,24 +22,22 @@ pub fn collation(ty: &SqlType) -> u32 {
 
 /// The relations of this file.
 pub const RELATIONS: &[SystemRelation] = &[
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_type",
-        oid: 1247,
-        columns: "oid:oid typname:name typnamespace:oid typowner:oid typlen:int2 typbyval:bool typtype:char \
+    system(
+        "pg_type",
+        1247,
+        "oid:oid typname:name typnamespace:oid typowner:oid typlen:int2 typbyval:bool typtype:char \
                   typcategory:char typispreferred:bool typisdefined:bool typdelim:char typrelid:oid typsubscript:oid \
                   typelem:oid typarray:oid typinput:oid typoutput:oid typreceive:oid typsend:oid typmodin:oid \
                   typmodout:oid typanalyze:oid typalign:char typstorage:char typnotnull:bool typbasetype:oid \
                   typtypmod:int4 typndims:int4 typcollation:oid typdefaultbin:text typdefault:text typacl:text[]",
-        fill: pg_type,
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_collation",
-        oid: 3456,
-        columns: "oid:oid collname:name collnamespace:oid collowner:oid collprovider:char collisdeterministic:bool \
+        pg_type,
+    ),
+    system(
+        "pg_collation",
+        3456,
+        "oid:oid collname:name collnamespace:oid collowner:oid collprovider:char collisdeterministic:bool \
                   collencoding:int4 collcollate:text collctype:text colliculocale:text collversion:text",
-        fill: |_, rows| {
+        |_, rows| {
             for (oid, name, locale) in
                 [(DEFAULT_COLLATION, "default", None), (950, "C", Some("C")), (951, "POSIX", Some("POSIX"))]
             {
@@ -47,30 +45,28 @@ pub const RELATIONS: &[SystemRelation] = &[
             }
             Ok(())
         },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_language",
-        oid: 2612,
-        columns: "oid:oid lanname:name lanowner:oid lanispl:bool lanpltrusted:bool lanplcallfoid:oid laninline:oid \
+    ),
+    system(
+        "pg_language",
+        2612,
+        "oid:oid lanname:name lanowner:oid lanispl:bool lanpltrusted:bool lanplcallfoid:oid laninline:oid \
                   lanvalidator:oid lanacl:text[]",
-        fill: |_, rows| {
+        |_, rows| {
             rows.push(row![12, "internal", ROLE_OID, false, false, 0, 0, 0]);
             rows.push(row![14, "sql", ROLE_OID, false, true, 0, 0, 0]);
             Ok(())
         },
-    },
-    SystemRelation {
-        schema: "pg_catalog",
-        name: "pg_proc",
-        oid: 1255,
-        columns: "oid:oid proname:name pronamespace:oid proowner:oid prolang:oid procost:float4 prorows:float4 \
+    ),
+    system(
+        "pg_proc",
+        1255,
+        "oid:oid proname:name pronamespace:oid proowner:oid prolang:oid procost:float4 prorows:float4 \
                   provariadic:oid prosupport:oid prokind:char prosecdef:bool proleakproof:bool proisstrict:bool \
                   proretset:bool provolatile:char proparallel:char pronargs:int2 pronargdefaults:int2 prorettype:oid \
                   proargtypes:oid[] proallargtypes:oid[] proargmodes:text[] proargnames:text[] prosrc:text probin:text \
                   prosqlbody:text proconfig:text[] proacl:text[]",
-        fill: pg_proc,
-    },
+        pg_proc,
+    ),
 ];
 
 fn pg_proc(_: &Context<'_>, rows: &mut Rows) -> Result<()> {

@@ -53,7 +53,7 @@ pub fn discard(session: &mut Session, what: &str) -> Result<Outcome> {
 fn reset_all(session: &mut Session) {
     let before = session.settings.clone();
     session.settings.reset_all();
-    for setting in crate::settings::SETTINGS {
+    for setting in crate::settings::SETTINGS.iter() {
         let value = session.settings.of(setting).to_owned();
         if before.of(setting) != value {
             session.report(setting, &value);
