@@ -21,6 +21,8 @@ if [ "$(id -u)" = 0 ]; then
   id -u headwater-postgres >/dev/null 2>&1 || useradd --system --create-home headwater-postgres
   as=(setpriv --reuid=headwater-postgres --regid=headwater-postgres --init-groups --reset-env)
   data=/var/tmp/headwater-services/postgres-$port-$durable
+  # That user may not be allowed to be where we are.
+  cd /
 fi
 
 start() {
