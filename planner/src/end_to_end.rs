@@ -197,6 +197,14 @@ views! {
         "SELECT id, customer FROM orders ORDER BY price, id LIMIT 2 OFFSET 1",
         "SELECT customer, id, r FROM (SELECT customer, id, row_number() OVER (PARTITION BY customer ORDER BY amount DESC, id) AS r FROM orders) x WHERE r <= 2",
         "SELECT DISTINCT ON (customer) customer, id FROM orders ORDER BY customer, amount DESC, id";
+    window_functions:
+        "SELECT id, row_number() OVER (PARTITION BY customer ORDER BY amount, id), rank() OVER (ORDER BY price), dense_rank() OVER (ORDER BY note DESC NULLS LAST) FROM orders",
+        "SELECT id, lag(amount) OVER w, lead(note, 2, 'none') OVER w, first_value(price) OVER w, last_value(id) OVER w, nth_value(id, 2) OVER w FROM orders WINDOW w AS (PARTITION BY customer ORDER BY at, id)",
+        "SELECT id, sum(amount) OVER (PARTITION BY customer), count(*) OVER (), avg(price) OVER (ORDER BY id ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING) FROM orders",
+        "SELECT id, sum(amount) OVER (ORDER BY amount RANGE BETWEEN 1 PRECEDING AND 1 FOLLOWING), min(note) OVER (ORDER BY at DESC RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW), max(id) OVER (ORDER BY price GROUPS 1 PRECEDING) FROM orders",
+        "SELECT id, percent_rank() OVER w, cume_dist() OVER w, ntile(3) OVER (w ORDER BY id) FROM orders WINDOW w AS (PARTITION BY customer), w2 AS (w ORDER BY amount)",
+        "SELECT customer, count(*), sum(count(*)) OVER (ORDER BY customer) FROM orders GROUP BY customer",
+        "SELECT id, count(*) FILTER (WHERE amount > 0) OVER (PARTITION BY note ORDER BY id), array_agg(id) OVER (ORDER BY id ROWS 2 PRECEDING), stddev(amount) OVER (PARTITION BY customer ORDER BY id) FROM orders";
     windows:
         "SELECT window_start, count(*) FROM TUMBLE(clicks, at, INTERVAL '2 hours') GROUP BY window_start",
         "SELECT window_start, window_end, customer, sum(ratio) FROM TUMBLE(clicks, at, INTERVAL '1 day') GROUP BY window_start, window_end, customer";
@@ -212,7 +220,7 @@ fn says_what_is_not_there() {
     for (sql, sqlstate) in [
         ("SELECT nothing FROM orders", "42703"),
         ("SELECT * FROM nowhere", "42P01"),
-        ("SELECT id, sum(amount) OVER (PARTITION BY customer) FROM orders", "0A000"),
+        ("SELECT id, sum(DISTINCT amount) OVER (PARTITION BY customer) FROM orders", "0A000"),
         ("SELECT percentile_cont(amount) WITHIN GROUP (ORDER BY amount) FROM orders", "0A000"),
     ] {
         let bound = bind_view(&catalog, &Settings::default(), &query(sql));

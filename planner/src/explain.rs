@@ -220,6 +220,22 @@ fn describe(plan: &Plan, i: usize) -> String {
             }
             parts.join(" ")
         }
+        AnyOperator::Window(window) => {
+            let schema = input(0);
+            let mut parts = vec![];
+            if !window.partition.is_empty() {
+                parts.push(format!("by {}", names(&window.partition, &schema)));
+            }
+            if !window.order.is_empty() {
+                parts.push(format!("order {}", order(&window.order, &schema)));
+            }
+            let calls = window.calls.iter().map(|c| {
+                let filter = c.filter.map(|f| format!(" FILTER {}", schema.field(f).name())).unwrap_or_default();
+                format!("{}({}){filter}", c.kind.name(), names(&c.args, &schema))
+            });
+            parts.push(calls.collect::<Vec<_>>().join(", "));
+            parts.join(" ")
+        }
         AnyOperator::SingleRow(_) => String::new(),
         AnyOperator::Materialize(materialize) => match (materialize.key.is_empty(), materialize.unique) {
             (true, true) => "one row".to_string(),

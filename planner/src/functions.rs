@@ -31,6 +31,7 @@ pub(crate) mod sleep;
 mod system;
 mod test_panic;
 mod text;
+pub mod window;
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};

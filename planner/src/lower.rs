@@ -22,6 +22,7 @@ mod top_n;
 mod tumble;
 mod values;
 mod view;
+mod window;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -85,11 +86,7 @@ impl Lowering {
             LogicalPlan::Values(values) => self.values(values),
             LogicalPlan::SubqueryAlias(alias) => self.lower(&alias.input),
             LogicalPlan::Distinct(_) => Err(unsupported("this form of DISTINCT")),
-            LogicalPlan::Window(window) => Err(match window.window_expr.first() {
-                Some(e) => unsupported(&format!("the window function {}", expr::label(e)))
-                    .with_hint("ROW_NUMBER(), RANK() and DENSE_RANK() are supported with a condition like rank <= 10."),
-                None => unsupported("this form of OVER"),
-            }),
+            LogicalPlan::Window(window) => self.window(window),
             LogicalPlan::Unnest(_) => Err(unsupported("unnest")),
             LogicalPlan::RecursiveQuery(query) => self.recursive(query),
             LogicalPlan::Subquery(_) => Err(unsupported("this form of LATERAL")),

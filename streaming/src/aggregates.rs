@@ -387,6 +387,12 @@ impl AggregateKind {
         self.picks() || matches!(self, Min | Max | BoolAnd | BoolOr | BitAnd | BitOr | ApproxCountDistinct)
     }
 
+    /// Whether it puts its inputs one behind the other.
+    pub fn is_in_order(self) -> bool {
+        use AggregateKind::*;
+        matches!(self, StringAgg | ArrayAgg | JsonbAgg | JsonbObjectAgg)
+    }
+
     /// Whether each different input is kept, with or without retractions.
     pub fn keeps_inputs(self, append_only: bool) -> bool {
         use AggregateKind::*;

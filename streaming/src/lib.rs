@@ -31,5 +31,6 @@ pub mod tap;
 #[doc(hidden)]
 pub mod testing;
 mod visible;
+pub mod windows;
 
 pub use error::{Error, Result};

@@ -46,6 +46,7 @@ operators! {
     recursive::Recursive,
     union_all::UnionAll,
     top_n::TopN,
+    window::Window,
     single_row::SingleRow,
     materialize::Materialize,
 }

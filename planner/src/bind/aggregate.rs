@@ -202,7 +202,7 @@ impl Binder<'_> {
         let distinct = list.duplicate_treatment == Some(ast::DuplicateTreatment::Distinct);
         let args = match is_star {
             true => vec![],
-            false => self.within(Clause::AggregateArgument, |b| {
+            false => self.within(if call.over.is_some() { Clause::WindowArgument } else { Clause::AggregateArgument }, |b| {
                 list.args.iter().map(|a| b.argument(a)).collect::<Result<Vec<_>>>()
             })?,
         };

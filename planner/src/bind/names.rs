@@ -65,6 +65,7 @@ pub(crate) enum Clause {
     FromFunction,
     AggregateArgument,
     AggregateFilter,
+    WindowArgument,
     WindowDefinition,
 }
 
@@ -72,7 +73,9 @@ impl Clause {
     /// Why aggregates are not allowed here, if they are not.
     pub(super) fn no_aggregates(self) -> Option<&'static str> {
         Some(match self {
-            Clause::Select | Clause::Having | Clause::OrderBy | Clause::WindowDefinition => return None,
+            Clause::Select | Clause::Having | Clause::OrderBy | Clause::WindowArgument | Clause::WindowDefinition => {
+                return None;
+            }
             Clause::Where => "aggregate functions are not allowed in WHERE",
             Clause::On => "aggregate functions are not allowed in JOIN conditions",
             Clause::GroupBy => "aggregate functions are not allowed in GROUP BY",
@@ -103,6 +106,7 @@ impl Clause {
             Clause::FromFunction => "window functions are not allowed in functions in FROM",
             Clause::AggregateArgument => "aggregate function calls cannot contain window function calls",
             Clause::AggregateFilter => "window functions are not allowed in FILTER",
+            Clause::WindowArgument => "window function calls cannot be nested",
             Clause::WindowDefinition => "window functions are not allowed in window definitions",
         })
     }

@@ -101,7 +101,7 @@ impl Lowering {
     }
 
     /// The input with the expressions of a partition and an order as columns, and where they stand.
-    fn ordered(
+    pub(super) fn ordered(
         &mut self,
         input: &LogicalPlan,
         partition: &[DfExpr],

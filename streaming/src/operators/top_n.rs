@@ -123,6 +123,13 @@ impl Operator for TopN {
     }
 }
 
+impl SortKey {
+    /// How the column is sorted.
+    pub fn option(&self) -> SortOption {
+        SortOption { descending: self.descending, nulls_first: self.nulls_first }
+    }
+}
+
 impl std::fmt::Display for SortKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "${}{}", self.column, if self.descending { " desc" } else { "" })?;
@@ -196,12 +203,7 @@ impl Task for TopNTask {
         let n = delta.num_rows();
         let partition: Vec<ArrayRef> = self.node.partition.iter().map(|i| delta.column(*i).clone()).collect();
         let order: Vec<ArrayRef> = self.node.order.iter().map(|key| delta.column(key.column).clone()).collect();
-        let options: Vec<SortOption> = self
-            .node
-            .order
-            .iter()
-            .map(|key| SortOption { descending: key.descending, nulls_first: key.nulls_first })
-            .collect();
+        let options: Vec<SortOption> = self.node.order.iter().map(SortKey::option).collect();
         let partitions = row::encode_rows(&partition, n)?;
         let vnodes = storage::batch::vnodes(&partition, n);
         let order = keys::encode_rows(&order, &options, n)?;
