@@ -243,7 +243,8 @@ impl<R: Rows> Frames<'_, R> {
         let first_row = rows.start;
         for row in rows {
             // Peers have one frame, unless it counts rows.
-            let same = self.frame.units != Units::Rows && row > first_row && self.rows.order(row) == self.rows.order(row - 1);
+            let same =
+                self.frame.units != Units::Rows && row > first_row && self.rows.order(row) == self.rows.order(row - 1);
             if let (true, Some(last)) = (same, frames.last()) {
                 frames.push(last.clone());
                 continue;
@@ -398,7 +399,9 @@ fn picked(call: &WindowCall, rows: &impl Rows, option: SortOption, range: Range<
                     results.push(Err(Error::invalid("22016", "argument of nth_value must be greater than zero")));
                     continue;
                 }
-                Some(n) => usize::try_from(n - 1).ok().and_then(|n| frame.start.checked_add(n)).filter(|at| *at < frame.end),
+                Some(n) => {
+                    usize::try_from(n - 1).ok().and_then(|n| frame.start.checked_add(n)).filter(|at| *at < frame.end)
+                }
                 None => None,
             },
         };

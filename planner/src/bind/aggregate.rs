@@ -202,9 +202,10 @@ impl Binder<'_> {
         let distinct = list.duplicate_treatment == Some(ast::DuplicateTreatment::Distinct);
         let args = match is_star {
             true => vec![],
-            false => self.within(if call.over.is_some() { Clause::WindowArgument } else { Clause::AggregateArgument }, |b| {
-                list.args.iter().map(|a| b.argument(a)).collect::<Result<Vec<_>>>()
-            })?,
+            false => self
+                .within(if call.over.is_some() { Clause::WindowArgument } else { Clause::AggregateArgument }, |b| {
+                    list.args.iter().map(|a| b.argument(a)).collect::<Result<Vec<_>>>()
+                })?,
         };
         let mut by: &[ast::OrderByExpr] = &call.within_group;
         for clause in &list.clauses {

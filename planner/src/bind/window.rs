@@ -2,7 +2,9 @@
 
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::{WindowFunction, WindowFunctionParams};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, SortExpr, WindowFrame, WindowFunctionDefinition};
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, LogicalPlanBuilder, SortExpr, WindowFrame, WindowFunctionDefinition,
+};
 use sqlparser::ast;
 use storage::SqlType;
 use storage::keys::SortOption;
@@ -111,8 +113,7 @@ impl Binder<'_> {
             let args = self.within(Clause::WindowArgument, |b| b.call_arguments(call, &refuse))?;
             let types: Vec<SqlType> = args.iter().map(|a| a.ty.clone()).collect();
             crate::functions::resolve(name, &types).map_err(|e| at(e, place))?;
-            let message =
-                format!("OVER specified, but {name} is not a window function nor an aggregate function");
+            let message = format!("OVER specified, but {name} is not a window function nor an aggregate function");
             return Err(at(Error::new("42809", message), place));
         };
         if aggregate::is_ordered_set(kind) {
@@ -251,7 +252,10 @@ impl Binder<'_> {
             return wrong("GROUPS mode requires an ORDER BY clause");
         }
         let has_offset = |bound: &ast::WindowFrameBound| matches!(bound, Preceding(Some(_)) | Following(Some(_)));
-        if units == Units::Range && (has_offset(&frame.start_bound) || has_offset(&end)) && definition.order_by.len() != 1 {
+        if units == Units::Range
+            && (has_offset(&frame.start_bound) || has_offset(&end))
+            && definition.order_by.len() != 1
+        {
             return wrong("RANGE with offset PRECEDING/FOLLOWING requires exactly one ORDER BY column");
         }
         let mut bounds = [Bound::Unbounded; 2];
@@ -338,8 +342,9 @@ impl Binder<'_> {
         let offset = self.constant_offset(e)?;
         let expr = self.coerce(offset, &SqlType::BigInt, -1, CastContext::Implicit)?;
         match crate::rules::fold::constant(&expr) {
-            Some(ScalarValue::Int64(Some(n))) => u64::try_from(n)
-                .map_err(|_| Error::new("22013", format!("frame {which} offset must not be negative"))),
+            Some(ScalarValue::Int64(Some(n))) => {
+                u64::try_from(n).map_err(|_| Error::new("22013", format!("frame {which} offset must not be negative")))
+            }
             Some(_) => Err(Error::new("22004", format!("frame {which} offset must not be null"))),
             None => Err(at(Error::unsupported("frame offsets must be constants"), place)),
         }
