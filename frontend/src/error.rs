@@ -48,6 +48,10 @@ pub struct Fields {
     pub detail: Option<String>,
     /// What to do about it, whole sentences.
     pub hint: Option<String>,
+    /// What the server was doing, such as the line of a COPY.
+    pub context: Option<String>,
+    /// Which of the rows that were written is refused.
+    pub row: Option<usize>,
     /// Where in the statement's text, in characters from 1.
     pub position: Option<usize>,
     /// The schema, table, column and constraint that a constraint violation concerns.
@@ -108,6 +112,8 @@ impl Error {
             message: message.into(),
             detail: None,
             hint: None,
+            context: None,
+            row: None,
             position: None,
             schema: None,
             table: None,
@@ -125,6 +131,18 @@ impl Error {
     /// Adds the hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
         self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds what the server was doing.
+    pub fn context(mut self, context: impl Into<String>) -> Error {
+        self.0.context = Some(context.into());
+        self
+    }
+
+    /// Adds which of the rows that were written is refused.
+    pub fn row(mut self, row: usize) -> Error {
+        self.0.row = Some(row);
         self
     }
 

@@ -27,6 +27,7 @@ fn fields(error: &Error) -> Vec<(u8, String)> {
         (b'D', &e.detail),
         (b'H', &e.hint),
         (b'P', &position),
+        (b'W', &e.context),
         (b's', &e.schema),
         (b't', &e.table),
         (b'c', &e.column),

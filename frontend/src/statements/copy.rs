@@ -290,7 +290,7 @@ impl CopyIn {
             } else {
                 "extra data after last expected column".to_owned()
             };
-            return Err(Error::new("22P04", message).detail(format!("COPY {name}, line {n}: \"{line}\"")));
+            return Err(Error::new("22P04", message).context(format!("COPY {name}, line {n}: \"{line}\"")));
         }
         rows.push(values);
         Ok(())

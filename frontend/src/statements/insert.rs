@@ -97,7 +97,7 @@ impl Target {
                                 line + r,
                                 column.name
                             );
-                            Error::from(e).detail(place)
+                            Error::from(e).context(place)
                         })?
                     }
                 });
@@ -107,7 +107,10 @@ impl Target {
         let options = RecordBatchOptions::new().with_row_count(Some(n));
         let schema = storage::types::arrow_schema(visible(&self.table));
         let batch = RecordBatch::try_new_with_options(schema, arrays, &options)?;
-        append(session, &self.table, vec![batch]).await.map(drop)
+        append(session, &self.table, vec![batch]).await.map(drop).map_err(|e| match e.fields().row {
+            Some(row) => e.context(format!("COPY {}, line {}", self.table.name, line + row)),
+            None => e,
+        })
     }
 
     /// `n` values of each column that is left out and has a default.
@@ -191,6 +194,7 @@ pub fn check_not_null(table: &Object, batch: &RecordBatch) -> Result<()> {
         let values: Vec<String> = (0..visible(table).len()).map(|c| shown(table, batch, c, row)).collect();
         return Err(Error::new("23502", message)
             .detail(format!("Failing row contains ({}).", values.join(", ")))
+            .row(row)
             .constraint(&table.schema, relation, Some(name), None));
     }
     Ok(())
@@ -221,6 +225,9 @@ fn check_key(session: &mut Session, table: &Object, snapshot: &RelationSnapshot,
             }
         }
     }
+    // Of several the first is told.
+    let mut touched: Vec<_> = touched.into_iter().collect();
+    touched.sort_unstable_by_key(|(_, place)| *place);
     for (bytes, (b, row)) in touched {
         let own = session.key_count(table.id, &bytes);
         if own <= 0 {
@@ -234,7 +241,7 @@ fn check_key(session: &mut Session, table: &Object, snapshot: &RelationSnapshot,
             let constraint = key_name(table);
             let message = format!("duplicate key value violates unique constraint \"{constraint}\"");
             let detail = format!("Key ({})=({}) already exists.", names.join(", "), values.join(", "));
-            return Err(Error::new("23505", message).detail(detail).constraint(
+            return Err(Error::new("23505", message).detail(detail).row(row).constraint(
                 &table.schema,
                 &table.name,
                 None,

@@ -99,7 +99,14 @@ id,name
 1	twice	x
 \.
 SELECT * FROM customers ORDER BY id;
-COPY customers TO STDOUT WITH (FORMAT csv, HEADER, NULL 'none');
+\copy customers FROM STDIN
+7	seven
+\.
+\copy customers FROM STDIN
+7	seven	x
+eight	x	y
+\.
+COPY (SELECT * FROM customers ORDER BY id) TO STDOUT WITH (FORMAT csv, HEADER, NULL 'none');
 PREPARE by_id (int) AS SELECT name FROM customers WHERE id = $1;
 EXECUTE by_id (2);
 DEALLOCATE by_id;
