@@ -102,6 +102,11 @@ pub fn columns(text: &str) -> Vec<Column> {
             Some(item) => (item, true),
             None => (ty, false),
         };
+        if let Some(item) = ty.strip_suffix("vector") {
+            let item = if item == "oid" { SqlType::Oid } else { SqlType::SmallInt };
+            let column = Column::new(name, SqlType::Array(Box::new(item)));
+            return Column { typmod: planner::types::VECTOR, ..column };
+        }
         let ty = match ty {
             "bool" => SqlType::Boolean,
             "int2" => SqlType::SmallInt,

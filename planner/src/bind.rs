@@ -6,12 +6,14 @@ mod expression;
 mod from;
 mod grouping;
 mod literal;
+mod lookup;
 pub(crate) mod names;
 mod on_conflict;
 mod order;
 mod recursive;
 mod select;
 mod series;
+mod set_returning;
 mod set_operation;
 mod stream_join;
 mod subquery;
@@ -33,6 +35,7 @@ use crate::rules::Switches;
 pub use crate::settings::Settings;
 use crate::statement::{Delete, Insert, Query, Update};
 
+pub use self::literal::relation_oid;
 use self::names::Scope;
 pub use self::on_conflict::{CONFLICTS, OnConflict};
 

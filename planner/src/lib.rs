@@ -21,7 +21,7 @@ pub mod types;
 pub use datafusion::common::ScalarValue;
 
 pub use bind::{
-    Bound, BoundDelete, BoundInsert, BoundUpdate, OutputColumn, Settings, bind_delete, bind_insert, bind_query,
+    relation_oid, Bound, BoundDelete, BoundInsert, BoundUpdate, OutputColumn, Settings, bind_delete, bind_insert, bind_query,
     bind_update, bind_view,
 };
 pub use error::{Error, Result};

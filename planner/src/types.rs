@@ -119,6 +119,21 @@ pub fn oid(ty: &SqlType) -> u32 {
     }
 }
 
+/// The modifier of the arrays in system relations that are `int2vector` and `oidvector`: they are written with blanks,
+/// and counted from 0. No type has it otherwise.
+pub const VECTOR: i32 = -33;
+
+/// The OID that a client is told for a column.
+pub fn shown_oid(ty: &SqlType, typmod: i32) -> u32 {
+    const INT2VECTOR: u32 = 22;
+    const OIDVECTOR: u32 = 30;
+    match ty {
+        SqlType::Array(item) if typmod == VECTOR && **item == SqlType::Oid => OIDVECTOR,
+        SqlType::Array(_) if typmod == VECTOR => INT2VECTOR,
+        _ => oid(ty),
+    }
+}
+
 /// The row of the array of it; 0 if there is none.
 pub fn array_oid(ty: &SqlType) -> u32 {
     facts_of(innermost(ty)).array_oid

@@ -25,7 +25,7 @@ pg_opclass 2616 oid:oid opcmethod:oid opcname:name opcnamespace:oid opcowner:oid
 pg_operator 2617 oid:oid oprname:name oprnamespace:oid oprowner:oid oprkind:char oprcanmerge:bool oprcanhash:bool
   oprleft:oid oprright:oid oprresult:oid oprcom:oid oprnegate:oid oprcode:oid
 pg_opfamily 2753 oid:oid opfmethod:oid opfname:name opfnamespace:oid opfowner:oid
-pg_partitioned_table 3350 partrelid:oid partstrat:char partnatts:int2 partdefid:oid partattrs:int2[]
+pg_partitioned_table 3350 partrelid:oid partstrat:char partnatts:int2 partdefid:oid partattrs:int2vector
 pg_policy 3256 oid:oid polname:name polrelid:oid polcmd:char polpermissive:bool polroles:oid[] polqual:text
   polwithcheck:text
 pg_prepared_xacts 12130 transaction:int8 gid:text prepared:timestamptz owner:name database:name
@@ -49,7 +49,7 @@ pg_shdepend 1214 dbid:oid classid:oid objid:oid objsubid:int4 refclassid:oid ref
 pg_shdescription 2396 objoid:oid classoid:oid description:text
 pg_shseclabel 3592 objoid:oid classoid:oid provider:text label:text
 pg_statistic_ext 3381 oid:oid stxrelid:oid stxname:name stxnamespace:oid stxowner:oid stxstattarget:int4
-  stxkeys:int2[] stxkind:text[]
+  stxkeys:int2vector stxkind:text[]
 pg_stats 12135 schemaname:name tablename:name attname:name inherited:bool null_frac:float4 avg_width:int4
   n_distinct:float4
 pg_subscription 6100 oid:oid subdbid:oid subname:name subowner:oid subenabled:bool subconninfo:text

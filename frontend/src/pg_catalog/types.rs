@@ -63,7 +63,7 @@ pub const RELATIONS: &[SystemRelation] = &[
         "oid:oid proname:name pronamespace:oid proowner:oid prolang:oid procost:float4 prorows:float4 \
                   provariadic:oid prosupport:oid prokind:char prosecdef:bool proleakproof:bool proisstrict:bool \
                   proretset:bool provolatile:char proparallel:char pronargs:int2 pronargdefaults:int2 prorettype:oid \
-                  proargtypes:oid[] proallargtypes:oid[] proargmodes:text[] proargnames:text[] prosrc:text probin:text \
+                  proargtypes:oidvector proallargtypes:oid[] proargmodes:text[] proargnames:text[] prosrc:text probin:text \
                   prosqlbody:text proconfig:text[] proacl:text[]",
         pg_proc,
     ),

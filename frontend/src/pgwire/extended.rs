@@ -10,6 +10,7 @@ use pgwire::messages::extendedquery::{
 };
 use pgwire::messages::response::EmptyQueryResponse;
 use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
+use storage::SqlType;
 
 use crate::error::{Error, Result};
 use crate::pgwire::types::{Format, formats, put_row, row_description};
@@ -129,6 +130,14 @@ impl Connection {
         let style = self.session.text_session();
         let mut values = Vec::with_capacity(wanted);
         for (i, (bytes, ty)) in bind.parameters.iter().zip(&prepared.parameters).enumerate() {
+            if let (SqlType::RegClass, Format::Text, Some(name)) = (ty, parameter_formats[i], bytes)
+                && let Ok(name) = std::str::from_utf8(name)
+            {
+                let catalog = self.session.shared.catalogs.current();
+                let oid = planner::relation_oid(&catalog, &self.session.bind_settings(), name)?;
+                values.push(planner::ScalarValue::Int64(Some(oid)));
+                continue;
+            }
             values.push(prepare::read_parameter(bytes.as_deref(), ty, parameter_formats[i], i + 1, &style)?);
         }
         let formats = formats(&bind.result_column_format_codes, prepared.fields.as_ref().map_or(0, Vec::len))?;

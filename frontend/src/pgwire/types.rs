@@ -3,9 +3,13 @@
 use arrow::array::RecordBatch;
 use bytes::{BufMut, BytesMut};
 use pgwire::messages::data::{FieldDescription, RowDescription};
+use planner::types::VECTOR;
 use storage::SqlType;
 
 use crate::error::{Error, Result};
+
+/// Where the number of the first element is in an array's binary form.
+const ARRAY_LOWER_BOUND: std::ops::Range<usize> = 16..20;
 
 /// How a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +63,9 @@ pub fn row_description(fields: &[Field], formats: &[Format]) -> RowDescription {
             Some(Format::Binary) => 1,
             _ => 0,
         };
-        FieldDescription::new(f.name.clone(), 0, 0, planner::types::oid(ty), planner::types::len(ty), f.typmod, code)
+        let typmod = if f.typmod == VECTOR { -1 } else { f.typmod };
+        let oid = planner::types::shown_oid(ty, f.typmod);
+        FieldDescription::new(f.name.clone(), 0, 0, oid, planner::types::len(ty), typmod, code)
     };
     RowDescription::new(fields.iter().enumerate().map(describe).collect())
 }
@@ -126,11 +132,20 @@ pub fn put_row(
             Format::Text => {
                 scratch.clear();
                 style.write(array, row, &field.ty, scratch);
+                if field.typmod == VECTOR {
+                    let numbers = scratch.trim_matches(['{', '}']).replace(',', " ");
+                    *scratch = numbers;
+                }
                 out.put_slice(scratch.as_bytes());
             }
             Format::Binary => {
                 binary.clear();
                 planner::types::binary::write(array, row, &field.ty, binary);
+                if field.typmod == VECTOR
+                    && let Some(first) = binary.get_mut(ARRAY_LOWER_BOUND)
+                {
+                    first.fill(0);
+                }
                 out.put_slice(binary);
             }
         }

@@ -344,7 +344,8 @@ impl Binder<'_> {
         let calls = std::mem::take(&mut self.scope().aggregates);
         let groupings = std::mem::take(&mut self.scope().groupings);
         let mut windows = std::mem::take(&mut self.scope().windows);
-        let window_names: HashSet<String> = windows.iter().map(|w| w.internal.clone()).collect();
+        let above = windows.iter().chain(&self.scope().sets).map(|call| call.internal.clone());
+        let window_names: HashSet<String> = above.collect();
         let mut exprs: Vec<&mut Expr> = exprs.into_iter().chain(windows.iter_mut().map(|w| &mut w.expr)).collect();
         // Columns of a table whose key is grouped by are one value per group.
         let grouped: HashSet<String> = grouping.exprs.iter().filter_map(|g| plain_column(&g.expr)).collect();
@@ -502,7 +503,7 @@ fn plain_column(e: &Expr) -> Option<String> {
 }
 
 /// Whether an expression, its subqueries included, refers to a column.
-fn refers_to(e: &Expr, name: &str) -> bool {
+pub(super) fn refers_to(e: &Expr, name: &str) -> bool {
     e.column_refs().iter().any(|c| c.name == name)
         || e.exists(|e| {
             let plan = match e {

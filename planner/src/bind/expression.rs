@@ -221,6 +221,13 @@ impl Binder<'_> {
             }
             return self.array_of(items, item).map(|t| t.at(place));
         }
+        if let (ast::DataType::Custom(name, _), ast::Expr::Value(value)) = (data_type, e)
+            && name.0.last().and_then(|part| part.as_ident()).is_some_and(|ident| fold(ident) == "regproc")
+            && let ast::Value::SingleQuotedString(function) = &value.value
+        {
+            let oid = self.function_oid(function).map_err(|error| at(error, place))?;
+            return Ok(Typed { expr: literal(ScalarValue::Int64(Some(oid))), ty, typmod, position: place });
+        }
         let value = match e {
             // A double is read from the digits: they may be more, or the exponent larger, than a numeric keeps.
             ast::Expr::Value(value) if matches!(ty, SqlType::Real | SqlType::Double) => match &value.value {
@@ -230,6 +237,13 @@ impl Binder<'_> {
                 _ => self.expr(e)?,
             },
             _ => self.expr(e)?,
+        };
+        let value = match value.typmod {
+            types::VECTOR if matches!(ty, SqlType::Text | SqlType::Varchar) => {
+                let blank = Typed::new(text(" "), SqlType::Text);
+                self.function("array_to_string", vec![Typed { typmod: -1, ..value }, blank], place)?
+            }
+            _ => value,
         };
         let expr = self.coerce(value, &ty, typmod, CastContext::Explicit)?;
         Ok(Typed { expr, ty, typmod, position: place })
@@ -643,8 +657,15 @@ impl Binder<'_> {
         };
         for access in rest {
             let place = value.position;
-            let ast::AccessExpr::Subscript(subscript) = access else {
-                return Err(at(Error::unsupported("fields of rows are not supported"), place));
+            let subscript = match access {
+                ast::AccessExpr::Subscript(subscript) => subscript,
+                ast::AccessExpr::Dot(ast::Expr::Identifier(ident)) => {
+                    value = self.expanded_field(value, &fold(ident))?;
+                    continue;
+                }
+                ast::AccessExpr::Dot(_) => {
+                    return Err(at(Error::unsupported("this form of field selection is not supported"), place));
+                }
             };
             if value.ty == SqlType::Jsonb {
                 let ast::Subscript::Index { index } = subscript else {
@@ -663,7 +684,11 @@ impl Binder<'_> {
             }
             value = match subscript {
                 ast::Subscript::Index { index } => {
-                    let index = self.subscript_index(index)?;
+                    let mut index = self.subscript_index(index)?;
+                    if value.typmod == types::VECTOR {
+                        let one = Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int);
+                        index = self.operator("+", vec![index, one], place)?;
+                    }
                     self.function("array_get", vec![value, index], place)?
                 }
                 ast::Subscript::Slice { lower_bound, upper_bound, stride: None } => {
@@ -702,7 +727,7 @@ impl Binder<'_> {
         let (name, place) = (fold(last), idents.first().and_then(|i| position(i)).or(place));
         if let [schema, _] = idents.as_slice() {
             let schema = fold(schema);
-            if schema != "pg_catalog" {
+            if schema != "pg_catalog" && (schema.as_str(), name.as_str()) != ("information_schema", "_pg_expandarray") {
                 let message = format!("function {schema}.{name} does not exist");
                 return Err(at(Error::new("42883", message), place));
             }
@@ -782,16 +807,9 @@ impl Binder<'_> {
                 let expr = Expr::Case(Case { expr: None, when_then_expr: when, else_expr: Some(Box::new(null)) });
                 Ok(Typed { expr, ty, typmod, position: place })
             }
-            "generate_series"
-            | "unnest"
-            | "regexp_matches"
-            | "jsonb_array_elements"
-            | "jsonb_each"
-            | "regexp_split_to_table"
-            | "jsonb_object_keys"
-            | "jsonb_array_elements_text" => {
-                let message = format!("the set-returning function {name}() is not supported here");
-                Err(at(Error::unsupported(message), place).with_hint("Use it in FROM."))
+            "jsonb_array_elements" | "jsonb_each" | "jsonb_object_keys" | "jsonb_array_elements_text" => {
+                let message = format!("the set-returning function {name}() is not supported");
+                Err(at(Error::unsupported(message), place))
             }
             "row" => Err(at(Error::unsupported("a row as a value is not supported"), place)),
             "row_number" | "rank" | "dense_rank" | "lag" | "lead" | "first_value" | "last_value" | "ntile"
@@ -799,6 +817,9 @@ impl Binder<'_> {
                 Err(at(Error::new("42809", format!("window function {name} requires an OVER clause")), place))
             }
             _ => {
+                if let Some(rows) = self.rows_in_select(&name, &args, place)? {
+                    return Ok(rows);
+                }
                 if let Some(constant) = self.constant(&name, &args, place)? {
                     return Ok(constant);
                 }
@@ -810,7 +831,7 @@ impl Binder<'_> {
 
     /// Parameters that a function of any type takes are text.
     fn settle_named(&mut self, arg: Typed, name: &str) -> Result<Typed> {
-        if matches!(name, "concat" | "concat_ws" | "format" | "pg_typeof" | "to_jsonb" | "jsonb_build_object") {
+        if matches!(name, "concat" | "concat_ws" | "format" | "pg_typeof" | "to_jsonb" | "jsonb_build_object" | "json_build_object") {
             return self.settle(arg);
         }
         Ok(arg)

@@ -5,13 +5,14 @@
 use std::sync::Arc;
 
 use arrow_schema::{Field, Schema};
-use datafusion::common::{Column, NullHandling, ScalarValue, UnnestOptions};
+use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, Subquery};
 use sqlparser::ast;
 use storage::SqlType;
 
 use super::literal::{literal, text};
-use super::names::{Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
+use super::names::{Call, Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
+use super::set_returning::{EXPANDED, Rows, expand};
 use super::stream_join::version_of;
 use super::{Binder, BoundQuery, OutField, Typed, VIEW_DEPTH_MAX, at};
 use crate::batch::{RelationSource, column};
@@ -456,36 +457,12 @@ impl Binder<'_> {
         })?;
         let alias = call.alias.as_ref();
         let table = alias.map_or_else(|| name.clone(), |a| fold(&a.name));
-        let (list, item) = match name.as_str() {
-            "generate_series" => self.series(args, place)?,
-            "unnest" => {
-                let [array]: [Typed; 1] = args
-                    .try_into()
-                    .map_err(|_| at(Error::unsupported("unnest() of several arrays is not supported"), place))?;
-                match array.ty.clone() {
-                    SqlType::Array(item) => (array.expr, item.as_ref().clone()),
-                    SqlType::Unknown => {
-                        let message = "could not determine polymorphic type because input has type unknown";
-                        return Err(at(Error::new("42804", message), place));
-                    }
-                    ty => {
-                        let message = format!("function unnest({}) does not exist", types::name(&ty));
-                        return Err(at(Error::new("42883", message), place).with_hint(
-                            "No function matches the given name and argument types. You might need to add explicit \
-                             type casts.",
-                        ));
-                    }
-                }
+        let Rows { list, item, typmod } = match self.rows_of(&name, &args, place)? {
+            Some(rows) if rows.typmod == EXPANDED => {
+                return Err(at(Error::unsupported("_pg_expandarray() is supported in a select list only"), place));
             }
-            "pg_options_to_table" => match <[Typed; 1]>::try_from(args) {
-                Ok([options]) => (self.implicit(options, &SqlType::Array(Box::new(SqlType::Text)))?, SqlType::Text),
-                Err(_) => return Err(at(Error::new("42883", "pg_options_to_table() takes one array"), place)),
-            },
-            "regexp_split_to_table" => {
-                let array = self.function("regexp_split_to_array", args, place)?;
-                (array.expr, SqlType::Text)
-            }
-            _ => {
+            Some(rows) => rows,
+            None => {
                 // Any other function gives one row.
                 let value = match self.constant(&name, &args, place)? {
                     Some(value) => value,
@@ -504,13 +481,8 @@ impl Binder<'_> {
         if call.with_ordinality {
             return Err(at(Error::unsupported("WITH ORDINALITY is not supported"), place));
         }
-        let field = OutField { internal: self.fresh(), name: table.clone(), ty: item, typmod: -1 };
-        let all: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
-        let options = UnnestOptions { null_handling: NullHandling::Drop, ..UnnestOptions::default() };
-        let plan = LogicalPlanBuilder::from(plan)
-            .project(all.into_iter().chain([list.alias(&field.internal)]))?
-            .unnest_column_with_options(Column::new_unqualified(&field.internal), options)?
-            .build()?;
+        let field = OutField { internal: self.fresh(), name: table.clone(), ty: item, typmod };
+        let plan = expand(plan, vec![Call { expr: list, internal: field.internal.clone() }])?;
         let (plan, fields) = match name.as_str() {
             "pg_options_to_table" => self.split_options(plan, field)?,
             _ => (plan, vec![field]),

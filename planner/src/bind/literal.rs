@@ -6,7 +6,8 @@ use datafusion::logical_expr::{Expr, Volatility};
 use sqlparser::ast;
 use storage::SqlType;
 
-use super::{Binder, BoundQuery, Typed, at};
+use super::{Binder, BoundQuery, Settings, Typed, at};
+use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::functions::{CastStep, Function};
 use crate::statement::ObjectName;
@@ -148,14 +149,7 @@ impl Binder<'_> {
 
     /// The oid of the relation that a text names.
     pub(super) fn class_named(&self, text: &str) -> Result<i64> {
-        if let Ok(oid) = text.trim().parse::<u32>() {
-            return Ok(oid.into());
-        }
-        let parts: Vec<String> = split_name(text)?;
-        let mut parts = parts.into_iter().rev();
-        let name = parts.next().unwrap_or_default();
-        let name = ObjectName { name, schema: parts.next(), position: None };
-        Ok(self.catalog.expect(&name, self.settings)?.id.0.into())
+        relation_oid(self.catalog, self.settings, text)
     }
 
     /// A call of a function whose arguments have its types.
@@ -275,6 +269,17 @@ fn number(digits: &str) -> Result<Typed> {
 }
 
 /// The parts of a dotted name in a text, folded.
+/// The oid that a text means as a `regclass`.
+pub fn relation_oid(catalog: &Catalog, settings: &Settings, text: &str) -> Result<i64> {
+    if let Ok(oid) = text.trim().parse::<u32>() {
+        return Ok(oid.into());
+    }
+    let mut parts = split_name(text)?.into_iter().rev();
+    let name = parts.next().unwrap_or_default();
+    let name = ObjectName { name, schema: parts.next(), position: None };
+    Ok(catalog.expect(&name, settings)?.id.0.into())
+}
+
 fn split_name(text: &str) -> Result<Vec<String>> {
     let mut parts = vec![];
     let mut part = String::new();

@@ -148,6 +148,8 @@ pub(crate) struct Scope {
     pub(super) clause: Clause,
     pub(super) aggregates: Vec<Call>,
     pub(super) windows: Vec<Call>,
+    /// Set-returning functions of the select list.
+    pub(super) sets: Vec<Call>,
     pub(super) named_windows: Vec<ast::NamedWindowDefinition>,
     pub(super) groupings: Vec<super::grouping::GroupingCall>,
     /// Where each column was last referred to, for errors.

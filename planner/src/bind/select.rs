@@ -5,8 +5,10 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, SortExpr};
 use sqlparser::ast;
 use storage::SqlType;
 
+use super::aggregate::refers_to;
 use super::grouping::Grouping;
-use super::names::{Clause, Scope, display_name, fold, object_name, start_of};
+use super::names::{Call, Clause, Scope, display_name, fold, object_name, start_of};
+use super::set_returning::expand;
 use super::{Binder, BoundQuery, Cte, OutField, Typed, at};
 use crate::batch::column;
 use crate::error::{Error, Result};
@@ -188,17 +190,24 @@ impl Binder<'_> {
 
         // Aggregates below the select list, and windows above them.
         let mut having = having;
+        let mut sets = self.scope().sets.clone();
+        let grouped_by = |set: &Call| group.iter().flat_map(|g| &g.exprs).any(|g| refers_to(&g.expr, &set.internal));
+        if sets.iter().any(grouped_by) {
+            plan = expand(plan, std::mem::take(&mut sets))?;
+        }
         let calls = !self.scope().aggregates.is_empty() || !self.scope().groupings.is_empty();
         let aggregated = group.is_some() || having.is_some() || calls;
         if aggregated {
             let mut exprs: Vec<&mut Expr> = items.iter_mut().map(|i| &mut i.value.expr).collect();
             exprs.extend(having.as_mut());
+            exprs.extend(sets.iter_mut().map(|set| &mut set.expr));
             plan = self.aggregate(plan, group.unwrap_or_else(Grouping::none), exprs)?;
         }
         if let Some(condition) = having {
             plan = LogicalPlanBuilder::from(plan).filter(condition)?.build()?;
         }
         plan = self.windows(plan)?;
+        plan = expand(plan, sets)?;
 
         let fields: Vec<OutField> =
             items.iter().map(|i| (i.name.clone(), i.value.clone())).map(|(n, v)| self.out_field(n, &v)).collect();

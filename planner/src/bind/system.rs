@@ -6,10 +6,14 @@ use datafusion::logical_expr::{Expr, lit};
 use storage::SqlType;
 
 use super::literal::{literal, no_now, text};
+use super::lookup::{name_of, oid_of};
 use super::{Binder, SetConfig, SettingValue, Typed, at};
 use crate::catalog::ObjectKind;
 use crate::error::{Error, Result};
 use crate::types::{self, CastContext};
+
+/// The function that arrays are read by, in `pg_type.typinput`.
+const ARRAY_IN: i64 = 750;
 
 impl Binder<'_> {
     /// A function that is a constant of the session; `None` if it is none of those.
@@ -145,7 +149,7 @@ impl Binder<'_> {
                 }
                 let ty = if oid.ty == SqlType::Unknown { SqlType::RegClass } else { SqlType::Oid };
                 let oid = self.implicit(oid.clone(), &ty)?;
-                let found = choose(oid, definitions, literal(ScalarValue::Utf8View(None)));
+                let found = self.choose(oid, definitions, literal(ScalarValue::Utf8View(None)));
                 Ok(Some(Typed::new(found, SqlType::Text).at(place)))
             }
             "obj_description" | "col_description" => {
@@ -155,7 +159,7 @@ impl Binder<'_> {
                     return Ok(None);
                 }
                 let oid = self.implicit(args[0].clone(), &SqlType::Oid)?;
-                let found = choose(oid, comments, literal(ScalarValue::Utf8View(None)));
+                let found = self.choose(oid, comments, literal(ScalarValue::Utf8View(None)));
                 Ok(Some(Typed::new(found, SqlType::Text).at(place)))
             }
             "set_config" if args.len() == 3 => self.set_config(args, place).map(Some),
@@ -202,7 +206,7 @@ impl Binder<'_> {
         let oid = self.implicit(oid, &SqlType::Oid)?;
         let number = self.implicit(number, &SqlType::Int)?;
         let null = || literal(ScalarValue::Utf8View(None));
-        let mut found = vec![(number.clone().eq(lit(0_i32)), choose(oid.clone(), definitions, null()))];
+        let mut found = vec![(number.clone().eq(lit(0_i32)), self.choose(oid.clone(), definitions, null()))];
         for (index, columns) in self.catalog.objects().filter_map(|o| self.catalog.index_columns(o)) {
             for (n, column) in (1_i32..).zip(columns) {
                 let is_it = oid.clone().eq(lit(i64::from(index))).and(number.clone().eq(lit(n)));
@@ -210,6 +214,27 @@ impl Binder<'_> {
             }
         }
         Ok(Typed::new(case(found, null()), SqlType::Text).at(place))
+    }
+
+    /// The oid of a function by its name. Of the functions that types are read by only the arrays' has a name.
+    pub(super) fn function_oid(&self, name: &str) -> Result<i64> {
+        if let Ok(oid) = name.parse::<u32>() {
+            return Ok(i64::from(oid));
+        }
+        match name.strip_prefix("pg_catalog.").unwrap_or(name) {
+            "array_in" => Ok(ARRAY_IN),
+            "-" => Ok(0),
+            _ => Err(Error::new("42883", format!("function \"{name}\" does not exist"))),
+        }
+    }
+
+    /// The name behind an oid.
+    fn choose(&self, oid: Expr, values: Vec<(u32, String)>, otherwise: Expr) -> Expr {
+        if !self.view {
+            return name_of(oid, values, otherwise);
+        }
+        let values = values.into_iter().map(|(id, value)| (oid.clone().eq(lit(i64::from(id))), text(value)));
+        case(values.collect(), otherwise)
     }
 
     /// A text that names a relation or a type, as its oid.
@@ -226,23 +251,18 @@ impl Binder<'_> {
             return Err(at(Error::unsupported("a cast of a column to regtype is not supported"), place));
         }
         let name = Typed { ty: SqlType::Text, ..typed }.expr;
-        let mut when = vec![];
+        let mut oids = vec![];
         for object in self.catalog.objects() {
-            let oid = Box::new(lit(i64::from(object.id.0)));
-            let qualified = format!("{}.{}", object.schema, object.name);
-            when.push((Box::new(name.clone().eq(text(qualified))), oid.clone()));
+            oids.push((format!("{}.{}", object.schema, object.name), object.id.0));
             if object.schema == "pg_catalog" || self.settings.search_path.contains(&object.schema) {
-                when.push((Box::new(name.clone().eq(text(&object.name))), oid));
+                oids.push((object.name.clone(), object.id.0));
             }
         }
-        if when.is_empty() {
-            return Ok(literal(ScalarValue::Int64(None)));
+        if !self.view {
+            return Ok(oid_of(name, oids));
         }
-        Ok(Expr::Case(Case {
-            expr: None,
-            when_then_expr: when,
-            else_expr: Some(Box::new(lit(ScalarValue::Int64(None)))),
-        }))
+        let oids = oids.into_iter().map(|(known, oid)| (name.clone().eq(text(known)), lit(i64::from(oid))));
+        Ok(case(oids.collect(), literal(ScalarValue::Int64(None))))
     }
 
     /// The name of the relation or the type with an oid.
@@ -267,14 +287,9 @@ impl Binder<'_> {
         let from = Typed { ty: SqlType::Oid, ..typed };
         let oid = from.expr.clone();
         let otherwise = self.coerce(from, &SqlType::Text, -1, CastContext::Explicit)?;
-        let name = choose(oid, names, otherwise);
+        let name = self.choose(oid, names, otherwise);
         self.coerce(Typed::new(name, SqlType::Text), to, -1, CastContext::Explicit)
     }
-}
-
-/// `CASE oid WHEN .. THEN .. ELSE .. END`
-fn choose(oid: Expr, values: Vec<(u32, String)>, otherwise: Expr) -> Expr {
-    case(values.into_iter().map(|(id, value)| (oid.clone().eq(lit(i64::from(id))), text(value))).collect(), otherwise)
 }
 
 /// `CASE WHEN .. THEN .. ELSE .. END`

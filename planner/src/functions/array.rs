@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanBuilder, DynComparator, Int32Builder, ListArray, StringViewBuilder,
+    Array, ArrayRef, AsArray, BooleanBuilder, DynComparator, Int32Builder, ListArray, ListBuilder, StringViewBuilder,
     make_comparator,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
@@ -361,6 +361,51 @@ fn fill(types: &[SqlType]) -> Run {
     })
 }
 
+/// `generate_subscripts(array, dimension [, reverse])`, as an array.
+fn subscripts(_: &[SqlType]) -> Run {
+    Arc::new(|args: &Args| {
+        let list = args.arrays[0].as_list::<i32>();
+        let dimensions = args.arrays[1].as_primitive::<Int32Type>();
+        let reverse = args.arrays.get(2).map(|array| array.as_boolean());
+        let mut out = ListBuilder::new(Int32Builder::new());
+        for row in 0..args.rows {
+            let known = (0..args.arrays.len()).all(|i| !args.is_null(i, row));
+            if known && dimensions.value(args.at(1, row)) == 1 {
+                let n = list.value_length(args.at(0, row));
+                match reverse.is_some_and(|reverse| reverse.value(args.at(2, row))) {
+                    true => (1..=n).rev().for_each(|i| out.values().append_value(i)),
+                    false => (1..=n).for_each(|i| out.values().append_value(i)),
+                }
+            }
+            out.append(known);
+        }
+        Ok(Arc::new(out.finish()))
+    })
+}
+
+/// `_pg_expandarray(array)`, as an array of the pairs (element, place).
+fn expand(_: &[SqlType]) -> Run {
+    Arc::new(|args: &Args| {
+        let list = args.arrays[0].as_list::<i32>();
+        let values = arrow::compute::cast(list.values(), &DataType::Int32)?;
+        let values = values.as_primitive::<Int32Type>();
+        let mut out = ListBuilder::new(ListBuilder::new(Int32Builder::new()));
+        for row in 0..args.rows {
+            let known = !args.is_null(0, row);
+            if known {
+                for (n, at) in (1..).zip(places(list, args.at(0, row), 0)) {
+                    let pair = out.values().values();
+                    pair.append_value(values.value(at as usize));
+                    pair.append_value(n);
+                    out.values().append(true);
+                }
+            }
+            out.append(known);
+        }
+        Ok(Arc::new(out.finish()))
+    })
+}
+
 #[rustfmt::skip]
 pub fn functions() -> Vec<Definition> {
     let (element, array) = (|| Param::AnyElement, || Param::AnyArray);
@@ -389,6 +434,9 @@ pub fn functions() -> Vec<Definition> {
         generic("array_to_string", "array_to_text_null", vec![array(), text(), text()], text(), array_to_string).stable().in_zone(),
         generic("array_fill", "array_fill", vec![element(), ints()], array(), fill),
         generic("array_get", "array_get", vec![array(), int()], element(), subscript),
+        generic("array_subscripts", "array_subscripts", vec![array(), int()], ints(), subscripts),
+        generic("array_subscripts", "array_subscripts_reverse", vec![array(), int(), bool()], ints(), subscripts),
+        generic("_pg_expandarray", "pg_expandarray", vec![array()], Param::Type(SqlType::Array(Box::new(SqlType::Array(Box::new(SqlType::Int))))), expand),
         generic("array_slice", "array_slice", vec![array(), int(), int()], array(), slice),
         generic("@>", "arraycontains", vec![array(), array()], bool(), |t| sets(t, |equal, a, b| b.iter().all(|j| a.iter().any(|i| equal(*i, *j))))),
         generic("<@", "arraycontained", vec![array(), array()], bool(), |t| sets(t, |equal, a, b| a.iter().all(|i| b.iter().any(|j| equal(*i, *j))))),

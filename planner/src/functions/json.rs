@@ -376,6 +376,8 @@ pub fn functions() -> Vec<Definition> {
     list.extend([
         generic("to_jsonb", "to_jsonb", vec![Param::AnyElement], jsonb(), to_jsonb).stable().in_zone(),
         variadic(generic("jsonb_build_array", "jsonb_build_array", vec![any()], jsonb(), build_array).stable().in_zone()),
+        // There is no json type: what its functions give is jsonb.
+        variadic(generic("json_build_object", "json_build_object", vec![any()], jsonb(), build_object).stable().in_zone()),
         variadic(generic("jsonb_build_object", "jsonb_build_object", vec![any()], jsonb(), build_object).stable().in_zone()),
         variadic(generic("jsonb_extract_path", "jsonb_extract_path", vec![jsonb(), text()], jsonb(), |_| extract_path(false))),
         variadic(generic("jsonb_extract_path_text", "jsonb_extract_path_text", vec![jsonb(), text()], text(), |_| extract_path(true))),

@@ -136,6 +136,10 @@ fn values() -> Vec<Definition> {
         "pg_get_userbyid" pg_get_userbyid (Oid) -> Name = |oid| Ok(role(oid));
         "pg_get_expr" pg_get_expr (Text, Oid) -> Text = |text, _| Ok(text.to_string());
         "pg_get_expr" pg_get_expr_ext (Text, Oid, Bool) -> Text = |text, _, _| Ok(text.to_string());
+        "to_regtype" to_regtype (Text) -> Maybe<RegType> = |name| {
+            let known = types::parse(name).ok().map(|(ty, _)| types::oid(&ty));
+            Ok(known.filter(|oid| *oid != 0).map(i64::from))
+        };
         "hashtext" hashtext (Text) -> Int4 = |_| Err(error("0A000", "hashtext is not supported"));
     }.into_iter().map(Definition::stable).collect();
     list.extend(functions! {
