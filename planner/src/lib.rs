@@ -21,8 +21,8 @@ pub mod types;
 pub use datafusion::common::ScalarValue;
 
 pub use bind::{
-    relation_oid, Bound, BoundDelete, BoundInsert, BoundUpdate, OutputColumn, Settings, bind_delete, bind_insert, bind_query,
-    bind_update, bind_view,
+    Bound, BoundDelete, BoundInsert, BoundUpdate, OutputColumn, Settings, bind_delete, bind_insert, bind_query,
+    bind_update, bind_view, relation_oid,
 };
 pub use error::{Error, Result};
 pub use lower::{IndexPlan, Indexed, ViewPlan, plan_bound_view, plan_index, plan_view};

@@ -831,7 +831,10 @@ impl Binder<'_> {
 
     /// Parameters that a function of any type takes are text.
     fn settle_named(&mut self, arg: Typed, name: &str) -> Result<Typed> {
-        if matches!(name, "concat" | "concat_ws" | "format" | "pg_typeof" | "to_jsonb" | "jsonb_build_object" | "json_build_object") {
+        if matches!(
+            name,
+            "concat" | "concat_ws" | "format" | "pg_typeof" | "to_jsonb" | "jsonb_build_object" | "json_build_object"
+        ) {
             return self.settle(arg);
         }
         Ok(arg)

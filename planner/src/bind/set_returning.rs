@@ -78,12 +78,7 @@ impl Binder<'_> {
     }
 
     /// A set-returning function in a select list: the column of its rows. `None` if it is not one.
-    pub(super) fn rows_in_select(
-        &mut self,
-        name: &str,
-        args: &[Typed],
-        place: Option<usize>,
-    ) -> Result<Option<Typed>> {
+    pub(super) fn rows_in_select(&mut self, name: &str, args: &[Typed], place: Option<usize>) -> Result<Option<Typed>> {
         if name == "pg_options_to_table" {
             return Err(at(Error::unsupported("pg_options_to_table() is supported in FROM only"), place));
         }
