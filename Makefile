@@ -27,7 +27,8 @@ demo: ## A server with live data and views; shows one of them changing and how t
 test: ## The tests of every crate, of the store and of the engine, the SQL of the pages, the rules. What CI runs.
 	@.ci/setup test
 	@echo '==> building and running the tests'
-	cargo test --workspace --no-fail-fast --lib --bins --test all --test engine --test docs --test tidy --test suites --test wire
+	cargo test --workspace --no-fail-fast --lib --bins --test all --test engine --test docs --test tidy --test suites --test wire --test kafka
+	cargo test -p slt --no-fail-fast --test system -- --test-threads 1 kafka:: kills:: lives::
 
 test-all: ## Everything: also the suites over the wire, the pages, a real Kafka, Postgres, psql, psycopg and JDBC.
 	@.ci/setup test

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use connectors::Connectors;
-use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, TopicPartitionList};
 use storage::{Column, SqlType};
 use streaming::error::Error;
 use streaming::operator::RowError;
@@ -179,7 +180,91 @@ fn reads_every_record_of_every_partition_once() {
         let ids: Vec<i64> = (990..1000).map(|offset| (n as i64) << 48 | offset).collect();
         assert_eq!(read_to(reader.as_mut(), end).0, ids);
     }
-    source.committed(&[("0".into(), Offset(1000))]);
+}
+
+/// For people who watch the lag: nothing is ever read from there.
+#[test]
+fn tells_the_broker_how_far_it_is() {
+    let broker = Broker::shared();
+    broker.topic("told", 2);
+    send(&broker.producer(&[]), "told", 1, numbers(0..10));
+    for (options, group) in [
+        (vec![], "headwater-told"),
+        (vec![("group.id.prefix", "mine")], "mine-told"),
+        (vec![("properties.group.id", "ours")], "ours"),
+    ] {
+        let source = broker.source("told", &options);
+        source.committed(&[("0".into(), Offset(0)), ("1".into(), Offset(7))]);
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", broker.address()).set("group.id", group);
+        let watcher: BaseConsumer = config.create().unwrap();
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition("told", 1);
+        let started = Instant::now();
+        loop {
+            let told = watcher.committed_offsets(wanted.clone(), PATIENCE).unwrap();
+            if told.elements()[0].offset() == rdkafka::Offset::Offset(7) {
+                break;
+            }
+            assert!(started.elapsed() < PATIENCE, "group {group}: {told:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // And a reader begins where it is told all the same.
+        let mut reader = source.open("1", 1, Offset(0), &[0]).unwrap();
+        assert_eq!(read_to(reader.as_mut(), 10).0, (0..10).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn hands_settings_to_the_client() {
+    let broker = Broker::shared();
+    broker.topic("settings", 1);
+    let producer = broker.producer(&[("transactional.id", "settings")]);
+    producer.init_transactions(PATIENCE).unwrap();
+    producer.begin_transaction().unwrap();
+    send(&producer, "settings", 0, numbers(0..3));
+    producer.abort_transaction(PATIENCE).unwrap();
+    let committed = broker.source("settings", &[]);
+    assert_eq!(read_to(committed.open("0", 0, Offset(0), &[0]).unwrap().as_mut(), 4).0, [0; 0]);
+    let dirty = broker.source("settings", &[("properties.isolation.level", "read_uncommitted")]);
+    assert_eq!(read_to(dirty.open("0", 0, Offset(0), &[0]).unwrap().as_mut(), 4).0, [0, 1, 2]);
+}
+
+/// What an earlier reader of the partition had fetched is not mistaken for what a new one asks for.
+#[test]
+fn begins_before_what_an_earlier_reader_had_fetched() {
+    let broker = Broker::shared();
+    broker.topic("again", 1);
+    send(&broker.producer(&[]), "again", 0, numbers(0..5000));
+    let source = broker.source("again", &[]);
+    for from in [4000, 10, 2500, 0] {
+        let mut reader = source.open("0", 0, Offset(from), &[0]).unwrap();
+        let started = Instant::now();
+        let first = loop {
+            assert!(started.elapsed() < PATIENCE);
+            if let Read::Records(records) = reader.read(3, Duration::from_millis(50)).unwrap() {
+                break records.batch.column(0).as_primitive::<Int64Type>().value(0);
+            }
+        };
+        assert_eq!(first, from);
+    }
+    // Larger records than a read takes come one after the other.
+    broker.topic("large", 1);
+    let producer = broker.producer(&[("message.max.bytes", "1000000")]);
+    let pad = "x".repeat(900_000);
+    send(&producer, "large", 0, (0..60).map(|n| format!("{{\"n\":{n},\"pad\":\"{pad}\"}}")));
+    let source = broker.source("large", &[]);
+    let mut reader = source.open("0", 0, Offset(0), &[0]).unwrap();
+    let (mut seen, started) = (Vec::new(), Instant::now());
+    while seen.len() < 60 {
+        assert!(started.elapsed() < PATIENCE);
+        if let Read::Records(records) = reader.read(8192, Duration::from_millis(50)).unwrap() {
+            assert!(records.bytes < 18 << 20, "{} bytes in one read", records.bytes);
+            assert_eq!(records.next.0, (seen.len() + records.records) as i64);
+            seen.extend_from_slice(records.batch.column(0).as_primitive::<Int64Type>().values());
+        }
+    }
+    assert_eq!(seen, (0..60).collect::<Vec<_>>());
 }
 
 #[test]

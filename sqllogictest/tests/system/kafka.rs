@@ -107,12 +107,17 @@ async fn views_over_a_topic_are_right_at_every_moment() -> Result<()> {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     broker.stop()?;
     tokio::time::sleep(Duration::from_millis(1500)).await;
+    let away =
+        format!("SELECT error LIKE '%{}%' FROM headwater_catalog.sources WHERE name = 'orders'", broker.address());
+    orders::eventually(&client, &away, &["t"]).await.context("the catalog tells that the broker is away")?;
     // The broker is gone: what is there can still be read, and tables still work.
     client.simple_query("SELECT * FROM everything").await?;
     client.simple_query("CREATE TABLE meanwhile (a int); INSERT INTO meanwhile VALUES (1)").await?;
     broker.start_again()?;
     producer.await??;
     orders::wait_for(&client, n_orders).await.with_context(|| server.log_tail())?;
+    let well = "SELECT error IS NULL FROM headwater_catalog.sources WHERE name = 'orders'";
+    orders::eventually(&client, well, &["t"]).await.context("the catalog tells that the broker is back")?;
     let n_checks = checker.stop().await?;
     let cities = movers.stop().await?;
     orders.compare(&client, &cities).await?;
@@ -168,5 +173,44 @@ async fn a_source_without_its_broker_is_refused() -> Result<()> {
     let error = orders::create(&client, &nobody, "orders").await.err().context("it should be refused")?;
     let text = format!("{error:#}");
     assert!(text.contains(&nobody), "the message names the broker: {text}");
+    server.stop().await
+}
+
+/// New partitions are found and read from their beginning, and what was seen of them is there after a crash.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_partitions_are_read() -> Result<()> {
+    let broker = Broker::start().await?;
+    let topic = broker.topic(1).await?;
+    let directory = tempfile::tempdir()?;
+    let mut start = Start::new(directory.path().join("data"));
+    let mut server = start.start().await?;
+    let client = server.connect().await?;
+    let source = format!(
+        "CREATE SOURCE numbers (n bigint) WITH (connector = 'kafka', topic = '{topic}', \
+         properties.bootstrap.server = '{}', discovery.interval = '100ms')",
+        broker.address()
+    );
+    client.batch_execute(&source).await?;
+    client.batch_execute("CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n, sum(n) AS s FROM numbers").await?;
+    let mut n_records = 0;
+    for partitions in [1, 3, 4] {
+        if partitions > 1 {
+            broker.grow(&topic, partitions).await?;
+        }
+        // Records are spread over the partitions that the producer knows.
+        let records: Vec<String> = (n_records..n_records + 100).map(|n| format!("{{\"n\": {n}}}")).collect();
+        broker.produce(&topic, &records).await?;
+        n_records += 100;
+        let client = server.connect().await?;
+        let expected = format!("{n_records}|{}", n_records * (n_records - 1) / 2);
+        orders::eventually(&client, "SELECT n, s FROM total", &[&expected]).await?;
+        server.kill()?;
+        start.workers = 1 + start.workers % 2;
+        server = start.start().await?;
+        let client = server.connect().await?;
+        assert_eq!(orders::rows(&client, "SELECT n, s FROM total").await?, [expected]);
+        let splits = "SELECT count(*) FROM headwater_catalog.splits WHERE source = 'numbers'";
+        assert_eq!(orders::rows(&client, splits).await?, [partitions.to_string()]);
+    }
     server.stop().await
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use slt::run::ask;
@@ -67,6 +67,17 @@ impl Broker {
         Ok(name)
     }
 
+    /// Gives a topic more partitions.
+    pub async fn grow(&self, topic: &str, n_partitions: usize) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &self.address).create()?;
+        let done = admin.create_partitions([&NewPartitions::new(topic, n_partitions)], &AdminOptions::new()).await?;
+        for outcome in done {
+            outcome.map_err(|(name, code)| anyhow!("cannot grow topic {name}: {code}"))?;
+        }
+        Ok(())
+    }
+
     /// Writes records without a key.
     pub async fn produce(&self, topic: &str, records: &[String]) -> Result<()> {
         let producer = producer(&self.address)?;
@@ -89,7 +100,7 @@ impl Drop for Broker {
 
 /// What the scripts in `bench/services` are told.
 pub fn environment() -> [(&'static str, &'static str); 1] {
-    [("HEADWATER_KAFKA_PORT", "19492")]
+    [("HEADWATER_KAFKA_PORT", "19292")]
 }
 
 /// The broker of these tests has a port of its own, so that stopping it disturbs nobody.
