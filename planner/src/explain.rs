@@ -106,6 +106,7 @@ fn append_only(plan: &Plan, i: usize) -> bool {
         AnyOperator::Filter(_)
         | AnyOperator::Project(_)
         | AnyOperator::Tumble(_)
+        | AnyOperator::Unnest(_)
         | AnyOperator::UnionAll(_)
         | AnyOperator::Distinct(_)
         | AnyOperator::Materialize(_) => inputs(),

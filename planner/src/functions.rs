@@ -26,6 +26,7 @@ pub(crate) mod more_than_one_row;
 mod pattern;
 mod resolve;
 mod rows;
+pub mod series;
 pub mod signature;
 pub(crate) mod sleep;
 mod system;
@@ -47,7 +48,6 @@ use storage::SqlType;
 
 pub use self::cast::{CastStep, cast, typmod_cast};
 pub use self::comparison::{Comparison, key, resolve_comparison};
-pub(crate) use self::datetime::add as add_interval;
 pub use self::resolve::{Resolved, common_type, resolve, resolve_operator};
 use self::rows::{Args, Run};
 
@@ -410,6 +410,9 @@ fn make(library: &Library, symbol: &str) -> Option<Arc<ScalarUDF>> {
     let types = types?;
     if base == "array_key" {
         return array::key(symbol, types.first()?);
+    }
+    if base == series::SYMBOL {
+        return Some(series::series(symbol, types.first()?));
     }
     if base == "cast" {
         let [from, to] = &types[..] else { return None };

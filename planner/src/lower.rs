@@ -20,6 +20,7 @@ mod subquery;
 pub(crate) mod tests;
 mod top_n;
 mod tumble;
+mod unnest;
 mod values;
 mod view;
 mod window;
@@ -87,7 +88,7 @@ impl Lowering {
             LogicalPlan::SubqueryAlias(alias) => self.lower(&alias.input),
             LogicalPlan::Distinct(_) => Err(unsupported("this form of DISTINCT")),
             LogicalPlan::Window(window) => self.window(window),
-            LogicalPlan::Unnest(_) => Err(unsupported("unnest")),
+            LogicalPlan::Unnest(unnest) => self.unnest(unnest),
             LogicalPlan::RecursiveQuery(query) => self.recursive(query),
             LogicalPlan::Subquery(_) => Err(unsupported("this form of LATERAL")),
             LogicalPlan::Extension(_) => {

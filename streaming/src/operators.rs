@@ -37,6 +37,7 @@ operators! {
     filter::Filter,
     project::Project,
     tumble::Tumble,
+    unnest::Unnest,
     aggregate::Aggregate,
     distinct::Distinct,
     hash_join::HashJoin,

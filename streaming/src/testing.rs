@@ -32,7 +32,8 @@ use crate::operator::{Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, Row
 /// Rows of a collection, as text, with their counts.
 pub type Counted = BTreeMap<String, i64>;
 
-/// A schema from a line like `a bigint, b text`. Types: bigint, int, double, text, boolean, timestamp, date.
+/// A schema from a line like `a bigint, b text`. Types: bigint, bigint[], int, double, text, boolean, timestamp, date,
+/// numeric.
 ///
 /// # Panics
 /// If the line is not understood.
@@ -47,6 +48,7 @@ pub fn schema(line: &str) -> SchemaRef {
             "boolean" => DataType::Boolean,
             "timestamp" => DataType::Timestamp(TimeUnit::Microsecond, None),
             "date" => DataType::Date32,
+            "bigint[]" => DataType::new_list(DataType::Int64, true),
             "numeric" => DataType::FixedSizeBinary(storage::types::NUMERIC_BYTES),
             other => panic!("no type {other} in tests"),
         };
@@ -127,6 +129,11 @@ fn scalar(ty: &DataType, text: Option<&str>) -> ScalarValue {
         (DataType::FixedSizeBinary(n), text) => {
             let number = text.map(|t| storage::numeric::Numeric::parse(t).expect("a numeric").to_bytes().to_vec());
             ScalarValue::FixedSizeBinary(*n, number)
+        }
+        (DataType::List(item), Some(text)) => {
+            let items = text.trim_matches(['{', '}']).split(',').filter(|item| !item.is_empty());
+            let items = items.map(|text| scalar(item.data_type(), Some(text).filter(|text| *text != "NULL")));
+            ScalarValue::List(ScalarValue::new_list_nullable(&items.collect::<Vec<_>>(), item.data_type()))
         }
         (ty, None) => ScalarValue::try_from(ty).expect("every type has a NULL"),
         (DataType::Utf8View, Some(text)) => ScalarValue::Utf8View(Some(text.into())),
@@ -409,6 +416,7 @@ impl Random {
             DataType::Timestamp(..) => (n as i64 * 3_600_000_000).to_string(),
             // Equal values of different scale among them.
             DataType::FixedSizeBinary(_) => ["0", "1.5", "1.50", "-2", "10", "0.001"][n].into(),
+            DataType::List(_) => ["{}", "{1}", "{2,3}", "{3,NULL,3}", "{NULL}", "{1,2,3,4}"][n].into(),
             other => panic!("no random values of {other}"),
         })
     }

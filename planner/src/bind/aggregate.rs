@@ -134,30 +134,7 @@ impl Binder<'_> {
             return Err(at(Error::new("42803", message), place));
         }
         let (expr, ty) = self.aggregate_expr(call, name, place)?;
-        if ty == SqlType::Numeric
-            && let Expr::AggregateFunction(sum) = &expr
-            && (sum.params.distinct && name == "sum")
-        {
-            return self.sum_of_distinct(sum.clone(), place);
-        }
         Ok(Typed::new(self.aggregate_column(expr), ty).at(place))
-    }
-
-    /// `sum(DISTINCT x)` of a numeric: `1.0` and `1.00` count once, and the sum shows as many digits as the longest.
-    fn sum_of_distinct(&mut self, mut sum: AggregateFunction, place: Option<usize>) -> Result<Typed> {
-        let numeric = |expr| Typed::new(expr, SqlType::Numeric);
-        let [value] = &sum.params.args[..] else { unreachable!("sum has one argument") };
-        let digits = self.function("scale", vec![numeric(value.clone())], place)?;
-        let max = aggregate::resolve("max", &[SqlType::Int]).map_err(Error::from)?.implementation;
-        let filter = sum.params.filter.clone();
-        let digits = AggregateFunction::new_udf(max, vec![digits.expr], false, filter, vec![], None);
-        sum.params.args = vec![self.function("trim_scale", vec![numeric(value.clone())], place)?.expr];
-        let sum = self.aggregate_column(Expr::AggregateFunction(sum));
-        let digits = self.aggregate_column(Expr::AggregateFunction(digits));
-        // Infinities and NaN have no digits.
-        let digits = datafusion::logical_expr::when(digits.clone().is_not_null(), digits)
-            .otherwise(literal(ScalarValue::Int32(Some(0))))?;
-        self.function("round", vec![numeric(sum), Typed::new(digits, SqlType::Int)], place)
     }
 
     /// The column that an aggregate's value will be in.

@@ -176,7 +176,7 @@ impl Binder<'_> {
             });
         }
         let all = all.expect("a row has values");
-        let mut exists = |condition: Expr| -> Result<Expr> {
+        let exists = |condition: Expr| -> Result<Expr> {
             let plan = LogicalPlanBuilder::from(bound.plan.clone()).filter(condition)?.build()?;
             Ok(Expr::Exists(Exists::new(self.subquery(plan), false)))
         };

@@ -157,7 +157,7 @@ fn binds_views() {
 fn names_and_types_columns_as_postgres_does() {
     assert_eq!(
         columns("SELECT 1, 'x', NULL, true, 1.5, 3000000000"),
-        "?column? integer, ?column? text, ?column? text, bool boolean, ?column? numeric, ?column? bigint"
+        "?column? integer, ?column? text, ?column? text, ?column? boolean, ?column? numeric, ?column? bigint"
     );
     assert_eq!(
         columns("SELECT count(*), a::text, 1::int4, '1'::varchar(3), upper(b) FROM t GROUP BY a, b"),
@@ -202,8 +202,8 @@ fn says_what_is_wrong_and_where() {
     fails("SELECT 'x'::int", "22P02", 8, "invalid input syntax for type integer: \"x\"");
     fails("SELECT 1 WHERE 1", "42804", 16, "argument of WHERE must be type boolean, not type integer");
     fails("SELECT a FROM t ORDER BY 2", "42P10", 26, "ORDER BY position 2 is not in select list");
-    fails("SELECT 1 UNION SELECT 1, 2", "42601", 16, "each UNION query must have the same number of columns");
-    fails("SELECT 1 UNION SELECT true", "42804", 16, "UNION types integer and boolean cannot be matched");
+    fails("SELECT 1 UNION SELECT 1, 2", "42601", 23, "each UNION query must have the same number of columns");
+    fails("SELECT 1 UNION SELECT true", "42804", 23, "UNION types integer and boolean cannot be matched");
     fails(
         "SELECT CASE WHEN true THEN 1 ELSE 'a'::text END",
         "42804",

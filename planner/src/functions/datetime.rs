@@ -38,7 +38,7 @@ pub fn add(timestamp: i64, span: Interval) -> Row<i64> {
 }
 
 /// The same for a moment: months and days are those of the wall clock, time is that of a stop watch.
-fn add_zoned(utc: i64, span: Interval, zone: &Zone) -> Row<i64> {
+pub fn add_zoned(utc: i64, span: Interval, zone: &Zone) -> Row<i64> {
     let date = Interval { micros: 0, ..span };
     let moved = if date == Interval::default() { utc } else { zone.to_utc(add(zone.to_local(utc), date)?) };
     add(moved, Interval { months: 0, days: 0, micros: span.micros })
@@ -520,7 +520,7 @@ fn maybe_double(value: Row<Option<Numeric>>) -> Row<Option<f64>> {
     value.map(|n| n.map(|n| n.to_f64()))
 }
 
-fn zone(name: &str) -> Row<Zone> {
+pub fn zone(name: &str) -> Row<Zone> {
     // A session's zone is parsed once per thread and name.
     thread_local! {
         static LAST: std::cell::RefCell<Option<(String, Zone)>> = const { std::cell::RefCell::new(None) };
