@@ -33,6 +33,9 @@ const OPTIONS: &[OptionDoc] = &[
 /// Endings of compressed files.
 const COMPRESSED: &[&str] = &["gz", "zst", "bz2", "xz", "lz4", "zip", "snappy", "br"];
 
+/// Bytes that are read at once of a file that did not grow.
+const READ_PROBE: usize = 4 << 10;
+
 /// Bytes that are read at once, at least and at most.
 const READ_MIN: usize = 64 << 10;
 const READ_MAX: usize = 4 << 20;
@@ -180,7 +183,7 @@ impl Transport for FileTransport {
         let path = PathBuf::from(split);
         let file = std::fs::File::open(&path).map_err(|e| failure(&path, &e))?;
         let (framing, at) = (self.framing, from.0 as u64);
-        Ok(Box::new(FileReader { file, path, framing, at, tail: Vec::new(), line_bytes: 256 }))
+        Ok(Box::new(FileReader { file, path, framing, at, tail: Vec::new(), line_bytes: 256, quiet: false }))
     }
 }
 
@@ -194,6 +197,8 @@ struct FileReader {
     tail: Vec<u8>,
     /// About how long a record is.
     line_bytes: usize,
+    /// Nothing was there when it was last looked.
+    quiet: bool,
 }
 
 impl TransportReader for FileReader {
@@ -237,12 +242,17 @@ impl TransportReader for FileReader {
                     self.at
                 )));
             }
-            let want = rows_max.saturating_mul(self.line_bytes).clamp(READ_MIN, READ_MAX).max(values.len());
+            // A file that does not grow is looked at often: room is made only for what is there.
+            let want = match self.quiet {
+                true => READ_PROBE,
+                false => rows_max.saturating_mul(self.line_bytes).clamp(READ_MIN, READ_MAX).max(values.len()),
+            };
             let (from, have) = (self.at + values.len() as u64, values.len());
             values.resize(have + want, 0);
             let n = self.file.read_at(&mut values[have..], from).map_err(|e| failure(&self.path, &e))?;
             values.truncate(have + n);
             grown = n > 0;
+            self.quiet = !grown;
         }
         self.tail.clear();
         self.tail.extend_from_slice(&records.values[used..]);
