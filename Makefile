@@ -24,13 +24,13 @@ demo: ## A server with live data and views; shows one of them changing and how t
 	cargo build --workspace --bin headwater
 	@$(CARGO_TARGET_DIR)/debug/headwater demo
 
-test: ## The tests of every crate, of the store and of the engine, the SQL of the pages, the rules. What CI runs.
+test: ## Every crate, every suite, a real Kafka and kills, the SQL of the pages, the rules. What CI runs.
 	@.ci/setup test
 	@echo '==> building and running the tests'
 	cargo test --workspace --no-fail-fast --lib --bins --test all --test engine --test docs --test tidy --test suites --test wire --test kafka
 	cargo test -p slt --no-fail-fast --test system -- --test-threads 1 kafka:: kills:: lives::
 
-test-all: ## Everything: also the suites over the wire, the pages, a real Kafka, Postgres, psql, psycopg and JDBC.
+test-all: ## Everything: also the programs of psql, psycopg and JDBC, and failures such as a full disk.
 	@.ci/setup test
 	@echo '==> building and running all tests'
 	cargo test --workspace --no-fail-fast

@@ -21,8 +21,17 @@ const FOR_CLIENTS: &str = "Session and system";
 /// Overloads that are shown of one function.
 const OVERLOADS_SHOWN: usize = 4;
 /// What the syntax turns into: `x = ANY (a)`, `a[1]`, `x LIKE y ESCAPE z`.
-const BEHIND_SYNTAX: &[&str] =
-    &["any_", "all_", "array_get", "array_slice", "like_escape", "similar_to_escape", "notlike"];
+const BEHIND_SYNTAX: &[&str] = &[
+    "any_",
+    "all_",
+    "array_get",
+    "array_slice",
+    "like_escape",
+    "similar_to_escape",
+    "notlike",
+    "array_subscripts",
+    "_pg_",
+];
 /// Answered with an error that says what to use instead, or not reached by the parser yet.
 const REFUSED: &[&str] = &["regexp_matches", "?", "?|", "?&"];
 /// Stands for a result that is another one each time.
