@@ -179,6 +179,7 @@ views! {
         "SELECT id FROM orders o WHERE amount >= (SELECT max(amount) FROM orders p WHERE p.price = o.price)",
         "WITH big AS (SELECT * FROM orders WHERE amount > 1) SELECT a.id, b.id FROM big a JOIN big b ON a.customer = b.customer";
     correlated_in_any_way:
+        "SELECT o.id, p.id FROM orders o LEFT JOIN orders p ON o.note < p.note WHERE p.customer = (SELECT min(q.amount) FROM orders q WHERE p.note <> q.note)",
         "SELECT id, (SELECT sum(amount) FROM orders p WHERE p.amount < o.amount) FROM orders o",
         "SELECT id, (SELECT count(*) FROM customers c WHERE c.id = o.customer AND o.amount > 1) FROM orders o",
         "SELECT id, (SELECT name FROM customers c WHERE c.id = o.customer AND o.note IS NOT NULL) FROM orders o",

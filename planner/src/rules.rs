@@ -3,11 +3,13 @@
 //! Left out of DataFusion's list on purpose: `simplify_expressions` (folds stable functions and wraps on overflow; ours
 //! is `fold`), `push_down_limit` for streams (which rows a limit keeps would depend on their arrival),
 //! `propagate_empty_relation` and `eliminate_group_by_constant` (fold a stream away), `eliminate_join` (trusts keys),
-//! `eliminate_cross_join` (joins what nothing connects before what equalities connect; ours is `join_order`).
+//! `eliminate_cross_join` (joins what nothing connects before what equalities connect; ours is `join_order`),
+//! `extract_equijoin_predicate` (takes NULLs for equal in an `=` beside IS NOT DISTINCT FROM; ours is `equalities`).
 
 pub mod correlated;
 pub mod dependent;
 pub mod distinct_on;
+pub mod equalities;
 pub mod fold;
 pub mod join_order;
 pub mod keys;
@@ -27,7 +29,6 @@ use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateS
 use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
 use datafusion::optimizer::eliminate_filter::EliminateFilter;
 use datafusion::optimizer::eliminate_outer_join::EliminateOuterJoin;
-use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::push_down_limit::PushDownLimit;
@@ -71,7 +72,7 @@ pub fn optimize_stream(plan: LogicalPlan, switches: Switches) -> Result<(Logical
         vec![
             Arc::new(ReplaceDistinctWithAggregate::new()),
             Arc::new(PushDownFilter::new()),
-            Arc::new(ExtractEquijoinPredicate::new()),
+            Arc::new(equalities::Equalities),
         ],
     )?;
     let plan = top_n::recognise(plan)?;
@@ -128,7 +129,7 @@ fn unnest(plan: LogicalPlan) -> Result<LogicalPlan> {
 
 fn tidy_rules() -> Vec<Rule> {
     vec![
-        Arc::new(ExtractEquijoinPredicate::new()),
+        Arc::new(equalities::Equalities),
         Arc::new(EliminateDuplicatedExpr::new()),
         Arc::new(EliminateFilter::new()),
         Arc::new(EliminateOuterJoin::new()),
