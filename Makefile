@@ -27,8 +27,11 @@ demo: ## A server with live data and views; shows one of them changing and how t
 test: ## Every crate, every suite, a real Kafka and kills, the SQL of the pages, the rules. What CI runs.
 	@.ci/setup test
 	@echo '==> building and running the tests'
-	cargo test --workspace --no-fail-fast --lib --bins --test all --test engine --test docs --test tidy --test suites --test wire --test kafka
-	cargo test -p slt --no-fail-fast --test system -- --test-threads 1 kafka:: kills:: lives::
+	@status=0; \
+	cargo test --workspace --no-fail-fast --lib --bins --test all --test engine --test docs --test tidy --test suites --test wire --test kafka || status=1; \
+	echo '==> testing the server program: kills, failures, a broker, clients, the protocol'; \
+	cargo test -p slt --no-fail-fast --test system -- --test-threads 1 $(SYSTEM_TESTS) || status=1; \
+	exit $$status
 
 test-all: ## Everything: also the programs of psql, psycopg and JDBC, and failures such as a full disk.
 	@.ci/setup test

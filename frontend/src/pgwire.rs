@@ -128,13 +128,9 @@ impl Wire {
         let mut context = DecodeContext::new(ProtocolVersion::PROTOCOL3_0);
         context.awaiting_frontend_ssl = false;
         context.awaiting_frontend_startup = false;
-        let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            PgWireFrontendMessage::decode(&mut frame, &context)
-        }));
-        match decoded {
-            Ok(Ok(Some(message))) => Ok(Incoming::Message(message)),
-            Ok(Ok(None)) | Err(_) => Err(Error::fatal("08P01", "invalid message format")),
-            Ok(Err(error)) => Err(Error::fatal("08P01", error.to_string())),
+        match decode(&mut frame, &context)? {
+            Some(message) => Ok(Incoming::Message(message)),
+            None => Err(Error::fatal("08P01", "invalid message format")),
         }
     }
 
@@ -179,6 +175,33 @@ impl Wire {
                 _ => return,
             }
         }
+    }
+}
+
+thread_local! {
+    /// Whether this thread decodes what a client sent.
+    static DECODING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Decodes one message. The crate panics at lengths inside that are too long: that is the client's fault, not ours, and
+/// no line of the log, which strangers could fill then.
+fn decode(frame: &mut BytesMut, context: &DecodeContext) -> Result<Option<PgWireFrontendMessage>> {
+    static QUIET: std::sync::Once = std::sync::Once::new();
+    QUIET.call_once(|| {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !DECODING.get() {
+                tell(panic);
+            }
+        }));
+    });
+    DECODING.set(true);
+    let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| PgWireFrontendMessage::decode(frame, context)));
+    DECODING.set(false);
+    match decoded {
+        Ok(Ok(message)) => Ok(message),
+        Ok(Err(error)) => Err(Error::fatal("08P01", error.to_string())),
+        Err(_) => Err(Error::fatal("08P01", "invalid message format")),
     }
 }
 

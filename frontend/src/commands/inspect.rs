@@ -21,6 +21,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if !arguments.dir.is_dir() {
         anyhow::bail!("there is no directory {}", arguments.dir.display());
     }
+    if !arguments.dir.join("format").is_file() {
+        anyhow::bail!("{} is not a data directory: it has no file \"format\"", arguments.dir.display());
+    }
     print!("{}", report(&arguments.dir)?);
     Ok(())
 }

@@ -105,7 +105,15 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if config.workers == 0 {
         anyhow::bail!("--workers must be at least 1");
     }
-    raise_file_limit();
+    let files = raise_file_limit();
+    if files < config.connections_max as u64 + FILES_OF_THE_STORE {
+        let clients = files.saturating_sub(FILES_OF_THE_STORE);
+        tracing::warn!(
+            files,
+            connections_max = config.connections_max,
+            "only so many files may be open: about {clients} clients can connect; raise the limit (ulimit -n)"
+        );
+    }
     runtime()?.block_on(async {
         let server = Server::start(config).await?;
         let signal = stop_signal().await?;
@@ -116,8 +124,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     })
 }
 
-/// Every client and every file of the store is a file descriptor: takes as many as the system lets us have.
-fn raise_file_limit() {
+/// What the store, the logs and the threads keep open besides the clients.
+const FILES_OF_THE_STORE: u64 = 640;
+
+/// Every client and every file of the store is a file descriptor: takes as many as the system lets us have, and says
+/// how many that is.
+fn raise_file_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls get a pointer to a valid struct that lives until they return, and touch nothing else.
     #[allow(unsafe_code)]
@@ -127,6 +139,7 @@ fn raise_file_limit() {
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
         }
     }
+    limit.rlim_cur
 }
 
 /// The threads that clients are served on.

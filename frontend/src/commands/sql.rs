@@ -73,6 +73,21 @@ async fn interact(client: &Client) -> anyhow::Result<()> {
         if text.is_empty() && matches!(line.trim(), "\\q" | "exit" | "quit") {
             return Ok(());
         }
+        if text.is_empty()
+            && let Some(command) = line.trim().strip_prefix('\\')
+        {
+            match statement_of(command) {
+                Some(statement) => text = statement,
+                None => {
+                    print!("{HELP}");
+                    prompt(&text);
+                    continue;
+                }
+            }
+            run_one(client, &mut text, terminal, &mut failed).await;
+            prompt(&text);
+            continue;
+        }
         text.push_str(&line);
         text.push('\n');
         if text.trim().is_empty() || text.trim_end().ends_with(';') {
@@ -85,6 +100,39 @@ async fn interact(client: &Client) -> anyhow::Result<()> {
         println!();
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// What a backslash command does; psql can more.
+const HELP: &str = "\
+statements end with ; at the end of a line
+
+  \\d           tables, sources, views and indexes
+  \\d NAME      the columns of one of them
+  \\jobs        what is kept up to date, and how far it is
+  \\?           this help
+  \\q           leave
+";
+
+/// The statement behind a backslash command; `None` for help.
+fn statement_of(command: &str) -> Option<String> {
+    let (command, name) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+    let name = name.trim().trim_end_matches(';').replace('\'', "''");
+    match (command, name.as_str()) {
+        ("d", "") => Some(
+            "SELECT n.nspname AS schema, c.relname AS name, \
+             CASE c.relkind WHEN 'r' THEN 'table' WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view' \
+             WHEN 'i' THEN 'index' ELSE 'source' END AS type \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'headwater_catalog') ORDER BY 1, 2"
+                .to_owned(),
+        ),
+        ("d", name) => Some(format!(
+            "SELECT attname AS column, format_type(atttypid, atttypmod) AS type, attnotnull AS not_null \
+             FROM pg_attribute WHERE attrelid = '{name}'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+        )),
+        ("jobs", _) => Some("SELECT name, kind, state, progress, error FROM headwater_catalog.jobs ORDER BY name".into()),
+        _ => None,
+    }
 }
 
 /// At a terminal an error is shown and the next statement waited for; a script's exit code tells of the last one.

@@ -107,10 +107,7 @@ async fn first_message(shared: &Shared, wire: &mut Wire) -> Result<Option<Startu
         context.awaiting_frontend_ssl = false;
         context.awaiting_frontend_startup = true;
         // A key of any length may come; ours have four bytes.
-        let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            PgWireFrontendMessage::decode(&mut frame, &context)
-        }));
-        let Ok(decoded) = decoded else { return Err(Error::fatal("08P01", "invalid startup packet")) };
+        let decoded = super::decode(&mut frame, &context);
         return match decoded {
             Ok(Some(PgWireFrontendMessage::Startup(startup))) => Ok(Some(startup)),
             Ok(Some(PgWireFrontendMessage::CancelRequest(cancel))) => {
@@ -118,7 +115,7 @@ async fn first_message(shared: &Shared, wire: &mut Wire) -> Result<Option<Startu
                 Ok(None)
             }
             Ok(_) => Err(Error::fatal("08P01", "invalid startup packet")),
-            Err(error) => Err(Error::fatal("08P01", error.to_string())),
+            Err(error) => Err(error),
         };
     }
 }

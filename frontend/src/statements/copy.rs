@@ -270,12 +270,12 @@ impl CopyIn {
     }
 
     fn take_line(&mut self, line: &[u8], rows: &mut Vec<Vec<Option<String>>>) -> Result<()> {
-        self.line += 1;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if self.ended || line == b"\\." {
             self.ended = true;
             return Ok(());
         }
+        self.line += 1;
         if self.options.header && self.line == 1 {
             return Ok(());
         }

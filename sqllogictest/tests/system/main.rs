@@ -10,6 +10,8 @@ mod kafka;
 mod kills;
 mod lives;
 mod orders;
+mod programs;
+mod protocol;
 
 use std::sync::OnceLock;
 

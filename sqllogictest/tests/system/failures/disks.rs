@@ -62,8 +62,12 @@ async fn fill(client: &Client) -> Result<u64> {
     let begun = Instant::now();
     loop {
         // From big to small: the log of writes may be full long before nothing fits any more.
-        let bytes = if acknowledged < 100 { 256_000 } else { 20_000 };
-        let sql = format!("INSERT INTO t VALUES ({acknowledged}, repeat('x', {bytes}))");
+        let parts = if acknowledged < 100 { 8000 } else { 4000 };
+        // Digests do not compress.
+        let sql = format!(
+            "INSERT INTO t SELECT {acknowledged}, string_agg(md5(({acknowledged} * 10000 + x)::text), '') \
+             FROM generate_series(1, {parts}) AS s(x)"
+        );
         match ask(client, &sql).await {
             Ok(_) => acknowledged += 1,
             Err(failure) => {
