@@ -33,7 +33,7 @@ test: ## Every crate, every suite, a real Kafka and kills, the SQL of the pages,
 	cargo test -p slt --no-fail-fast --test system -- --test-threads 1 $(SYSTEM_TESTS) || status=1; \
 	exit $$status
 
-test-all: ## Everything: also the programs of psql, psycopg and JDBC, and failures such as a full disk.
+test-all: ## Everything: also the life of jobs, which is told by time (system -- jobs::).
 	@.ci/setup test
 	@echo '==> building and running all tests'
 	cargo test --workspace --no-fail-fast

@@ -58,13 +58,6 @@ fn columns(sql: &str) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-#[allow(dead_code)]
-#[track_caller]
-fn check(sql: &str, expect: expect_test::Expect) {
-    let bound = bind(sql);
-    expect.assert_eq(&format!("{}\n", bound.plan.display_indent()));
-}
-
 #[test]
 fn binds_what_people_write() {
     for sql in [
