@@ -14,7 +14,6 @@ use streaming::engine::{CatalogChanges, JobSpec};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::error::Result;
-use crate::pg_catalog;
 
 const OBJECT_PREFIX: &str = "catalog/object/";
 
@@ -53,12 +52,12 @@ impl Drop for Place {
 }
 
 impl Catalogs {
-    /// Reads the objects that the store keeps, and the jobs to start, upstream before downstream.
-    pub fn load(store: &Store) -> anyhow::Result<(Catalogs, Vec<JobSpec>)> {
+    /// Reads the objects that the store keeps behind those that are part of the program, and the jobs to start, upstream before downstream.
+    pub fn load(store: &Store, system: impl Iterator<Item = Object>) -> anyhow::Result<(Catalogs, Vec<JobSpec>)> {
         let objects = stored_objects(store)?;
         let jobs = in_order(&objects).into_iter().filter_map(|o| o.job.clone()).collect();
-        let mut catalog = empty();
-        for object in objects {
+        let mut catalog = Catalog::default();
+        for object in system.chain(objects) {
             catalog.insert(object);
         }
         let current = ArcSwap::from_pointee(catalog);
@@ -142,22 +141,6 @@ pub fn forget(ids: &[RelationId]) -> CatalogChanges {
 
 fn key(id: RelationId) -> Vec<u8> {
     format!("{OBJECT_PREFIX}{:010}", id.0).into_bytes()
-}
-
-/// A catalog with the system relations only.
-fn empty() -> Catalog {
-    let mut catalog = Catalog::default();
-    for relation in pg_catalog::all() {
-        catalog.insert(Object {
-            id: RelationId(relation.oid),
-            schema: relation.schema.to_owned(),
-            name: relation.name.to_owned(),
-            kind: ObjectKind::System,
-            columns: pg_catalog::columns(relation.columns),
-            ..Default::default()
-        });
-    }
-    catalog
 }
 
 /// Objects so that each stands behind what it depends on.

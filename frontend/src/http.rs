@@ -20,7 +20,7 @@ use streaming::engine::{EngineStatus, JobState};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::server::Shared;
+use crate::shared::Shared;
 
 /// Answers until the server stops.
 pub async fn serve(shared: Arc<Shared>, listener: TcpListener, mut stopping: watch::Receiver<bool>) {

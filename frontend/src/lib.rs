@@ -14,15 +14,21 @@
 //! # }
 //! ```
 
+pub mod activity;
 pub mod catalog;
 pub mod commands;
+pub mod copy_format;
 pub mod error;
+pub mod fields;
 pub mod http;
+pub mod outcome;
 pub mod pg_catalog;
 pub mod pgwire;
 pub mod server;
 pub mod session;
 pub mod settings;
+pub mod shared;
 pub mod statements;
 
-pub use server::{Server, ServerConfig};
+pub use server::Server;
+pub use shared::ServerConfig;

@@ -1,23 +1,20 @@
 //! The running server: its engine, its catalog, its doors.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use parking_lot::RwLock;
-use storage::{Epoch, Store};
+use storage::Store;
 use streaming::engine::{Engine, EngineConfig};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::catalog::Catalogs;
-use crate::error::{Error, Result};
-use crate::pg_catalog::activity::Activities;
-use crate::pgwire::cancel::{Cancel, Connections};
+use crate::pgwire::cancel::Cancel;
+use crate::shared::{ServerConfig, Shared};
 
 /// How long statements get to finish when the server stops.
 const STATEMENT_GRACE: Duration = Duration::from_secs(3);
@@ -25,114 +22,6 @@ const STATEMENT_GRACE: Duration = Duration::from_secs(3);
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long everything that serves clients gets to end when the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
-
-/// Everything that can be chosen about a server.
-#[derive(Clone, Debug)]
-pub struct ServerConfig {
-    /// Where everything is kept.
-    pub data_dir: PathBuf,
-    /// Where Postgres clients connect; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// Where `/healthz`, `/readyz` and `/metrics` are; nowhere if absent.
-    pub http_listen: Option<SocketAddr>,
-    /// Worker threads.
-    pub workers: usize,
-    /// Whether anybody may connect from anywhere.
-    pub insecure: bool,
-    /// Client connections at the same time.
-    pub connections_max: usize,
-    /// The largest message that a client may send.
-    pub message_bytes_max: usize,
-    /// How long a client may leave what it is sent unread.
-    pub write_timeout: Duration,
-    /// How often changes are made durable.
-    pub checkpoint_interval: Duration,
-    /// Epochs are never sealed closer than this.
-    pub epoch_interval_min: Duration,
-}
-
-impl ServerConfig {
-    /// A server over `data_dir` with all defaults.
-    pub fn new(data_dir: impl Into<PathBuf>) -> ServerConfig {
-        let engine = EngineConfig::default();
-        ServerConfig {
-            data_dir: data_dir.into(),
-            listen: SocketAddr::from(([127, 0, 0, 1], 4566)),
-            http_listen: Some(SocketAddr::from(([127, 0, 0, 1], 4567))),
-            workers: engine.workers,
-            insecure: false,
-            connections_max: 1000,
-            message_bytes_max: 256 << 20,
-            write_timeout: Duration::from_secs(300),
-            checkpoint_interval: engine.checkpoint_interval,
-            epoch_interval_min: engine.epoch_interval_min,
-        }
-    }
-
-    /// The same on free ports of the loopback interface, as tests want it.
-    pub fn on_free_ports(mut self) -> ServerConfig {
-        self.listen.set_port(0);
-        if let Some(http) = &mut self.http_listen {
-            http.set_port(0);
-        }
-        self
-    }
-}
-
-/// What all sessions share.
-pub struct Shared {
-    /// How the server was started.
-    pub config: ServerConfig,
-    /// Taken away when the server stops.
-    engine: RwLock<Option<Arc<Engine>>>,
-    /// The store below the engine, for reading what the catalog keeps.
-    pub store: Arc<Store>,
-    /// What reads share: memory, threads, where they spill to.
-    pub reads: planner::batch::Reads,
-    /// What exists.
-    pub catalogs: Catalogs,
-    /// Who may be cancelled.
-    pub connections: Arc<Connections>,
-    /// Who does what: `pg_stat_activity`.
-    pub activities: Activities,
-    /// The newest epoch that any client's write was acknowledged with.
-    last_write: AtomicU64,
-    places: Arc<Semaphore>,
-    /// When the server started.
-    pub started: SystemTime,
-    /// The same by a clock that does not jump.
-    pub started_at: Instant,
-    /// How often a server was started on this directory.
-    pub starts: u64,
-}
-
-impl Shared {
-    /// The engine.
-    ///
-    /// # Errors
-    /// If the server is stopping.
-    pub fn engine(&self) -> Result<Arc<Engine>> {
-        self.engine
-            .read()
-            .clone()
-            .ok_or_else(|| Error::fatal("57P01", "terminating connection due to administrator command"))
-    }
-
-    /// A place for one more client, if there is one.
-    pub fn take_place(&self) -> Option<OwnedSemaphorePermit> {
-        self.places.clone().try_acquire_owned().ok()
-    }
-
-    /// The newest acknowledged write of anybody.
-    pub fn last_write(&self) -> Epoch {
-        Epoch(self.last_write.load(Ordering::SeqCst))
-    }
-
-    /// A write was acknowledged.
-    pub fn wrote(&self, epoch: Epoch) {
-        self.last_write.fetch_max(epoch.0, Ordering::SeqCst);
-    }
-}
 
 /// A server that runs in this process.
 pub struct Server {
@@ -231,7 +120,7 @@ impl Server {
             self.doors.abort_all();
             while self.doors.join_next().await.is_some() {}
         }
-        let mut engine = self.shared.engine.write().take()?;
+        let mut engine = self.shared.take_engine()?;
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         loop {
             match Arc::try_unwrap(engine) {
@@ -272,7 +161,7 @@ fn empty(dir: &Path) -> anyhow::Result<()> {
 /// Opens the store, loads the catalog, starts the engine.
 fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>> {
     let store = open_store(&config.data_dir)?;
-    let (catalogs, jobs) = Catalogs::load(&store)?;
+    let (catalogs, jobs) = Catalogs::load(&store, crate::pg_catalog::objects_of_all())?;
     let starts = starts(&store)?;
     let engine_config = EngineConfig {
         workers: config.workers,
@@ -288,20 +177,7 @@ fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>
     let sources = Arc::new(connectors::Connectors);
     let engine = Engine::start(engine_config, store.clone(), functions, sources, jobs)
         .map_err(|error| anyhow::anyhow!("cannot start from {}: {error}", config.data_dir.display()))?;
-    Ok(Arc::new(Shared {
-        places: Arc::new(Semaphore::new(config.connections_max)),
-        config,
-        engine: RwLock::new(Some(Arc::new(engine))),
-        store,
-        reads,
-        catalogs,
-        connections: Connections::new(),
-        activities: Activities::default(),
-        last_write: AtomicU64::new(0),
-        started: SystemTime::now(),
-        started_at,
-        starts,
-    }))
+    Ok(Arc::new(Shared::new(config, engine, store, reads, catalogs, (started_at, starts))))
 }
 
 /// Opens a data directory, with errors that say what to do.

@@ -1,6 +1,9 @@
 //! One client's session: its settings, its transaction, its prepared statements, cursors and notices.
 
+pub mod cursor;
+pub mod prepared;
 mod savepoint;
+pub mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -8,17 +11,17 @@ use std::sync::Arc;
 
 use planner::catalog::ObjectKind;
 use storage::{Batch, Epoch, RelationId, RelationSnapshot};
-use streaming::engine::TableLocks;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
+use crate::activity::{Activity, Entry, now_us};
 use crate::error::{Error, Result};
-use crate::pg_catalog::activity::{Activity, Entry, now_us};
-use crate::pg_catalog::objects::SCHEMAS;
-use crate::server::Shared;
+use crate::pg_catalog::names::SCHEMAS;
 use crate::settings::{Setting, Values};
-use crate::statements::Cursor;
-use crate::statements::prepare::Prepared;
+use crate::shared::Shared;
+use cursor::Cursor;
+use prepared::Prepared;
+use transaction::{Transaction, Work};
 
 /// A transaction that holds tables waits so long for another one before it counts as a deadlock.
 const DEADLOCK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
@@ -61,41 +64,6 @@ pub enum Status {
     Failed,
 }
 
-/// Where the session is between BEGIN and COMMIT.
-enum Transaction {
-    /// Nowhere.
-    None,
-    /// In a statement, or in several of one message, without BEGIN.
-    Implicit(Box<Work>),
-    /// After BEGIN.
-    Block(Box<Work>),
-    /// After an error after BEGIN: what there is to go back to.
-    Failed(Box<Work>),
-}
-
-/// What a transaction has done and seen so far.
-pub struct Work {
-    /// What `now()` is.
-    pub now: i64,
-    /// Changes that nobody else sees yet.
-    writes: BTreeMap<RelationId, Vec<Batch>>,
-    /// By table and encoded key: how many rows the transaction adds.
-    key_counts: BTreeMap<RelationId, HashMap<Vec<u8>, i64>>,
-    locks: Vec<TableLocks>,
-    locked: BTreeSet<RelationId>,
-    /// What a block reads, all as of one epoch.
-    snapshots: BTreeMap<RelationId, RelationSnapshot>,
-    /// Whether the block's epoch is chosen.
-    reads: bool,
-    /// The settings to go back to: after ROLLBACK all of them, after COMMIT those that were SET LOCAL.
-    before: Values,
-    local: BTreeSet<&'static str>,
-    read_only: bool,
-    savepoints: Vec<savepoint::Savepoint>,
-    /// What `key_counts` counted since the first savepoint.
-    counted: Vec<(RelationId, Vec<u8>, i64)>,
-}
-
 impl Session {
     /// A session of a client that has just connected.
     pub fn new(
@@ -116,7 +84,7 @@ impl Session {
             state: "idle",
             query: String::new(),
         };
-        let entry = Entry::new(shared.clone(), activity);
+        let entry = Entry::new(shared.activities.clone(), activity);
         let mut settings = Values::default();
         settings.fix("port", shared.config.listen.port().to_string());
         Session {
@@ -180,7 +148,7 @@ impl Session {
             search_path: search_path(path, &self.user),
             now: self.now(),
             user: self.user.clone(),
-            database: crate::pg_catalog::objects::DATABASE.to_owned(),
+            database: crate::pg_catalog::names::DATABASE.to_owned(),
             values,
         }
     }

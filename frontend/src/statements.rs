@@ -2,6 +2,7 @@
 
 pub mod alter;
 pub mod copy;
+pub mod create;
 pub mod create_index;
 pub mod create_materialized_view;
 pub mod create_source;
@@ -24,95 +25,14 @@ pub mod subscribe;
 pub mod transaction;
 pub mod truncate;
 pub mod update;
+pub mod writing;
 
-use arrow::array::RecordBatch;
-use futures::stream::BoxStream;
-use planner::{ScalarValue, Statement};
-use storage::SqlType;
+use planner::Statement;
 
 use crate::error::{Error, Result};
-use crate::pgwire::types::{Field, Style};
+use crate::outcome::{Outcome, Parameters, RowsTag};
 use crate::session::Session;
-
-pub use cursor::Cursor;
-use prepare::Prepared;
-
-/// What a statement answers.
-pub enum Outcome {
-    /// It is done: the command tag.
-    Done(String),
-    /// Rows, as they come.
-    Rows(Rows),
-    /// It wants data.
-    CopyIn(copy::CopyIn),
-    /// It has data.
-    CopyOut(copy::CopyOut),
-}
-
-/// Rows, as they come.
-pub struct Rows {
-    /// The columns.
-    pub fields: Vec<Field>,
-    /// The rows. Dropping them stops the query.
-    pub batches: BoxStream<'static, Result<RecordBatch>>,
-    /// The command tag.
-    pub tag: RowsTag,
-    /// Whether each batch is sent at once.
-    pub flush: bool,
-    /// How values are written.
-    pub style: Style,
-    /// Rows that are sent already.
-    pub sent: u64,
-}
-
-impl Rows {
-    /// Rows that are all there.
-    pub fn ready(fields: Vec<Field>, batch: RecordBatch, tag: RowsTag, style: Style) -> Rows {
-        let batches = Box::pin(futures::stream::iter([Ok(batch)]));
-        Rows { fields, batches, tag, flush: false, style, sent: 0 }
-    }
-}
-
-/// The command tag of a statement that returns rows.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RowsTag {
-    /// `SELECT n`
-    Select,
-    /// `FETCH n`
-    Fetch,
-    /// A tag without a number, such as `EXPLAIN`.
-    Fixed(&'static str),
-    /// A tag that is known before the rows, such as `INSERT 0 3`.
-    Known(String),
-}
-
-impl RowsTag {
-    /// The tag after `n` rows.
-    pub fn text(&self, n: u64) -> String {
-        match self {
-            RowsTag::Select => format!("SELECT {n}"),
-            RowsTag::Fetch => format!("FETCH {n}"),
-            RowsTag::Fixed(tag) => (*tag).to_owned(),
-            RowsTag::Known(tag) => tag.clone(),
-        }
-    }
-}
-
-/// The parameters that a statement is run with.
-#[derive(Clone, Debug, Default)]
-pub struct Parameters {
-    /// Their types.
-    pub types: Vec<SqlType>,
-    /// Their values.
-    pub values: Vec<ScalarValue>,
-}
-
-impl Parameters {
-    /// The types as binding wants them.
-    pub fn known(&self) -> Vec<Option<SqlType>> {
-        self.types.iter().cloned().map(Some).collect()
-    }
-}
+use crate::session::prepared::Prepared;
 
 /// After an error nothing but the end of the transaction is accepted.
 pub fn check_allowed(session: &Session, statement: &Statement) -> Result<()> {
@@ -159,7 +79,10 @@ pub async fn run(session: &mut Session, statement: &Statement, text: &str, param
         Statement::Flush => flush::run(session, "FLUSH").await,
         Statement::Wait => flush::run(session, "WAIT").await,
         Statement::Prepare(prepare) => prepare::declare(session, prepare),
-        Statement::Execute(execute) => Box::pin(prepare::execute(session, execute)).await,
+        Statement::Execute(execute) => {
+            let (prepared, parameters) = prepare::execute(session, execute).await?;
+            Box::pin(run_prepared(session, &prepared, &parameters)).await
+        }
         Statement::Deallocate(name) => prepare::deallocate(session, name.as_deref()),
         Statement::Declare(declare) => cursor::declare(session, declare, text).await,
         Statement::Fetch(fetch) => cursor::fetch(session, fetch).await,
@@ -172,7 +95,7 @@ pub async fn run(session: &mut Session, statement: &Statement, text: &str, param
 /// Runs a prepared statement.
 pub async fn run_prepared(session: &mut Session, prepared: &Prepared, parameters: &Parameters) -> Result<Outcome> {
     if let Some(ready) = &prepared.ready {
-        return ready.rows(session, &parameters.values, RowsTag::Select).await.map(Outcome::Rows);
+        return select::rows(session, ready, &parameters.values, RowsTag::Select).await.map(Outcome::Rows);
     }
     match &prepared.parsed {
         Some(parsed) => run(session, &parsed.statement, &parsed.text, parameters).await,

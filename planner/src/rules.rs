@@ -56,7 +56,7 @@ impl Default for Switches {
 
 impl Switches {
     /// What a session's settings say.
-    pub fn of(settings: &crate::bind::Settings) -> Switches {
+    pub fn of(settings: &crate::settings::Settings) -> Switches {
         let on = |name: &str| settings.values.get(name).is_none_or(|value| value != "off");
         Switches { join_order: on("enable_join_ordering") }
     }

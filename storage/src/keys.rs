@@ -35,6 +35,7 @@ use arrow_schema::{DataType, IntervalUnit, TimeUnit};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub use crate::row::Keys;
 use crate::row::{fixed_binary, fixed_width, for_each_valid, primitive, some_nulls, unsupported, variable};
 
 /// How a column of a key is sorted. The default is SQL's: ascending, NULLs last.
@@ -59,49 +60,6 @@ const NULL_FIRST: u8 = 0;
 const VALUE: u8 = 1;
 const NULL_LAST: u8 = 2;
 const END_OF_LIST: u8 = 0;
-
-/// Encoded keys (or rows) in one buffer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Keys {
-    pub(crate) data: Vec<u8>,
-    /// Where each begins, and where the last ends.
-    pub(crate) offsets: Vec<usize>,
-}
-
-impl Keys {
-    /// Room for rows of `fixed` bytes and `lengths` more.
-    pub(crate) fn with_lengths(fixed: usize, lengths: &[usize]) -> Keys {
-        let mut offsets = Vec::with_capacity(lengths.len() + 1);
-        let mut end = 0;
-        offsets.push(0);
-        offsets.extend(lengths.iter().map(|len| {
-            end += fixed + len;
-            end
-        }));
-        Keys { data: vec![0; end], offsets }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.offsets.len().saturating_sub(1)
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// One of them.
-    #[inline]
-    pub fn get(&self, i: usize) -> &[u8] {
-        &self.data[self.offsets[i]..self.offsets[i + 1]]
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.offsets.windows(2).map(|w| &self.data[w[0]..w[1]])
-    }
-}
 
 /// The key of each row of `columns`. Columns without an option of their own are sorted by the default.
 ///

@@ -31,7 +31,6 @@ use arrow::datatypes::{
 use arrow_schema::{DataType, IntervalUnit, TimeUnit};
 
 use crate::error::{Error, Result};
-use crate::keys::Keys;
 
 /// The bytes of each row of `columns`.
 ///
@@ -108,6 +107,49 @@ pub fn decode_columns<'a>(
 
 fn corrupt() -> Error {
     Error::Corrupt("a stored row does not have the columns of its table".into())
+}
+
+/// Encoded keys (or rows) in one buffer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    pub(crate) data: Vec<u8>,
+    /// Where each begins, and where the last ends.
+    pub(crate) offsets: Vec<usize>,
+}
+
+impl Keys {
+    /// Room for rows of `fixed` bytes and `lengths` more.
+    pub(crate) fn with_lengths(fixed: usize, lengths: &[usize]) -> Keys {
+        let mut offsets = Vec::with_capacity(lengths.len() + 1);
+        let mut end = 0;
+        offsets.push(0);
+        offsets.extend(lengths.iter().map(|len| {
+            end += fixed + len;
+            end
+        }));
+        Keys { data: vec![0; end], offsets }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One of them.
+    #[inline]
+    pub fn get(&self, i: usize) -> &[u8] {
+        &self.data[self.offsets[i]..self.offsets[i + 1]]
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.offsets.windows(2).map(|w| &self.data[w[0]..w[1]])
+    }
 }
 
 pub(crate) fn unsupported(ty: &DataType) -> Error {

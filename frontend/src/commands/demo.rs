@@ -7,7 +7,8 @@ use clap::Args;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::commands::{serve, sql};
-use crate::server::{Server, ServerConfig};
+use crate::server::Server;
+use crate::shared::ServerConfig;
 
 /// What to show and for how long.
 #[derive(Args, Clone, Debug)]

@@ -8,7 +8,8 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
-use crate::server::{Server, ServerConfig};
+use crate::server::Server;
+use crate::shared::ServerConfig;
 
 /// Flags, each with an environment variable and a key in the config file, in that order of precedence.
 #[derive(Args, Clone, Debug)]

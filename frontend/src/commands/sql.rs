@@ -130,7 +130,9 @@ fn statement_of(command: &str) -> Option<String> {
             "SELECT attname AS column, format_type(atttypid, atttypmod) AS type, attnotnull AS not_null \
              FROM pg_attribute WHERE attrelid = '{name}'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
         )),
-        ("jobs", _) => Some("SELECT name, kind, state, progress, error FROM headwater_catalog.jobs ORDER BY name".into()),
+        ("jobs", _) => {
+            Some("SELECT name, kind, state, progress, error FROM headwater_catalog.jobs ORDER BY name".into())
+        }
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use crate::pg_catalog::{SystemRelation, system};
+use crate::pg_catalog::relation::{SystemRelation, system};
 
 /// Each relation's name, its oid and its columns; a line that begins with a space goes on with the columns.
 const TABLE: &str = "\

@@ -4,8 +4,8 @@ use planner::catalog::Object;
 
 use crate::catalog::source_options;
 use crate::error::Result;
-use crate::pg_catalog::objects::ROLE_OID;
-use crate::pg_catalog::{Context, Rows, SystemRelation, system};
+use crate::pg_catalog::names::ROLE_OID;
+use crate::pg_catalog::relation::{Context, Rows, SystemRelation, system};
 use crate::row;
 
 /// The oid of the first connector; they are numbered in the order of their list.

@@ -2,7 +2,7 @@
 
 use streaming::engine::JobState;
 
-use crate::pg_catalog::{Fill, SystemRelation};
+use crate::pg_catalog::relation::{Fill, SystemRelation};
 use crate::row;
 
 const fn relation(name: &'static str, oid: u32, columns: &'static str, fill: Fill) -> SystemRelation {

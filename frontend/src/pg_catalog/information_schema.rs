@@ -4,8 +4,9 @@ use planner::catalog::ObjectKind;
 use storage::SqlType;
 
 use crate::error::Result;
-use crate::pg_catalog::objects::{DATABASE, ROLE, SCHEMAS, key_name, relkind, shown_default, visible};
-use crate::pg_catalog::{Context, Fill, Rows, SystemRelation};
+use crate::pg_catalog::names::{DATABASE, ROLE, SCHEMAS};
+use crate::pg_catalog::objects::{key_name, relkind, shown_default, visible};
+use crate::pg_catalog::relation::{Context, Fill, Rows, SystemRelation};
 use crate::row;
 
 const fn relation(name: &'static str, oid: u32, columns: &'static str, fill: Fill) -> SystemRelation {

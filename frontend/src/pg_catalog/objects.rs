@@ -4,31 +4,13 @@ use planner::catalog::{Object, ObjectKind};
 use storage::{RelationId, SqlType};
 
 use crate::error::Result;
-use crate::pg_catalog::{Context, Rows, SystemRelation, system};
+use crate::pg_catalog::names::{DATABASE, DATABASE_OID, OWNER_OID, ROLE, ROLE_OID, SCHEMAS, schema_oid};
+use crate::pg_catalog::relation::{Context, Rows, SystemRelation, system};
+use crate::pg_catalog::types::collation;
 use crate::row;
-
-/// The database's oid.
-pub const DATABASE_OID: u32 = 5;
-/// The database's name.
-pub const DATABASE: &str = "dev";
-/// The oid of the one role.
-pub const ROLE_OID: u32 = 10;
-/// The name of the one role.
-pub const ROLE: &str = "root";
-
-/// Schemas and their oids.
-pub const SCHEMAS: &[(&str, u32)] =
-    &[("pg_catalog", 11), ("public", 2200), ("information_schema", 13_000), ("headwater_catalog", 13_001)];
 
 /// Oids of Postgres' own catalogs are smaller.
 pub const CATALOGS_MAX: u32 = 12_000;
-/// The role that owns the schema public.
-pub const OWNER_OID: u32 = 6171;
-
-/// The oid of a schema.
-pub fn schema_oid(name: &str) -> u32 {
-    SCHEMAS.iter().find(|s| s.0 == name).map_or(2200, |s| s.1)
-}
 
 /// The oid of a table's key.
 pub fn key_index_oid(table: RelationId) -> u32 {
@@ -397,7 +379,7 @@ fn pg_attribute(context: &Context<'_>, rows: &mut Rows) -> Result<()> {
             false,
             true,
             0,
-            super::types::collation(ty),
+            collation(ty),
             none,
             none,
             none,

@@ -3,8 +3,8 @@
 use storage::SqlType;
 
 use crate::error::Result;
-use crate::pg_catalog::objects::{ROLE_OID, schema_oid};
-use crate::pg_catalog::{Context, Rows, SystemRelation, system};
+use crate::pg_catalog::names::{ROLE_OID, schema_oid};
+use crate::pg_catalog::relation::{Context, Rows, SystemRelation, system};
 use crate::row;
 
 /// The collation of text.

@@ -8,9 +8,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::outcome::{CopyIn, CopyOut};
 use crate::pgwire::cancel::Cancel;
-use crate::pgwire::{Connection, Incoming, Wire, attend};
-use crate::statements::copy::{CopyIn, CopyOut};
+use crate::pgwire::connection::{Connection, attend};
+use crate::pgwire::wire::{Incoming, Wire};
+use crate::statements::copy;
 
 /// Rows that are handed on at once.
 const COPY_BYTES: usize = 64 << 10;
@@ -27,12 +29,12 @@ pub async fn send(
     let response = CopyOutResponse::new(0, n as i16, vec![0; n]);
     wire.put(PgWireBackendMessage::CopyOutResponse(response));
     let mut rows = 0;
-    let mut text = out.header();
+    let mut text = out.options.header(&out.rows.fields);
     loop {
         let next = async { out.rows.batches.next().await.transpose() };
         let Some(batch) = attend(wire, notices, cancel, deadline, next).await? else { break };
         for row in 0..batch.num_rows() {
-            out.write_row(&batch, row, &mut text)?;
+            out.options.write_row(&out.rows.fields, &out.rows.style, &batch, row, &mut text);
             // A message per row, as Postgres: clients rely on it.
             let data = Bytes::from(std::mem::take(&mut text).into_bytes());
             wire.put(PgWireBackendMessage::CopyData(CopyData::new(data)));
@@ -51,7 +53,7 @@ pub async fn send(
 impl Connection {
     /// Receives the rows of COPY ... FROM STDIN.
     pub(super) async fn receive_copy(&mut self, input: &mut CopyIn, deadline: Option<Instant>) -> Result<String> {
-        let n = input.columns();
+        let n = input.columns.len();
         let response = CopyInResponse::new(0, n as i16, vec![0; n]);
         self.wire.put(PgWireBackendMessage::CopyInResponse(response));
         self.wire.flush().await?;
@@ -78,7 +80,7 @@ impl Connection {
                 Incoming::Message(PgWireFrontendMessage::CopyData(data)) if failed.is_none() => {
                     waiting.extend_from_slice(&data.data);
                     if waiting.len() >= COPY_BYTES {
-                        failed = input.push(&mut self.session, &waiting).await.err();
+                        failed = copy::push(&mut self.session, input, &waiting).await.err();
                         waiting.clear();
                     }
                     failed = failed.or(self.cancel.check().err());
@@ -100,7 +102,7 @@ impl Connection {
         if let Some(error) = failed {
             return Err(error);
         }
-        input.push(&mut self.session, &waiting).await?;
-        input.finish(&mut self.session).await
+        copy::push(&mut self.session, input, &waiting).await?;
+        copy::finish(&mut self.session, input).await
     }
 }

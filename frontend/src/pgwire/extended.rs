@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use futures::StreamExt;
 use pgwire::messages::data::{NoData, ParameterDescription};
 use pgwire::messages::extendedquery::{
@@ -13,29 +12,14 @@ use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 use storage::SqlType;
 
 use crate::error::{Error, Result};
-use crate::pgwire::types::{Format, formats, put_row, row_description};
-use crate::pgwire::{Connection, attend, copy};
-use crate::statements::prepare::{self, Prepared};
-use crate::statements::{self, Outcome, Parameters, Rows};
-
-/// A prepared statement with its parameters, and how far it is executed.
-pub struct Portal {
-    prepared: Arc<Prepared>,
-    parameters: Parameters,
-    formats: Vec<Format>,
-    state: State,
-}
-
-enum State {
-    Ready,
-    /// Some rows are sent.
-    Suspended {
-        rows: Rows,
-        /// What is left of a batch.
-        left: Option<(RecordBatch, usize)>,
-    },
-    Finished,
-}
+use crate::fields::Format;
+use crate::outcome::{Outcome, Parameters};
+use crate::pgwire::connection::{Connection, attend};
+use crate::pgwire::copy;
+use crate::pgwire::portal::{Portal, State};
+use crate::pgwire::types::{formats, put_row, row_description};
+use crate::session::prepared::Prepared;
+use crate::statements::{self, prepare};
 
 impl Connection {
     /// Answers a message of the extended protocol other than Sync.

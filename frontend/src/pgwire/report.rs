@@ -4,7 +4,7 @@ use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::response::{ErrorResponse, NoticeResponse};
 
 use crate::error::Error;
-use crate::pgwire::Wire;
+use crate::pgwire::wire::Wire;
 
 impl Wire {
     /// Says that a statement failed.

@@ -5,9 +5,12 @@ use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::response::{CommandComplete, EmptyQueryResponse};
 
 use crate::error::Result;
-use crate::pgwire::types::{Format, put_row, row_description};
-use crate::pgwire::{Connection, attend, contain, copy};
-use crate::statements::{self, Outcome, Parameters};
+use crate::fields::Format;
+use crate::outcome::{Outcome, Parameters};
+use crate::pgwire::connection::{Connection, attend, contain};
+use crate::pgwire::copy;
+use crate::pgwire::types::{put_row, row_description};
+use crate::statements;
 
 impl Connection {
     /// Answers a Query message.

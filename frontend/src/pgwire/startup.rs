@@ -10,11 +10,12 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
-use crate::pg_catalog::objects::DATABASE;
-use crate::pgwire::{Connection, NOTICES_MAX, Wire};
-use crate::server::Shared;
+use crate::pg_catalog::names::DATABASE;
+use crate::pgwire::connection::{Connection, NOTICES_MAX};
+use crate::pgwire::wire::{Wire, decode};
 use crate::session::Session;
 use crate::settings::SETTINGS;
+use crate::shared::Shared;
 
 /// A client that says nothing for so long is let go.
 const STARTUP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -65,7 +66,7 @@ pub async fn accept(shared: Arc<Shared>, stream: TcpStream) -> Result<Option<Con
         portals: Default::default(),
         skipping: false,
         is_ready: false,
-        _registered: registered,
+        registered,
     }))
 }
 
@@ -107,7 +108,7 @@ async fn first_message(shared: &Shared, wire: &mut Wire) -> Result<Option<Startu
         context.awaiting_frontend_ssl = false;
         context.awaiting_frontend_startup = true;
         // A key of any length may come; ours have four bytes.
-        let decoded = super::decode(&mut frame, &context);
+        let decoded = decode(&mut frame, &context);
         return match decoded {
             Ok(Some(PgWireFrontendMessage::Startup(startup))) => Ok(Some(startup)),
             Ok(Some(PgWireFrontendMessage::CancelRequest(cancel))) => {

@@ -1,49 +1,8 @@
 //! Savepoints: places in a transaction to go back to, also after an error.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use storage::RelationId;
-
-use super::{Session, Transaction, Work};
+use super::Session;
+use super::transaction::{Savepoint, Transaction, Work};
 use crate::error::{Error, Result};
-use crate::settings::Values;
-
-/// A place in a transaction that ROLLBACK TO goes back to.
-pub(super) struct Savepoint {
-    name: String,
-    /// How many batches the transaction had written, by table.
-    writes: BTreeMap<RelationId, usize>,
-    /// The length of [`Work::counted`].
-    counted: usize,
-    cursors: BTreeSet<String>,
-    settings: Values,
-    local: BTreeSet<&'static str>,
-    read_only: bool,
-}
-
-impl Work {
-    /// Forgets what was written since a savepoint.
-    fn rewind(&mut self, at: usize) {
-        let savepoint = &self.savepoints[at];
-        self.writes.retain(|table, batches| {
-            batches.truncate(savepoint.writes.get(table).copied().unwrap_or(0));
-            !batches.is_empty()
-        });
-        for (table, key, diff) in self.counted.drain(savepoint.counted..) {
-            if let Some(count) = self.key_counts.get_mut(&table).and_then(|counts| counts.get_mut(&key)) {
-                *count -= diff;
-            }
-        }
-        self.local.clone_from(&savepoint.local);
-        self.read_only = savepoint.read_only;
-        self.savepoints.truncate(at + 1);
-    }
-
-    fn find_savepoint(&self, name: &str) -> Result<usize> {
-        let missing = || Error::new("3B001", format!("savepoint \"{name}\" does not exist"));
-        self.savepoints.iter().rposition(|savepoint| savepoint.name == name).ok_or_else(missing)
-    }
-}
 
 impl Session {
     fn block(&mut self, command: &str) -> Result<&mut Work> {

@@ -5,9 +5,9 @@ use planner::statement::{AlterRename, Comment, NamedKind};
 
 use crate::catalog;
 use crate::error::{Error, Result};
-use crate::server::Shared;
+use crate::outcome::Outcome;
 use crate::session::Session;
-use crate::statements::Outcome;
+use crate::shared::Shared;
 
 /// Renames an object.
 pub async fn rename(session: &mut Session, alter: &AlterRename) -> Result<Outcome> {

@@ -1,62 +1,20 @@
 //! `COPY t [(columns)] TO STDOUT | FROM STDIN [WITH (FORMAT text | csv, HEADER, DELIMITER, NULL, QUOTE, ESCAPE)]` and
 //! `COPY (query) TO STDOUT`.
 
-use arrow::array::RecordBatch;
+use std::collections::BTreeMap;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use planner::catalog::{Object, ObjectKind};
 use planner::statement::{Copy, CopySource};
 
 use crate::catalog::quote_ident;
+use crate::copy_format::{Line, LineReader, Options};
 use crate::error::{Error, Result};
+use crate::outcome::{CopyIn, CopyOut, Outcome, RowsTag};
+use crate::pg_catalog::objects::visible;
 use crate::session::Session;
-use crate::statements::{Outcome, Rows, RowsTag, insert, select};
-
-/// How rows are written.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// CSV or text.
-    pub csv: bool,
-    /// Whether the first line names the columns.
-    pub header: bool,
-    /// What stands between columns.
-    pub delimiter: u8,
-    /// What stands for NULL.
-    pub null: String,
-    /// What stands around a CSV value.
-    pub quote: u8,
-    /// What stands before a quote inside of one.
-    pub escape: u8,
-}
-
-impl Options {
-    /// The options of a statement.
-    pub fn new(given: &planner::statement::CopyOptions) -> Result<Options> {
-        let csv = match given.format.as_str() {
-            "csv" => true,
-            "text" => false,
-            "binary" => {
-                return Err(Error::unsupported("COPY in binary format is not supported").hint("Use FORMAT csv."));
-            }
-            other => return Err(Error::new("22023", format!("COPY format \"{other}\" not recognized"))),
-        };
-        if let Some((name, _)) = given.others.iter().find(|(n, _)| !matches!(n.as_str(), "encoding" | "freeze")) {
-            return Err(Error::new("42601", format!("option \"{name}\" not recognized")));
-        }
-        let byte = |name: &str, value: Option<char>, default: u8| match value {
-            None => Ok(default),
-            Some(c) if c.is_ascii() => Ok(c as u8),
-            Some(_) => Err(Error::new("0A000", format!("COPY {name} must be a single one-byte character"))),
-        };
-        let quote = byte("quote", given.quote, b'"')?;
-        Ok(Options {
-            csv,
-            header: given.header,
-            delimiter: byte("delimiter", given.delimiter, if csv { b',' } else { b'\t' })?,
-            null: given.null.clone().unwrap_or_else(|| if csv { String::new() } else { "\\N".into() }),
-            quote,
-            escape: byte("escape", given.escape, quote)?,
-        })
-    }
-}
+use crate::statements::select;
+use crate::statements::writing::{append, check_is_table};
 
 /// Begins a COPY.
 pub async fn run(session: &mut Session, copy: &Copy) -> Result<Outcome> {
@@ -81,13 +39,14 @@ pub async fn run(session: &mut Session, copy: &Copy) -> Result<Outcome> {
                 let query =
                     format!("SELECT {names} FROM {}.{}", quote_ident(&object.schema), quote_ident(&object.name));
                 let ready = select::ready(session, select::bind_text(session, &query)?)?;
-                let rows = ready.rows(session, &[], RowsTag::Select).await?;
+                let rows = select::rows(session, &ready, &[], RowsTag::Select).await?;
                 return Ok(Outcome::CopyOut(CopyOut { rows, options }));
             }
-            insert::check_is_table(&object, "copy to")?;
+            check_is_table(&object, "copy to")?;
             session.check_may_write("COPY FROM")?;
-            let target = insert::Target { table: object, columns };
-            Ok(Outcome::CopyIn(CopyIn::new(target, options)))
+            let names = columns.iter().map(|&i| object.columns[i].name.clone()).collect();
+            let lines = LineReader::new(options, object.name.clone(), names);
+            Ok(Outcome::CopyIn(CopyIn { table: object, columns, lines, rows: 0 }))
         }
     }
 }
@@ -111,255 +70,85 @@ fn positions(object: &Object, names: &[String]) -> Result<Vec<usize>> {
     Ok(found)
 }
 
-/// Rows on their way out.
-pub struct CopyOut {
-    /// The rows.
-    pub rows: Rows,
-    /// How they are written.
-    pub options: Options,
+/// Takes more of the data.
+pub async fn push(session: &mut Session, input: &mut CopyIn, data: &[u8]) -> Result<()> {
+    let rows = input.lines.push(data)?;
+    write(session, input, rows).await
 }
 
-impl CopyOut {
-    /// The first line, if there is to be one.
-    pub fn header(&self) -> String {
-        let mut text = String::new();
-        if self.options.header {
-            for (i, field) in self.rows.fields.iter().enumerate() {
-                if i > 0 {
-                    text.push(self.options.delimiter as char);
-                }
-                self.write_value(&field.name, &mut text);
-            }
-            text.push('\n');
-        }
-        text
-    }
-
-    /// Appends a row as a line.
-    pub fn write_row(&self, batch: &RecordBatch, row: usize, out: &mut String) -> Result<()> {
-        let mut value = String::new();
-        for (i, field) in self.rows.fields.iter().enumerate() {
-            if i > 0 {
-                out.push(self.options.delimiter as char);
-            }
-            let array = batch.column(i).as_ref();
-            if arrow::array::Array::is_null(array, row) {
-                out.push_str(&self.options.null);
-                continue;
-            }
-            value.clear();
-            self.rows.style.write(array, row, &field.ty, &mut value);
-            self.write_value(&value, out);
-        }
-        out.push('\n');
-        Ok(())
-    }
-
-    fn write_value(&self, value: &str, out: &mut String) {
-        let o = &self.options;
-        if o.csv {
-            let special = |b: u8| b == o.delimiter || b == o.quote || b == b'\n' || b == b'\r';
-            // An empty string is quoted to tell it from NULL, and a lone `\.` from the end of the data.
-            if value == o.null || value == "\\." || value.bytes().any(special) {
-                out.push(o.quote as char);
-                for c in value.chars() {
-                    if c == o.quote as char || c == o.escape as char {
-                        out.push(o.escape as char);
-                    }
-                    out.push(c);
-                }
-                out.push(o.quote as char);
-            } else {
-                out.push_str(value);
-            }
-            return;
-        }
-        for c in value.chars() {
-            match c {
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                '\u{8}' => out.push_str("\\b"),
-                '\u{c}' => out.push_str("\\f"),
-                '\u{b}' => out.push_str("\\v"),
-                c if c == o.delimiter as char => {
-                    out.push('\\');
-                    out.push(c);
-                }
-                c => out.push(c),
-            }
-        }
-    }
+/// Takes the last line and tells how many rows came.
+pub async fn finish(session: &mut Session, input: &mut CopyIn) -> Result<String> {
+    let rows = input.lines.finish()?;
+    write(session, input, rows).await?;
+    Ok(format!("COPY {}", input.rows))
 }
 
-/// Rows on their way in.
-pub struct CopyIn {
-    /// Where they go.
-    pub target: insert::Target,
-    /// How they are written.
-    pub options: Options,
-    /// What is not a whole line yet.
-    rest: Vec<u8>,
-    line: usize,
-    rows: u64,
-    ended: bool,
+async fn write(session: &mut Session, input: &mut CopyIn, rows: Vec<Line>) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let first = input.lines.line() - rows.len() + 1;
+    insert_texts(input, session, &rows, first).await?;
+    input.rows += rows.len() as u64;
+    Ok(())
 }
 
-impl CopyIn {
-    /// Rows for `target`.
-    pub fn new(target: insert::Target, options: Options) -> CopyIn {
-        CopyIn { target, options, rest: Vec::new(), line: 0, rows: 0, ended: false }
+/// Inserts rows that are written as text; `line` is that of the first.
+async fn insert_texts(input: &CopyIn, session: &mut Session, rows: &[Line], line: usize) -> Result<()> {
+    let style = session.text_session();
+    let n = rows.len();
+    let defaults = defaults(input, session, n).await?;
+    let mut arrays: Vec<ArrayRef> = Vec::new();
+    for (at, column) in visible(&input.table).iter().enumerate() {
+        let Some(i) = input.columns.iter().position(|&c| c == at) else {
+            arrays.push(match defaults.get(&at) {
+                Some(values) => values.clone(),
+                None => arrow::array::new_null_array(&column.ty.arrow(), n),
+            });
+            continue;
+        };
+        let mut values = Vec::with_capacity(n);
+        for (r, row) in rows.iter().enumerate() {
+            values.push(match &row[i] {
+                None => planner::types::text::null(&column.ty),
+                Some(text) => planner::types::text::read_in(text, &column.ty, column.typmod, &style).map_err(|e| {
+                    let place =
+                        format!("COPY {}, line {}, column {}: \"{text}\"", input.table.name, line + r, column.name);
+                    Error::from(e).context(place)
+                })?,
+            });
+        }
+        arrays.push(planner::ScalarValue::iter_to_array(values).map_err(planner::Error::from)?);
     }
+    let options = RecordBatchOptions::new().with_row_count(Some(n));
+    let schema = storage::types::arrow_schema(visible(&input.table));
+    let batch = RecordBatch::try_new_with_options(schema, arrays, &options)?;
+    append(session, &input.table, vec![batch]).await.map(drop).map_err(|e| match e.fields().row {
+        Some(row) => e.context(format!("COPY {}, line {}", input.table.name, line + row)),
+        None => e,
+    })
+}
 
-    /// How many columns a line has.
-    pub fn columns(&self) -> usize {
-        self.target.columns.len()
+/// `n` values of each column that is left out and has a default.
+async fn defaults(input: &CopyIn, session: &mut Session, n: usize) -> Result<BTreeMap<usize, ArrayRef>> {
+    let left_out = |i: &usize| !input.columns.contains(i);
+    let wanted: Vec<(usize, &String)> = (0..visible(&input.table).len())
+        .filter(left_out)
+        .filter_map(|i| Some((i, input.table.defaults.get(i)?.as_ref()?)))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(BTreeMap::new());
     }
-
-    /// Takes more of the data.
-    pub async fn push(&mut self, session: &mut Session, data: &[u8]) -> Result<()> {
-        let mut text = std::mem::take(&mut self.rest);
-        text.extend_from_slice(data);
-        let mut rows = Vec::new();
-        let mut at = 0;
-        while let Some(end) = self.end_of_line(&text[at..]) {
-            self.take_line(&text[at..at + end], &mut rows)?;
-            at += end + 1;
-        }
-        self.rest = text.split_off(at);
-        self.write(session, rows).await
-    }
-
-    /// Takes the last line and tells how many rows came.
-    pub async fn finish(&mut self, session: &mut Session) -> Result<String> {
-        let rest = std::mem::take(&mut self.rest);
-        let mut rows = Vec::new();
-        if !rest.is_empty() {
-            self.take_line(&rest, &mut rows)?;
-        }
-        self.write(session, rows).await?;
-        Ok(format!("COPY {}", self.rows))
-    }
-
-    async fn write(&mut self, session: &mut Session, rows: Vec<Vec<Option<String>>>) -> Result<()> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let n = rows.len() as u64;
-        let first = self.line - rows.len() + 1;
-        self.target.insert_texts(session, &rows, first).await?;
-        self.rows += n;
-        Ok(())
-    }
-
-    /// Where the line ends: CSV values may contain line breaks.
-    fn end_of_line(&self, text: &[u8]) -> Option<usize> {
-        if !self.options.csv {
-            return text.iter().position(|&b| b == b'\n');
-        }
-        let mut quoted = false;
-        for (i, &byte) in text.iter().enumerate() {
-            if byte == self.options.quote {
-                quoted = !quoted;
-            } else if byte == b'\n' && !quoted {
-                return Some(i);
-            }
-        }
-        None
-    }
-
-    fn take_line(&mut self, line: &[u8], rows: &mut Vec<Vec<Option<String>>>) -> Result<()> {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if self.ended || line == b"\\." {
-            self.ended = true;
-            return Ok(());
-        }
-        self.line += 1;
-        if self.options.header && self.line == 1 {
-            return Ok(());
-        }
-        let line = std::str::from_utf8(line)
-            .map_err(|_| Error::new("22021", "invalid byte sequence for encoding \"UTF8\""))?;
-        let values = if self.options.csv { self.csv_values(line)? } else { self.text_values(line) };
-        let wanted = self.columns();
-        if values.len() != wanted {
-            let (name, n) = (&self.target.table.name, self.line);
-            let message = if values.len() < wanted {
-                format!("missing data for column \"{}\"", self.target.column_name(values.len()))
-            } else {
-                "extra data after last expected column".to_owned()
-            };
-            return Err(Error::new("22P04", message).context(format!("COPY {name}, line {n}: \"{line}\"")));
-        }
-        rows.push(values);
-        Ok(())
-    }
-
-    fn text_values(&self, line: &str) -> Vec<Option<String>> {
-        let delimiter = self.options.delimiter as char;
-        let (mut values, mut raw, mut value) = (Vec::new(), String::new(), String::new());
-        let mut chars = line.chars();
-        loop {
-            let c = chars.next();
-            match c {
-                None => (),
-                Some(c) if c == delimiter => (),
-                Some('\\') => {
-                    let Some(escaped) = chars.next() else { continue };
-                    raw.push('\\');
-                    raw.push(escaped);
-                    value.push(match escaped {
-                        'b' => '\u{8}',
-                        'f' => '\u{c}',
-                        'n' => '\n',
-                        'r' => '\r',
-                        't' => '\t',
-                        'v' => '\u{b}',
-                        other => other,
-                    });
-                    continue;
-                }
-                Some(c) => {
-                    raw.push(c);
-                    value.push(c);
-                    continue;
-                }
-            }
-            values.push((raw != self.options.null).then(|| std::mem::take(&mut value)));
-            raw.clear();
-            value.clear();
-            if c.is_none() {
-                return values;
-            }
-        }
-    }
-
-    fn csv_values(&self, line: &str) -> Result<Vec<Option<String>>> {
-        let o = &self.options;
-        let (delimiter, quote, escape) = (o.delimiter as char, o.quote as char, o.escape as char);
-        let mut values = Vec::new();
-        let (mut value, mut was_quoted, mut quoted) = (String::new(), false, false);
-        let mut chars = line.chars().peekable();
-        loop {
-            match chars.next() {
-                Some(c) if quoted && c == escape && chars.peek().is_some_and(|&n| n == quote || n == escape) => {
-                    value.extend(chars.next());
-                }
-                Some(c) if quoted && c == quote => quoted = false,
-                Some(c) if quoted => value.push(c),
-                Some(c) if c == quote => (quoted, was_quoted) = (true, true),
-                Some(c) if c != delimiter => value.push(c),
-                None if quoted => return Err(Error::new("22P04", "unterminated CSV quoted field")),
-                end => {
-                    let value = std::mem::take(&mut value);
-                    values.push((was_quoted || value != o.null).then_some(value));
-                    was_quoted = false;
-                    if end.is_none() {
-                        return Ok(values);
-                    }
-                }
-            }
-        }
-    }
+    // One row per row to come: nextval and the like must differ.
+    let expressions: Vec<String> = (wanted.iter())
+        .map(|&(i, default)| {
+            let column = &input.table.columns[i];
+            format!("CAST({default} AS {})", planner::types::format(&column.ty, column.typmod))
+        })
+        .collect();
+    let query = format!("SELECT {} FROM generate_series(1, {n})", expressions.join(", "));
+    let batches = select::collect_text(session, &query).await?;
+    let schema = batches.first().map(|b| b.schema()).ok_or_else(|| Error::new("XX000", "no default values"))?;
+    let batch = arrow::compute::concat_batches(&schema, &batches)?;
+    Ok(wanted.iter().enumerate().map(|(at, &(i, _))| (i, batch.column(at).clone())).collect())
 }

@@ -7,9 +7,9 @@ use planner::statement::CreateIndex;
 use storage::keys::SortOption;
 
 use crate::error::{Error, Result};
+use crate::outcome::Outcome;
 use crate::session::Session;
-use crate::statements::Outcome;
-use crate::statements::create_materialized_view::{create, exists};
+use crate::statements::create::{create, exists};
 
 /// Creates an index.
 pub async fn run(session: &mut Session, statement: &CreateIndex, text: &str) -> Result<Outcome> {

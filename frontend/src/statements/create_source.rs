@@ -9,10 +9,10 @@ use streaming::plan::Plan;
 use streaming::source::SourceSpec;
 
 use crate::error::{Error, Result};
+use crate::outcome::Outcome;
 use crate::session::Session;
-use crate::statements::Outcome;
-use crate::statements::create_materialized_view::{create, exists, schema_of};
-use crate::statements::create_table::{ROW_ID, check_unique};
+use crate::statements::create::{check_unique, create, exists, schema_of};
+use crate::statements::create_table::ROW_ID;
 
 /// Creates a source.
 pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) -> Result<Outcome> {

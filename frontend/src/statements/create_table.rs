@@ -10,10 +10,10 @@ use streaming::operators::table_source::TableSource;
 use streaming::plan::Plan;
 
 use crate::error::{Error, Result};
-use crate::pgwire::types::Field;
+use crate::outcome::Outcome;
 use crate::session::Session;
-use crate::statements::create_materialized_view::{create, exists, schema_of};
-use crate::statements::{Outcome, insert, select, storage_parameters};
+use crate::statements::create::{check_unique, create, exists, query_columns, schema_of};
+use crate::statements::{select, storage_parameters, writing};
 
 /// The hidden column that tells equal rows of a table without a key apart.
 pub const ROW_ID: &str = "_row_id";
@@ -76,7 +76,7 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
     create(&shared, object.clone(), None).await?;
     let Some(bound) = query else { return Ok(Outcome::Done(TAG.into())) };
     let batches = select::collect(session, bound, &[], false).await?;
-    let (n, _) = insert::append(session, &std::sync::Arc::new(object), batches).await?;
+    let (n, _) = writing::append(session, &std::sync::Arc::new(object), batches).await?;
     Ok(Outcome::Done(format!("SELECT {n}")))
 }
 
@@ -122,41 +122,6 @@ fn declared(session: &Session, columns: &[ColumnDef]) -> Result<(Vec<Column>, Ve
         not_null: c.not_null || c.primary_key,
     };
     Ok((columns.iter().map(plain).collect(), columns.iter().map(|c| c.default.clone()).collect()))
-}
-
-/// The columns of a query, some or all renamed.
-pub fn query_columns(bound: &planner::Bound, names: &[String]) -> Result<Vec<Column>> {
-    if names.len() > bound.columns.len() {
-        return Err(Error::new("42601", "too many column names were specified"));
-    }
-    let mut fields = select::fields(bound);
-    for (field, name) in fields.iter_mut().zip(names) {
-        field.name = name.clone();
-    }
-    let columns = named_columns(&fields);
-    check_unique(&columns)?;
-    Ok(columns)
-}
-
-/// The columns of a relation that holds a query's rows.
-pub fn named_columns(fields: &[Field]) -> Vec<Column> {
-    let column = |f: &Field| Column {
-        name: f.name.clone(),
-        ty: if f.ty == SqlType::Unknown { SqlType::Text } else { f.ty.clone() },
-        typmod: f.typmod,
-        not_null: false,
-    };
-    fields.iter().map(column).collect()
-}
-
-/// Columns of a relation have names of their own.
-pub fn check_unique(columns: &[Column]) -> Result<()> {
-    for (i, column) in columns.iter().enumerate() {
-        if columns[..i].iter().any(|c| c.name == column.name) {
-            return Err(Error::new("42701", format!("column \"{}\" specified more than once", column.name)));
-        }
-    }
-    Ok(())
 }
 
 fn key(columns: &[Column], names: &[String]) -> Result<Vec<usize>> {

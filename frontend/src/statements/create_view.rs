@@ -4,10 +4,9 @@ use planner::catalog::{Object, ObjectKind};
 use planner::statement::CreateView;
 
 use crate::error::{Error, Result};
+use crate::outcome::Outcome;
 use crate::session::Session;
-use crate::statements::Outcome;
-use crate::statements::create_materialized_view::{create, exists, schema_of};
-use crate::statements::create_table::query_columns;
+use crate::statements::create::{create, exists, query_columns, schema_of};
 
 /// Creates a view.
 pub async fn run(session: &mut Session, statement: &CreateView, text: &str) -> Result<Outcome> {

@@ -2,56 +2,13 @@
 
 use arrow::array::RecordBatch;
 use futures::StreamExt;
-use planner::statement::{Declare, Fetch, FetchCount};
+use planner::statement::{Declare, Fetch};
 
 use crate::error::{Error, Result};
+use crate::outcome::{Outcome, Rows, RowsTag};
 use crate::session::Session;
-use crate::statements::{Outcome, Rows, RowsTag, select};
-
-/// A query that is read piece by piece.
-pub struct Cursor {
-    rows: Rows,
-    left: Option<(RecordBatch, usize)>,
-    hold: bool,
-    /// When it was declared and with what, for `pg_cursors`.
-    pub text: String,
-}
-
-impl Cursor {
-    /// Whether it outlives the transaction.
-    pub fn is_holdable(&self) -> bool {
-        self.hold
-    }
-
-    /// The columns.
-    pub fn fields(&self) -> &[crate::pgwire::types::Field] {
-        &self.rows.fields
-    }
-
-    async fn fetch(&mut self, count: FetchCount) -> Result<Vec<RecordBatch>> {
-        let (mut batches, mut n) = (Vec::new(), 0);
-        let max = match count {
-            FetchCount::Next(max) => max as usize,
-            FetchCount::All => usize::MAX,
-        };
-        while n < max {
-            let (batch, from) = match self.left.take() {
-                Some(left) => left,
-                None => match self.rows.batches.next().await.transpose()? {
-                    Some(batch) => (batch, 0),
-                    None => break,
-                },
-            };
-            let take = (batch.num_rows() - from).min(max - n);
-            batches.push(batch.slice(from, take));
-            n += take;
-            if from + take < batch.num_rows() {
-                self.left = Some((batch, from + take));
-            }
-        }
-        Ok(batches)
-    }
-}
+use crate::session::cursor::Cursor;
+use crate::statements::select;
 
 /// `DECLARE`: the query is bound and begun.
 pub async fn declare(session: &mut Session, declare: &Declare, text: &str) -> Result<Outcome> {
@@ -63,7 +20,7 @@ pub async fn declare(session: &mut Session, declare: &Declare, text: &str) -> Re
         return Err(Error::new("42P03", format!("cursor \"{name}\" already exists")));
     }
     let rows = select::run(session, &declare.query, &Default::default()).await?;
-    let cursor = Cursor { rows, left: None, hold: declare.hold, text: text.to_owned() };
+    let cursor = Cursor::new(rows, declare.hold, text);
     session.cursors.insert(name.clone(), cursor);
     Ok(Outcome::Done("DECLARE CURSOR".into()))
 }

@@ -4,8 +4,9 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use storage::Batch;
 
 use crate::error::Result;
+use crate::outcome::{Outcome, Parameters};
 use crate::session::Session;
-use crate::statements::{Outcome, Parameters, insert, select, update};
+use crate::statements::{select, update, writing};
 
 /// Takes rows away.
 pub async fn run(
@@ -17,7 +18,7 @@ pub async fn run(
     let catalog = session.shared.catalogs.current();
     let mut types = parameters.known();
     let bound = planner::bind_delete(&catalog, &session.bind_settings(), delete, &mut types)?;
-    insert::check_is_table(&bound.table, "delete from")?;
+    writing::check_is_table(&bound.table, "delete from")?;
     session.lock(&[bound.table.id]).await?;
     let mut old = select::collect(session, bound.source, &parameters.values, true).await?;
     if bound.joins {
@@ -33,7 +34,7 @@ pub async fn run(
         let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
         changes.push(Batch::inserts(batch).negate());
     }
-    insert::apply(session, &bound.table, changes).await?;
+    writing::apply(session, &bound.table, changes).await?;
     let tag = format!("DELETE {n}");
     match bound.returning {
         None => Ok(Outcome::Done(tag)),

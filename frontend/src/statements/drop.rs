@@ -9,9 +9,9 @@ use streaming::engine::Engine;
 
 use crate::catalog::{self, kind_name};
 use crate::error::{Error, Result};
-use crate::server::Shared;
+use crate::outcome::Outcome;
 use crate::session::Session;
-use crate::statements::Outcome;
+use crate::shared::Shared;
 
 /// Drops the named objects and, with CASCADE, what depends on them.
 pub async fn run(session: &mut Session, statement: &Drop) -> Result<Outcome> {

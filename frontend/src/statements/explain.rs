@@ -5,9 +5,10 @@ use planner::explain;
 use storage::SqlType;
 
 use crate::error::{Error, Result};
-use crate::pgwire::types::Field;
+use crate::fields::Field;
+use crate::outcome::{Outcome, Parameters, Rows, RowsTag};
 use crate::session::Session;
-use crate::statements::{Outcome, Parameters, Rows, RowsTag, create_materialized_view, select, show};
+use crate::statements::{create_materialized_view, select, show};
 
 /// The column of a plan.
 pub fn fields() -> Vec<Field> {
@@ -70,7 +71,7 @@ pub async fn run(
 
 async fn read(session: &mut Session, bound: planner::Bound, json: bool) -> Result<String> {
     let ready = select::ready(session, bound)?;
-    let (query, relations) = ready.way(session);
+    let (query, relations) = select::way(session, &ready);
     let tables = select::tables(session, relations, false).await?;
     Ok(if json {
         explain::explain_read_json(query, &tables, &session.shared.reads).await?

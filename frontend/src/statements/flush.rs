@@ -1,8 +1,8 @@
 //! `FLUSH`: waits until everything written or read from sources before is visible and durable.
 
 use crate::error::Result;
+use crate::outcome::Outcome;
 use crate::session::Session;
-use crate::statements::Outcome;
 
 /// Waits. `WAIT` means the same.
 pub async fn run(session: &mut Session, tag: &str) -> Result<Outcome> {

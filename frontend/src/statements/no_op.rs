@@ -1,6 +1,6 @@
 //! Statements that clients send and that need nothing done here: `VACUUM`, `ANALYZE`, `COMMENT`, `GRANT`, `LISTEN`, ...
 
-use crate::statements::Outcome;
+use crate::outcome::Outcome;
 
 /// Says that it is done.
 pub fn run(tag: &str) -> Outcome {

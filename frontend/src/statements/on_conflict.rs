@@ -13,7 +13,7 @@ use storage::{Batch, RelationSnapshot};
 
 use crate::error::{Error, Result};
 use crate::session::Session;
-use crate::statements::{insert, select};
+use crate::statements::{select, writing};
 
 /// Inserts rows with all visible columns into a table with a primary key. Returns the rows that were inserted or
 /// changed, with all columns, in the order of the rows that were to be inserted.
@@ -26,7 +26,7 @@ pub async fn insert(
 ) -> Result<Vec<RecordBatch>> {
     let Some(first) = rows.first() else { return Ok(Vec::new()) };
     let rows = concat_batches(&first.schema(), &rows)?;
-    insert::check_not_null(table, &rows)?;
+    writing::check_not_null(table, &rows)?;
     session.lock(&[table.id]).await?;
     let stored = session.snapshots(&[table.id], true).await?.remove(&table.id);
     let stored = stored.ok_or_else(|| Error::new("XX000", "a table without rows to read"))?;
@@ -52,13 +52,13 @@ pub async fn insert(
     }
 
     let new = take_record_batch(&rows, &UInt32Array::from(inserted.clone()))?;
-    let new = insert::completed(session, table, &new)?;
+    let new = writing::completed(session, table, &new)?;
     let mut numbers: Vec<i64> = inserted.iter().map(|&n| n.into()).collect();
     let mut written = vec![new.clone()];
     let mut changes = vec![Batch::inserts(new)];
     if let OnConflict::DoUpdate(update) = action {
         if !conflicts.is_empty() {
-            insert::check_is_table(table, "update")?;
+            writing::check_is_table(table, "update")?;
         }
         // Of several rows with one key, one comes after the other: an earlier one may have changed nothing.
         while !conflicts.is_empty() {
@@ -78,7 +78,7 @@ pub async fn insert(
                     )
                 };
                 let (old, new) = (part(0..width)?, part(width..2 * width)?);
-                insert::check_not_null(table, &new)?;
+                writing::check_not_null(table, &new)?;
                 let changed = arrow::array::AsArray::as_primitive::<Int64Type>(batch.column(2 * width).as_ref());
                 for &number in changed.values() {
                     touched.insert(&keys[number as usize]);
@@ -90,7 +90,7 @@ pub async fn insert(
             }
         }
     }
-    insert::apply(session, table, changes).await?;
+    writing::apply(session, table, changes).await?;
     let written = concat_batches(&written[0].schema(), &written)?;
     let mut order: Vec<u32> = (0..numbers.len() as u32).collect();
     order.sort_by_key(|&i| numbers[i as usize]);

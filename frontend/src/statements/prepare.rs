@@ -8,28 +8,11 @@ use planner::{Parsed, ScalarValue, Statement};
 use storage::SqlType;
 
 use crate::error::{Error, Result};
-use crate::pgwire::types::{Field, Format};
+use crate::fields::{self, Field, Format};
+use crate::outcome::{Outcome, Parameters};
 use crate::session::Session;
-use crate::statements::select::{self, Ready};
-use crate::statements::{Outcome, Parameters};
-
-/// A statement that is parsed and bound, and may run many times.
-pub struct Prepared {
-    /// The statement; `None` if the text was empty.
-    pub parsed: Option<Parsed>,
-    /// The query, if it is one.
-    pub ready: Option<Ready>,
-    /// The parameters' types.
-    pub parameters: Vec<SqlType>,
-    /// What the client said of them.
-    given: Vec<Option<SqlType>>,
-    /// The columns of its rows; `None` if it returns none.
-    pub fields: Option<Vec<Field>>,
-    /// What it was bound against.
-    catalog: Arc<Catalog>,
-    /// The settings that binding depends on: the search path and the time zone.
-    bound_with: (String, String),
-}
+use crate::session::prepared::{Prepared, Ready};
+use crate::statements::select;
 
 /// Binds a statement as far as that is possible before it runs.
 pub fn prepare(session: &mut Session, parsed: Option<Parsed>, given: Vec<Option<SqlType>>) -> Result<Prepared> {
@@ -94,14 +77,14 @@ fn describe(
     let rows = |fields: Vec<Field>| Description { fields: Some(fields), ..Default::default() };
     let written = |returning: Option<planner::Bound>, params: Vec<SqlType>| Description {
         ready: None,
-        fields: returning.as_ref().map(select::fields),
+        fields: returning.as_ref().map(fields::of),
         parameters: Some(params),
     };
     Ok(match statement {
         Statement::Query(query) => {
             let bound = planner::bind_query(catalog, &settings, query, types)?;
             let parameters = bound.params.clone();
-            let fields = Some(select::fields(&bound));
+            let fields = Some(fields::of(&bound));
             // What is read out of the catalog or the clock when it is bound must be bound again for each run.
             let ready = if depends_on_moment(&query.text) { None } else { Some(Ready::new(bound, catalog)?) };
             Description { fields, ready, parameters: Some(parameters) }
@@ -151,8 +134,8 @@ pub fn declare(session: &mut Session, statement: &Prepare) -> Result<Outcome> {
     Ok(Outcome::Done("PREPARE".into()))
 }
 
-/// `EXECUTE`
-pub async fn execute(session: &mut Session, statement: &Execute) -> Result<Outcome> {
+/// `EXECUTE`: what is to run, and with what.
+pub async fn execute(session: &mut Session, statement: &Execute) -> Result<(Arc<Prepared>, Parameters)> {
     let name = &statement.name;
     let prepared = session.prepared.get(name).cloned();
     let prepared =
@@ -161,11 +144,11 @@ pub async fn execute(session: &mut Session, statement: &Execute) -> Result<Outco
     let mut values = Vec::new();
     if let Some(query) = &statement.values {
         let bound = select::bind(session, query, &Parameters::default())?;
-        let fields = select::fields(&bound);
+        let columns = fields::of(&bound);
         let batches = select::collect(session, bound, &[], false).await?;
         let row = batches.iter().find(|b| b.num_rows() > 0);
         let row = row.ok_or_else(|| Error::new("XX000", "no values for the parameters"))?;
-        for (i, (field, ty)) in fields.iter().zip(&prepared.parameters).enumerate() {
+        for (i, (field, ty)) in columns.iter().zip(&prepared.parameters).enumerate() {
             let value = ScalarValue::try_from_array(row.column(i), 0).map_err(planner::Error::from)?;
             values.push(convert(session, value, &field.ty, ty)?);
         }
@@ -177,7 +160,7 @@ pub async fn execute(session: &mut Session, statement: &Execute) -> Result<Outco
         return Err(Error::new("42601", message).detail(detail));
     }
     let parameters = Parameters { types: prepared.parameters.clone(), values };
-    super::run_prepared(session, &prepared, &parameters).await
+    Ok((prepared, parameters))
 }
 
 /// A value of another type as the parameter's, by its text.

@@ -5,73 +5,43 @@ use std::collections::BTreeMap;
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
 use planner::batch::{Query, TableRows, Tables};
-use planner::bind::{SetConfig, SettingValue};
-use planner::catalog::Catalog;
+use planner::bind::SettingValue;
 use planner::{Bound, ScalarValue, Statement};
 use storage::{RelationId, SqlType};
 
 use crate::error::{Error, Result};
+use crate::fields::{self, Style};
+use crate::outcome::{Parameters, Rows, RowsTag};
 use crate::pg_catalog;
-use crate::pgwire::types::{Field, Style};
 use crate::session::Session;
-use crate::statements::{Parameters, Rows, RowsTag};
+use crate::session::prepared::Ready;
 
-/// A bound query that is optimised and may run many times.
-pub struct Ready {
-    /// The columns.
-    pub fields: Vec<Field>,
-    /// What it reads.
-    pub relations: Vec<RelationId>,
-    sets: Vec<SetConfig>,
-    query: Query,
-    /// The same through indexes, and what that reads.
-    indexed: Option<(Query, Vec<RelationId>)>,
+/// The way to a query's rows that this session takes, and what that reads.
+pub fn way<'a>(session: &Session, ready: &'a Ready) -> (&'a Query, &'a [RelationId]) {
+    ready.way(|relation| !session.pending(relation).is_empty())
 }
 
-impl Ready {
-    /// Optimises a query.
-    pub fn new(bound: Bound, catalog: &Catalog) -> Result<Ready> {
-        let fields = fields(&bound);
-        let query = Query::new(bound.plan)?;
-        let indexed = query.with_indexes(catalog)?.map(|query| {
-            let relations = query.relations();
-            (query, relations)
-        });
-        Ok(Ready { fields, relations: bound.relations, sets: bound.sets, query, indexed })
-    }
-
-    /// The way to its rows that this session takes: an index does not have what the transaction has changed.
-    pub fn way(&self, session: &Session) -> (&Query, &[RelationId]) {
-        match &self.indexed {
-            Some((query, relations)) if self.relations.iter().all(|r| session.pending(*r).is_empty()) => {
-                (query, relations)
+/// Begins to run it.
+pub async fn rows(session: &mut Session, ready: &Ready, values: &[ScalarValue], tag: RowsTag) -> Result<Rows> {
+    for set in &ready.sets {
+        let value = match &set.value {
+            SettingValue::Constant(value) => value.clone(),
+            SettingValue::Parameter(i) => {
+                values.get(*i).and_then(|v| planner::types::text::to_text(v, &SqlType::Text, &session.zone()))
             }
-            _ => (&self.query, &self.relations),
-        }
+        };
+        super::set::run(session, &set.name, value.as_deref(), set.local)?;
     }
-
-    /// Begins to run it.
-    pub async fn rows(&self, session: &mut Session, values: &[ScalarValue], tag: RowsTag) -> Result<Rows> {
-        for set in &self.sets {
-            let value = match &set.value {
-                SettingValue::Constant(value) => value.clone(),
-                SettingValue::Parameter(i) => {
-                    values.get(*i).and_then(|v| planner::types::text::to_text(v, &SqlType::Text, &session.zone()))
-                }
-            };
-            super::set::run(session, &set.name, value.as_deref(), set.local)?;
-        }
-        let (query, relations) = self.way(session);
-        let tables = tables(session, relations, false).await?;
-        let batches = query.run(values, &tables, &session.shared.reads).await?.map_err(Error::from).boxed();
-        Ok(Rows { fields: self.fields.clone(), batches, tag, flush: false, style: style(session), sent: 0 })
-    }
+    let (query, relations) = way(session, ready);
+    let tables = tables(session, relations, false).await?;
+    let batches = query.run(values, &tables, &session.shared.reads).await?.map_err(Error::from).boxed();
+    Ok(Rows { fields: ready.fields.clone(), batches, tag, flush: false, style: style(session), sent: 0 })
 }
 
 /// Binds and runs a query.
 pub async fn run(session: &mut Session, query: &planner::statement::Query, parameters: &Parameters) -> Result<Rows> {
     let ready = ready(session, bind(session, query, parameters)?)?;
-    ready.rows(session, &parameters.values, RowsTag::Select).await
+    rows(session, &ready, &parameters.values, RowsTag::Select).await
 }
 
 /// Optimises a query against the catalog as of now.
@@ -93,11 +63,6 @@ pub fn bind_text(session: &Session, text: &str) -> Result<Bound> {
         Some(Statement::Query(query)) => bind(session, &query, &Parameters::default()),
         _ => Err(Error::new("42601", format!("not a query: {text}"))),
     }
-}
-
-/// The columns of a bound query.
-pub fn fields(bound: &Bound) -> Vec<Field> {
-    bound.columns.iter().map(|c| Field { name: c.name.clone(), ty: c.ty.clone(), typmod: c.typmod }).collect()
 }
 
 /// How the session wants values written.
@@ -143,13 +108,13 @@ pub async fn tables(session: &mut Session, relations: &[RelationId], to_change: 
         }
         match pg_catalog::find(id) {
             Some(system) => {
-                let context = pg_catalog::Context {
+                let context = pg_catalog::relation::Context {
                     catalog: &catalog,
                     shared: &session.shared,
                     settings: &session.settings,
                     user: &session.user,
                 };
-                found.insert(id, TableRows::Rows(vec![pg_catalog::rows(system, &context)?]));
+                found.insert(id, TableRows::Rows(vec![pg_catalog::relation::rows(system, &context)?]));
             }
             None => stored.push(id),
         }
@@ -208,7 +173,7 @@ pub async fn returning(
     let others: Vec<RelationId> = bound.relations.iter().copied().filter(|r| *r != planner::bind::RETURNING).collect();
     let mut tables = tables(session, &others, false).await?;
     tables.add(planner::bind::RETURNING, written);
-    let fields = fields(&bound);
+    let fields = fields::of(&bound);
     let batches =
         Query::new(bound.plan)?.run(values, &tables, &session.shared.reads).await?.map_err(Error::from).boxed();
     Ok(Rows { fields, batches, tag: RowsTag::Known(tag), flush: false, style: style(session), sent: 0 })

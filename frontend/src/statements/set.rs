@@ -1,8 +1,8 @@
 //! `SET [LOCAL] name = value`, `RESET name`, `RESET ALL`, `DISCARD ALL`, `SET TIME ZONE`.
 
 use crate::error::{Error, Result};
+use crate::outcome::Outcome;
 use crate::session::Session;
-use crate::statements::Outcome;
 
 /// `SET name = value`; `None` is DEFAULT.
 pub fn run(session: &mut Session, name: &str, value: Option<&str>, local: bool) -> Result<Outcome> {

@@ -10,10 +10,12 @@ use storage::SqlType;
 
 use crate::catalog::kind_name;
 use crate::error::{Error, Result};
-use crate::pg_catalog::objects::{DATABASE, SCHEMAS, visible};
-use crate::pgwire::types::Field;
+use crate::fields::Field;
+use crate::outcome::{Outcome, Rows, RowsTag};
+use crate::pg_catalog::names::{DATABASE, SCHEMAS};
+use crate::pg_catalog::objects::visible;
 use crate::session::Session;
-use crate::statements::{Outcome, Rows, RowsTag, select};
+use crate::statements::select;
 
 /// Shows what is asked for.
 pub fn run(session: &mut Session, show: &Show) -> Result<Outcome> {

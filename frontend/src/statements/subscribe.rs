@@ -17,13 +17,13 @@ use streaming::engine::{Engine, JobState, Subscription};
 
 use crate::catalog::{Place, kind_name, quote_ident};
 use crate::error::{Error, Result};
+use crate::fields::{self, Field};
+use crate::outcome::{Outcome, Rows, RowsTag};
 use crate::pg_catalog::objects::visible;
-use crate::pgwire::types::Field;
-use crate::server::Shared;
 use crate::session::Session;
-use crate::statements::create_materialized_view::create_job;
-use crate::statements::create_table::named_columns;
-use crate::statements::{Outcome, Rows, RowsTag, select};
+use crate::shared::Shared;
+use crate::statements::create::{create_job, named_columns};
+use crate::statements::select;
 
 /// What is subscribed to.
 pub enum Target {
@@ -41,7 +41,7 @@ impl Target {
                 .iter()
                 .map(|c| Field { name: c.name.clone(), ty: c.ty.clone(), typmod: c.typmod })
                 .collect(),
-            Target::Query(bound) => select::fields(bound),
+            Target::Query(bound) => fields::of(bound),
         };
         let both = [Field::new("epoch", SqlType::BigInt), Field::new("diff", SqlType::BigInt)];
         both.into_iter().chain(own).collect()

@@ -1,8 +1,8 @@
 //! `BEGIN`, `START TRANSACTION`, `COMMIT`, `END`, `ROLLBACK`, `ABORT`, `SET TRANSACTION`, and savepoints.
 
 use crate::error::Result;
+use crate::outcome::Outcome;
 use crate::session::Session;
-use crate::statements::Outcome;
 
 /// `BEGIN [READ ONLY | READ WRITE]`
 pub fn begin(session: &mut Session, read_only: Option<bool>, start: bool) -> Result<Outcome> {

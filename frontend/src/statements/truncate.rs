@@ -4,8 +4,9 @@ use planner::statement::ObjectName;
 use storage::Batch;
 
 use crate::error::{Error, Result};
+use crate::outcome::Outcome;
 use crate::session::Session;
-use crate::statements::{Outcome, insert};
+use crate::statements::writing;
 
 /// Empties tables.
 pub async fn run(session: &mut Session, tables: &[ObjectName]) -> Result<Outcome> {
@@ -17,7 +18,7 @@ pub async fn run(session: &mut Session, tables: &[ObjectName]) -> Result<Outcome
         if table.kind != planner::catalog::ObjectKind::Table {
             return Err(Error::new("42809", format!("\"{}\" is not a table", table.name)));
         }
-        insert::check_is_table(&table, "truncate")?;
+        writing::check_is_table(&table, "truncate")?;
         session.lock(&[table.id]).await?;
         let mut snapshots = session.snapshots(&[table.id], true).await?;
         let mut changes: Vec<Batch> = session.pending(table.id).iter().map(Batch::negate).collect();
@@ -26,7 +27,7 @@ pub async fn run(session: &mut Session, tables: &[ObjectName]) -> Result<Outcome
                 changes.push(Batch::inserts(batch?).negate());
             }
         }
-        insert::apply(session, &table, changes).await?;
+        writing::apply(session, &table, changes).await?;
     }
     Ok(Outcome::Done("TRUNCATE TABLE".into()))
 }

@@ -7,8 +7,9 @@ use planner::catalog::Object;
 use storage::Batch;
 
 use crate::error::Result;
+use crate::outcome::{Outcome, Parameters};
 use crate::session::Session;
-use crate::statements::{Outcome, Parameters, insert, select};
+use crate::statements::{select, writing};
 
 /// Changes rows.
 pub async fn run(
@@ -20,7 +21,7 @@ pub async fn run(
     let catalog = session.shared.catalogs.current();
     let mut types = parameters.known();
     let bound = planner::bind_update(&catalog, &session.bind_settings(), update, &mut types)?;
-    insert::check_is_table(&bound.table, "update")?;
+    writing::check_is_table(&bound.table, "update")?;
     session.lock(&[bound.table.id]).await?;
     let mut rows = select::collect(session, bound.source, &parameters.values, true).await?;
     let table = &bound.table;
@@ -36,13 +37,13 @@ pub async fn run(
             RecordBatch::try_new_with_options(schema.clone(), columns.to_vec(), &options)
         };
         let (old, new) = (part(&batch.columns()[..width])?, part(&batch.columns()[width..2 * width])?);
-        insert::check_not_null(table, &new)?;
+        writing::check_not_null(table, &new)?;
         changes.push(Batch::inserts(old).negate());
         changes.push(Batch::inserts(new));
         written.push(batch.project(&(width..batch.num_columns()).collect::<Vec<_>>())?);
         n += batch.num_rows();
     }
-    insert::apply(session, table, changes).await?;
+    writing::apply(session, table, changes).await?;
     let tag = format!("UPDATE {n}");
     match bound.returning {
         None => Ok(Outcome::Done(tag)),

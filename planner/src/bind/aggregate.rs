@@ -22,7 +22,7 @@ use streaming::aggregates::AggregateKind;
 use super::from::with_columns;
 use super::grouping::{Grouping, cube, rollup};
 use super::literal::literal;
-use super::names::{Call, Clause, fold, start_of};
+use super::names::{Call, Clause, fold, refers_to, start_of};
 use super::select::{Item, ordinal};
 use super::{Binder, Typed, at};
 use crate::batch::column;
@@ -477,22 +477,4 @@ fn plain_column(e: &Expr) -> Option<String> {
         Expr::Column(c) => Some(c.name.clone()),
         _ => None,
     }
-}
-
-/// Whether an expression, its subqueries included, refers to a column.
-pub(super) fn refers_to(e: &Expr, name: &str) -> bool {
-    e.column_refs().iter().any(|c| c.name == name)
-        || e.exists(|e| {
-            let plan = match e {
-                Expr::ScalarSubquery(s) => Some(s),
-                Expr::Exists(e) => Some(&e.subquery),
-                Expr::InSubquery(e) => Some(&e.subquery),
-                Expr::SetComparison(e) => Some(&e.subquery),
-                _ => None,
-            };
-            Ok(plan.is_some_and(|s| {
-                s.outer_ref_columns.iter().any(|e| matches!(e, Expr::OuterReferenceColumn(_, c) if c.name == name))
-            }))
-        })
-        .unwrap_or(false)
 }

@@ -13,7 +13,6 @@ use storage::SqlType;
 use super::literal::{literal, text};
 use super::names::{Call, Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
 use super::set_returning::{EXPANDED, Rows, expand};
-use super::stream_join::version_of;
 use super::{Binder, BoundQuery, OutField, Typed, VIEW_DEPTH_MAX, at};
 use crate::batch::{RelationSource, column};
 use crate::catalog::{Object, ObjectKind};
@@ -558,6 +557,14 @@ fn the_column(scope: &Scope, name: &str, side: &str) -> Result<OutField> {
         return Err(Error::new("42702", message));
     }
     Ok(first.field.clone())
+}
+
+/// The version that a table is joined as of, if it says one.
+fn version_of(factor: &ast::TableFactor) -> Option<&ast::TableVersion> {
+    match factor {
+        ast::TableFactor::Table { version, .. } => version.as_ref(),
+        _ => None,
+    }
 }
 
 fn refers_to(outer: &Expr, plan: &LogicalPlan) -> bool {

@@ -16,7 +16,7 @@ use sqlparser::ast;
 use storage::SqlType;
 
 use super::literal::literal;
-use super::names::{Call, Clause};
+use super::names::{Call, Clause, GroupingCall};
 use super::{Binder, Typed, at};
 use crate::batch::column;
 use crate::error::{Error, Result};
@@ -86,13 +86,6 @@ pub(super) fn cube(items: &[Vec<usize>], place: Option<usize>) -> Result<Vec<Vec
             (0..n).filter(|i| bits >> (n - 1 - i) & 1 == 1).flat_map(|i| items[i].clone()).collect()
         })
         .collect())
-}
-
-/// A call of `grouping()`: which of some group expressions a row was not grouped by.
-#[derive(Clone, Debug)]
-pub(crate) struct GroupingCall {
-    pub(super) args: Vec<Typed>,
-    pub(super) internal: String,
 }
 
 impl Binder<'_> {

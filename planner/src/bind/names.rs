@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::Expr;
 use sqlparser::ast::{self, Spanned};
 use storage::SqlType;
@@ -140,6 +141,13 @@ pub(crate) struct Call {
     pub(super) internal: String,
 }
 
+/// A call of `grouping()`: which of some group expressions a row was not grouped by.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupingCall {
+    pub(super) args: Vec<Typed>,
+    pub(super) internal: String,
+}
+
 /// What the names of one query level mean, and what its expressions need computed below them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scope {
@@ -151,7 +159,7 @@ pub(crate) struct Scope {
     /// Set-returning functions of the select list.
     pub(super) sets: Vec<Call>,
     pub(super) named_windows: Vec<ast::NamedWindowDefinition>,
-    pub(super) groupings: Vec<super::grouping::GroupingCall>,
+    pub(super) groupings: Vec<GroupingCall>,
     /// Where each column was last referred to, for errors.
     pub(super) referred: HashMap<String, usize>,
 }
@@ -419,4 +427,22 @@ fn figure(e: &ast::Expr) -> Option<(String, bool)> {
 fn type_name(data_type: &ast::DataType) -> Option<(String, bool)> {
     let (ty, _) = crate::types::from_ast(data_type).ok()?;
     Some((crate::types::typname(crate::types::innermost(&ty)), false))
+}
+
+/// Whether an expression, its subqueries included, refers to a column.
+pub(super) fn refers_to(e: &Expr, name: &str) -> bool {
+    e.column_refs().iter().any(|c| c.name == name)
+        || e.exists(|e| {
+            let plan = match e {
+                Expr::ScalarSubquery(s) => Some(s),
+                Expr::Exists(e) => Some(&e.subquery),
+                Expr::InSubquery(e) => Some(&e.subquery),
+                Expr::SetComparison(e) => Some(&e.subquery),
+                _ => None,
+            };
+            Ok(plan.is_some_and(|s| {
+                s.outer_ref_columns.iter().any(|e| matches!(e, Expr::OuterReferenceColumn(_, c) if c.name == name))
+            }))
+        })
+        .unwrap_or(false)
 }

@@ -5,9 +5,8 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, SortExpr};
 use sqlparser::ast;
 use storage::SqlType;
 
-use super::aggregate::refers_to;
 use super::grouping::Grouping;
-use super::names::{Call, Clause, Scope, display_name, fold, object_name, start_of};
+use super::names::{Call, Clause, Scope, display_name, fold, object_name, refers_to, start_of};
 use super::set_returning::expand;
 use super::{Binder, BoundQuery, Cte, OutField, Typed, at};
 use crate::batch::column;

@@ -93,14 +93,6 @@ impl Binder<'_> {
     }
 }
 
-/// The version that a table is joined as of, if it says one.
-pub(super) fn version_of(factor: &ast::TableFactor) -> Option<&ast::TableVersion> {
-    match factor {
-        ast::TableFactor::Table { version, .. } => version.as_ref(),
-        _ => None,
-    }
-}
-
 fn is_proctime(version: &ast::TableVersion) -> bool {
     let ast::TableVersion::ForSystemTimeAsOf(ast::Expr::Function(call)) = version else { return false };
     let no_arguments = match &call.args {

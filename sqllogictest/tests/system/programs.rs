@@ -31,7 +31,10 @@ async fn commands_explain_themselves() -> Result<()> {
     let (ok, said, _) = run(&["--help"], "").await?;
     assert!(ok && ["serve", "demo", "sql", "inspect"].iter().all(|command| said.contains(command)), "{said}");
     for (command, flags) in [
-        ("serve", &["--data-dir", "--listen", "--http-listen", "--workers", "--config", "--insecure", "HEADWATER_LISTEN"][..]),
+        (
+            "serve",
+            &["--data-dir", "--listen", "--http-listen", "--workers", "--config", "--insecure", "HEADWATER_LISTEN"][..],
+        ),
         ("demo", &["--seconds", "--port", "--rate"]),
         ("sql", &["--command", "--host", "--port", "PGHOST"]),
         ("inspect", &["<DIR>"]),
@@ -46,7 +49,10 @@ async fn commands_explain_themselves() -> Result<()> {
         (&["serve", "--listen", "nowhere"], "--listen"),
         (&["serve", "--lisen", "127.0.0.1:1"], "--lisen"),
         (&["serve", "--config", "/nowhere/headwater.toml"], "/nowhere/headwater.toml"),
-        (&["serve", "--data-dir", "/proc/headwater", "--listen", "127.0.0.1:0", "--http-listen", "none"], "/proc/headwater"),
+        (
+            &["serve", "--data-dir", "/proc/headwater", "--listen", "127.0.0.1:0", "--http-listen", "none"],
+            "/proc/headwater",
+        ),
         (&["serve", "--log-level", "no=such=level"], "log level"),
         (&["inspect", "/nowhere"], "/nowhere"),
         (&["sql", "--port", "1", "-c", "SELECT 1"], "127.0.0.1:1"),
@@ -91,8 +97,11 @@ async fn the_shell_runs_statements() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let server = Start::new(directory.path().join("data")).start().await?;
     let port = server.address().port().to_string();
-    let sql = async |arguments: &[&str], input: &str| run(&[&["sql", "--port", &port], arguments].concat(), input).await;
-    let (ok, said, _) = sql(&["-c", "CREATE TABLE t (id int PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'ada'), (22, NULL)"], "").await?;
+    let sql =
+        async |arguments: &[&str], input: &str| run(&[&["sql", "--port", &port], arguments].concat(), input).await;
+    let (ok, said, _) =
+        sql(&["-c", "CREATE TABLE t (id int PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'ada'), (22, NULL)"], "")
+            .await?;
     assert!(ok, "{said}");
     let (ok, said, _) = sql(&["-c", "SELECT * FROM t ORDER BY id"], "").await?;
     assert!(ok && said == " id | name \n----+------\n  1 | ada\n 22 |\n(2 rows)\n\n", "{said:?}");
@@ -124,7 +133,13 @@ async fn inspect_shows_a_directory() -> Result<()> {
     assert!(!ok && said.contains("is in use by another server"), "{said}");
     server.stop().await?;
     let (ok, said, _) = run(&["inspect", dir], "").await?;
-    for expected in ["format           1", "last checkpoint  epoch ", "public.orders", "public.total", "CREATE MATERIALIZED VIEW total"] {
+    for expected in [
+        "format           1",
+        "last checkpoint  epoch ",
+        "public.orders",
+        "public.total",
+        "CREATE MATERIALIZED VIEW total",
+    ] {
         assert!(ok && said.contains(expected), "no {expected:?} in\n{said}");
     }
     let format = Path::new(dir).join("format");

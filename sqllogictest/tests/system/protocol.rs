@@ -156,9 +156,13 @@ async fn large_results_are_streamed() -> Result<()> {
     stuck.write_all(&startup()).await?;
     stuck.write_all(&query).await?;
     let begun = Instant::now();
-    eventually(&client, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%CROSS JOIN%' AND pid <> pg_backend_pid()", &["1"])
-        .await
-        .ok();
+    eventually(
+        &client,
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%CROSS JOIN%' AND pid <> pg_backend_pid()",
+        &["1"],
+    )
+    .await
+    .ok();
     drop(stream);
     eventually(&client, "SELECT count(*) FROM pg_stat_activity", &["1"]).await?;
     assert!(begun.elapsed() < Duration::from_secs(20), "a client that does not read was kept {:?}", begun.elapsed());
@@ -185,9 +189,13 @@ async fn a_storm_of_cancel_requests_stops_what_it_is_for() -> Result<()> {
     }
     let bystander = server.connect().await?;
     let watched = tokio::spawn(async move { ask(&bystander, "SELECT pg_sleep(3)").await });
-    eventually(&server.connect().await?, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND state = 'active'", &["22"])
-        .await
-        .ok();
+    eventually(
+        &server.connect().await?,
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND state = 'active'",
+        &["22"],
+    )
+    .await
+    .ok();
     // Wrong secrets for every connection there is.
     let wrong = (100_000..100_040u32).flat_map(|pid| (0..20u32).map(move |secret| (pid, secret)));
     let wrong = wrong.map(|(pid, secret)| {

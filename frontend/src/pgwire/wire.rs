@@ -1,0 +1,184 @@
+//! A client's socket: messages in, messages out, with bounds on both.
+
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use pgwire::messages::{DecodeContext, PgWireBackendMessage, PgWireFrontendMessage, ProtocolVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::error::{Error, Result};
+use crate::shared::ServerConfig;
+
+/// A row that is ready leaves at once if so many bytes are waiting.
+const OUTBOX_BYTES: usize = 32 << 10;
+/// What a client may send ahead while its statement runs.
+const INBOX_AHEAD_BYTES: usize = 64 << 10;
+
+/// The socket with what is read and not understood yet, and what is said and not sent yet.
+pub struct Wire {
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    /// What came and is not understood yet.
+    pub inbox: BytesMut,
+    outbox: BytesMut,
+    message_bytes_max: usize,
+    write_timeout: Duration,
+}
+
+/// What came in.
+pub enum Incoming {
+    /// A message.
+    Message(PgWireFrontendMessage),
+    /// A message of this kind that cannot be taken, and why; it was skipped.
+    Refused(u8, Error),
+    /// The client is gone.
+    Gone,
+}
+
+impl Wire {
+    /// The wire over a new socket.
+    pub fn new(stream: TcpStream, config: &ServerConfig) -> Wire {
+        let (reader, writer) = stream.into_split();
+        Wire {
+            reader,
+            writer,
+            inbox: BytesMut::new(),
+            outbox: BytesMut::new(),
+            message_bytes_max: config.message_bytes_max,
+            write_timeout: config.write_timeout,
+        }
+    }
+
+    /// Reads until `n` bytes are there; false if the client is gone before.
+    pub async fn fill(&mut self, n: usize) -> Result<bool> {
+        while self.inbox.len() < n {
+            self.inbox.reserve((n - self.inbox.len()).clamp(8 << 10, 1 << 20));
+            if self.reader.read_buf(&mut self.inbox).await? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next message after the startup.
+    pub async fn next(&mut self) -> Result<Incoming> {
+        if !self.fill(5).await? {
+            return Ok(Incoming::Gone);
+        }
+        let kind = self.inbox[0];
+        let length = i32::from_be_bytes(self.inbox[1..5].try_into().expect("four bytes"));
+        if length < 4 {
+            return Err(Error::fatal("08P01", "invalid message length"));
+        }
+        let length = length as usize + 1;
+        if length > self.message_bytes_max {
+            // Read past it without keeping it, so that the connection can go on.
+            let mut left = length;
+            while left > 0 {
+                if self.inbox.is_empty() && !self.fill(1).await? {
+                    return Ok(Incoming::Gone);
+                }
+                let n = left.min(self.inbox.len());
+                self.inbox.advance(n);
+                left -= n;
+            }
+            let error = Error::new("54000", format!("message of {length} bytes is too large"))
+                .detail(format!("A message may have at most {} bytes.", self.message_bytes_max))
+                .hint("Send the data in smaller parts, or raise --message-bytes-max.");
+            return Ok(Incoming::Refused(kind, error));
+        }
+        if !self.fill(length).await? {
+            return Ok(Incoming::Gone);
+        }
+        // Decoding sees this one message only: a wrong length inside cannot reach into the next.
+        let mut frame = self.inbox.split_to(length);
+        // Of a Parse the name and the text, behind which are the types.
+        let texts = if kind == b'P' { 2 } else { usize::MAX };
+        if matches!(kind, b'Q' | b'P')
+            && frame[5..].split(|byte| *byte == 0).take(texts).any(|text| std::str::from_utf8(text).is_err())
+        {
+            let error = Error::new("22021", "invalid byte sequence for encoding \"UTF8\"");
+            return Ok(Incoming::Refused(kind, error));
+        }
+        let mut context = DecodeContext::new(ProtocolVersion::PROTOCOL3_0);
+        context.awaiting_frontend_ssl = false;
+        context.awaiting_frontend_startup = false;
+        match decode(&mut frame, &context)? {
+            Some(message) => Ok(Incoming::Message(message)),
+            None => Err(Error::fatal("08P01", "invalid message format")),
+        }
+    }
+
+    /// Says something, some time before or at the next [`Wire::flush`].
+    pub fn put(&mut self, message: PgWireBackendMessage) {
+        if let Err(error) = message.encode(&mut self.outbox) {
+            tracing::warn!(%error, "a message could not be encoded");
+        }
+    }
+
+    /// Where rows are encoded to directly.
+    pub fn outbox(&mut self) -> &mut BytesMut {
+        &mut self.outbox
+    }
+
+    /// Sends what is said if it is much.
+    pub async fn relieve(&mut self) -> Result<()> {
+        if self.outbox.len() >= OUTBOX_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    /// Sends everything that is said.
+    pub async fn flush(&mut self) -> Result<()> {
+        // A client that reads nothing for so long keeps what others could use.
+        let stuck = |_| Error::fatal("08006", "the client does not read what it asked for");
+        tokio::time::timeout(self.write_timeout, self.writer.write_all(&self.outbox)).await.map_err(stuck)??;
+        self.outbox.clear();
+        if self.outbox.capacity() > 4 * OUTBOX_BYTES {
+            self.outbox = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    /// Reads ahead while a statement runs. Resolves only with the client's end; without that, never.
+    pub async fn gone(&mut self) {
+        loop {
+            if self.inbox.len() >= INBOX_AHEAD_BYTES {
+                return std::future::pending().await;
+            }
+            self.inbox.reserve(4 << 10);
+            match self.reader.read_buf(&mut self.inbox).await {
+                Ok(n) if n > 0 => (),
+                _ => return,
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// Whether this thread decodes what a client sent.
+    static DECODING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Decodes one message. The crate panics at lengths inside that are too long: that is the client's fault, not ours, and
+/// no line of the log, which strangers could fill then.
+pub fn decode(frame: &mut BytesMut, context: &DecodeContext) -> Result<Option<PgWireFrontendMessage>> {
+    static QUIET: std::sync::Once = std::sync::Once::new();
+    QUIET.call_once(|| {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !DECODING.get() {
+                tell(panic);
+            }
+        }));
+    });
+    DECODING.set(true);
+    let decoded =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| PgWireFrontendMessage::decode(frame, context)));
+    DECODING.set(false);
+    match decoded {
+        Ok(Ok(message)) => Ok(message),
+        Ok(Err(error)) => Err(Error::fatal("08P01", error.to_string())),
+        Err(_) => Err(Error::fatal("08P01", "invalid message format")),
+    }
+}

@@ -1,0 +1,155 @@
+//! What all sessions share: the engine, the catalog, who is connected, and how the server was started.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::RwLock;
+use storage::{Epoch, Store};
+use streaming::engine::{Engine, EngineConfig};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::activity::Activities;
+use crate::catalog::Catalogs;
+use crate::error::{Error, Result};
+use crate::pgwire::cancel::Connections;
+
+/// Everything that can be chosen about a server.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where Postgres clients connect; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where `/healthz`, `/readyz` and `/metrics` are; nowhere if absent.
+    pub http_listen: Option<SocketAddr>,
+    /// Worker threads.
+    pub workers: usize,
+    /// Whether anybody may connect from anywhere.
+    pub insecure: bool,
+    /// Client connections at the same time.
+    pub connections_max: usize,
+    /// The largest message that a client may send.
+    pub message_bytes_max: usize,
+    /// How long a client may leave what it is sent unread.
+    pub write_timeout: Duration,
+    /// How often changes are made durable.
+    pub checkpoint_interval: Duration,
+    /// Epochs are never sealed closer than this.
+    pub epoch_interval_min: Duration,
+}
+
+impl ServerConfig {
+    /// A server over `data_dir` with all defaults.
+    pub fn new(data_dir: impl Into<PathBuf>) -> ServerConfig {
+        let engine = EngineConfig::default();
+        ServerConfig {
+            data_dir: data_dir.into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 4566)),
+            http_listen: Some(SocketAddr::from(([127, 0, 0, 1], 4567))),
+            workers: engine.workers,
+            insecure: false,
+            connections_max: 1000,
+            message_bytes_max: 256 << 20,
+            write_timeout: Duration::from_secs(300),
+            checkpoint_interval: engine.checkpoint_interval,
+            epoch_interval_min: engine.epoch_interval_min,
+        }
+    }
+
+    /// The same on free ports of the loopback interface, as tests want it.
+    pub fn on_free_ports(mut self) -> ServerConfig {
+        self.listen.set_port(0);
+        if let Some(http) = &mut self.http_listen {
+            http.set_port(0);
+        }
+        self
+    }
+}
+
+/// What all sessions share.
+pub struct Shared {
+    /// How the server was started.
+    pub config: ServerConfig,
+    /// Taken away when the server stops.
+    engine: RwLock<Option<Arc<Engine>>>,
+    /// The store below the engine, for reading what the catalog keeps.
+    pub store: Arc<Store>,
+    /// What reads share: memory, threads, where they spill to.
+    pub reads: planner::batch::Reads,
+    /// What exists.
+    pub catalogs: Catalogs,
+    /// Who may be cancelled.
+    pub connections: Arc<Connections>,
+    /// Who does what: `pg_stat_activity`.
+    pub activities: Arc<Activities>,
+    /// The newest epoch that any client's write was acknowledged with.
+    last_write: AtomicU64,
+    places: Arc<Semaphore>,
+    /// When the server started.
+    pub started: SystemTime,
+    /// The same by a clock that does not jump.
+    pub started_at: Instant,
+    /// How often a server was started on this directory.
+    pub starts: u64,
+}
+
+impl Shared {
+    /// What a server shares that has just opened its directory.
+    pub fn new(
+        config: ServerConfig,
+        engine: Engine,
+        store: Arc<Store>,
+        reads: planner::batch::Reads,
+        catalogs: Catalogs,
+        (started_at, starts): (Instant, u64),
+    ) -> Shared {
+        Shared {
+            places: Arc::new(Semaphore::new(config.connections_max)),
+            config,
+            engine: RwLock::new(Some(Arc::new(engine))),
+            store,
+            reads,
+            catalogs,
+            connections: Connections::new(),
+            activities: Arc::default(),
+            last_write: AtomicU64::new(0),
+            started: SystemTime::now(),
+            started_at,
+            starts,
+        }
+    }
+
+    /// Takes the engine away from everybody: the server stops.
+    pub fn take_engine(&self) -> Option<Arc<Engine>> {
+        self.engine.write().take()
+    }
+
+    /// The engine.
+    ///
+    /// # Errors
+    /// If the server is stopping.
+    pub fn engine(&self) -> Result<Arc<Engine>> {
+        self.engine
+            .read()
+            .clone()
+            .ok_or_else(|| Error::fatal("57P01", "terminating connection due to administrator command"))
+    }
+
+    /// A place for one more client, if there is one.
+    pub fn take_place(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
+    }
+
+    /// The newest acknowledged write of anybody.
+    pub fn last_write(&self) -> Epoch {
+        Epoch(self.last_write.load(Ordering::SeqCst))
+    }
+
+    /// A write was acknowledged.
+    pub fn wrote(&self, epoch: Epoch) {
+        self.last_write.fetch_max(epoch.0, Ordering::SeqCst);
+    }
+}

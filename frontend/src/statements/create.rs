@@ -1,0 +1,133 @@
+//! What every CREATE does: its name is free, its columns have names of their own, it becomes durable together with its
+//! job, and then everybody sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use planner::catalog::Object;
+use planner::statement::ObjectName;
+use storage::{Column, RelationId, SqlType};
+use streaming::engine::{CatalogChanges, Engine, JobSpec};
+use tokio::sync::mpsc;
+
+use crate::catalog;
+use crate::error::{Error, Result};
+use crate::fields::{self, Field};
+use crate::session::Session;
+use crate::shared::Shared;
+
+/// How often progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Makes an object and its job durable and shows it to everybody. Dropping the future undoes it.
+pub async fn create(shared: &Arc<Shared>, object: Object, tell: Option<mpsc::Sender<Error>>) -> Result<()> {
+    let engine = shared.engine()?;
+    let changes = catalog::keep(&object)?;
+    match &object.job {
+        None => engine.change_catalog(changes).await?,
+        Some(job) => create_job(&engine, job, changes, tell).await?,
+    }
+    shared.catalogs.add(object);
+    Ok(())
+}
+
+/// Starts a job and waits until it has read its inputs, telling of progress. Dropping the future undoes it.
+pub async fn create_job(
+    engine: &Engine,
+    job: &JobSpec,
+    changes: CatalogChanges,
+    tell: Option<mpsc::Sender<Error>>,
+) -> Result<()> {
+    let creating = engine.create(job.clone(), changes);
+    tokio::pin!(creating);
+    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+    ticks.tick().await;
+    loop {
+        tokio::select! {
+            biased;
+            created = &mut creating => return Ok(created?),
+            _ = ticks.tick() => {
+                if let Some(tell) = &tell
+                    && let Some(message) = progress(engine, job.relation, &job.name)
+                {
+                    let _ = tell.try_send(Error::notice(message));
+                }
+            }
+        }
+    }
+}
+
+fn progress(engine: &Engine, relation: RelationId, name: &str) -> Option<String> {
+    let status = engine.status();
+    let job = status.jobs.iter().find(|j| j.relation == relation)?;
+    Some(match job.rows_total {
+        Some(total) if total > 0 => {
+            let percent = (job.rows_read * 100 / total).min(100);
+            format!("creating \"{name}\": {} of {total} rows read ({percent} %)", job.rows_read)
+        }
+        _ => format!("creating \"{name}\": {} rows read", job.rows_read),
+    })
+}
+
+/// Whether a name is taken: an error, or a notice with IF NOT EXISTS.
+pub fn exists(session: &Session, schema: &str, name: &str, if_not_exists: bool) -> Result<bool> {
+    let catalog = session.shared.catalogs.current();
+    if catalog.get(schema, name).is_none() && !session.shared.catalogs.is_name_taken(schema, name) {
+        return Ok(false);
+    }
+    let message = format!("relation \"{name}\" already exists");
+    if if_not_exists {
+        let error = Error::notice(format!("{message}, skipping"));
+        session.notice(error);
+        return Ok(true);
+    }
+    Err(Error::new("42P07", message))
+}
+
+/// Where a new object goes: its schema, or the first of the search path.
+pub fn schema_of(session: &Session, name: &ObjectName) -> Result<String> {
+    let path = session.bind_settings().search_path;
+    match name.schema().or(path.first().map(String::as_str)) {
+        None => Err(Error::new("3F000", "no schema has been selected to create in").position(name.position)),
+        Some("public") => Ok("public".into()),
+        Some(schema) if crate::pg_catalog::names::SCHEMAS.iter().any(|(s, _)| *s == schema) => {
+            Err(Error::new("42501", format!("permission denied for schema {schema}")))
+        }
+        Some(schema) => Err(Error::new("3F000", format!("schema \"{schema}\" does not exist"))),
+    }
+}
+
+/// The columns of a query, some or all renamed.
+pub fn query_columns(bound: &planner::Bound, names: &[String]) -> Result<Vec<Column>> {
+    if names.len() > bound.columns.len() {
+        return Err(Error::new("42601", "too many column names were specified"));
+    }
+    let mut fields = fields::of(bound);
+    for (field, name) in fields.iter_mut().zip(names) {
+        field.name = name.clone();
+    }
+    let columns = named_columns(&fields);
+    check_unique(&columns)?;
+    Ok(columns)
+}
+
+/// The columns of a relation that holds a query's rows.
+pub fn named_columns(fields: &[Field]) -> Vec<Column> {
+    let column = |f: &Field| Column {
+        name: f.name.clone(),
+        ty: if f.ty == SqlType::Unknown { SqlType::Text } else { f.ty.clone() },
+        typmod: f.typmod,
+        not_null: false,
+    };
+    fields.iter().map(column).collect()
+}
+
+/// Columns of a relation have names of their own.
+pub fn check_unique(columns: &[Column]) -> Result<()> {
+    for (i, column) in columns.iter().enumerate() {
+        if columns[..i].iter().any(|c| c.name == column.name) {
+            return Err(Error::new("42701", format!("column \"{}\" specified more than once", column.name)));
+        }
+    }
+    Ok(())
+}
