@@ -1,7 +1,7 @@
 //! The Kafka source against a real broker, which `bench/services/kafka.sh` makes of packages.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ impl Broker {
     }
 
     fn run(&self, arguments: &[&str]) -> bool {
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../bench/services/kafka.sh");
+        let script = Path::new("../bench/services/kafka.sh");
         let mut command = Command::new(script);
         command.args(arguments).stdout(Stdio::null());
         command.env("HEADWATER_SERVICES", self.dir.path()).env("HEADWATER_KAFKA_PORT", self.port.to_string());

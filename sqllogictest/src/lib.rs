@@ -20,10 +20,16 @@ pub mod services;
 pub mod target;
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-/// The root of the repository.
+/// The root of the repository: of the clone that cargo runs in, as one target folder can serve several clones, and a
+/// program that was built in another one is not built anew for a new path alone.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is a folder of the repository")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        Path::new(&package).parent().expect("the package is a folder of the repository").to_path_buf()
+    });
+    &ROOT
 }
 
 /// All suites below `folder`, sorted by name.

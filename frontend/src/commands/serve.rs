@@ -242,13 +242,13 @@ mod tests {
             let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
             table += &format!("| `--{}{value}` | `{environment}` | {help} |\n", flag.get_long().unwrap_or_default());
         }
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/commands.md");
-        let page = std::fs::read_to_string(&path).unwrap();
+        let path = Path::new("../docs/commands.md");
+        let page = std::fs::read_to_string(path).unwrap();
         let (before, rest) = page.split_once("<!-- flags:serve -->\n").expect("a mark");
         let (_, after) = rest.split_once("<!-- end -->").expect("an end");
         let fresh = format!("{before}<!-- flags:serve -->\n\n{table}\n<!-- end -->{after}");
         if std::env::var_os("UPDATE_EXPECT").is_some() {
-            std::fs::write(&path, fresh).unwrap();
+            std::fs::write(path, fresh).unwrap();
         } else {
             assert!(page == fresh, "docs/commands.md is stale: run the test with UPDATE_EXPECT=1");
         }
