@@ -28,7 +28,7 @@ test: ## Every crate, every suite, a real Kafka and kills, the SQL of the pages,
 	@.ci/setup test
 	@echo '==> building and running the tests'
 	@status=0; \
-	cargo test --workspace --no-fail-fast --lib --bins --test all --test engine --test docs --test tidy --test suites --test wire --test kafka || status=1; \
+	cargo test --workspace --no-fail-fast --lib --bins --test all --test engine --test docs --test tidy --test suites --test tpch --test nexmark --test wire --test kafka || status=1; \
 	echo '==> testing the server program: kills, failures, a broker, clients, the protocol'; \
 	cargo test -p slt --no-fail-fast --test system -- --test-threads 1 $(SYSTEM_TESTS) || status=1; \
 	exit $$status

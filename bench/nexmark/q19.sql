@@ -1,3 +1,5 @@
-SELECT auction, bidder, price, channel, date_time, extra
-FROM (SELECT *, row_number() OVER (PARTITION BY auction ORDER BY price DESC) AS rank_number FROM bid) AS ranked
+SELECT auction, bidder, price, channel, url, date_time, extra, rank_number
+FROM (
+    SELECT *, row_number() OVER (PARTITION BY auction ORDER BY price DESC, date_time, bidder, channel, extra) AS rank_number FROM bid
+) AS ranked
 WHERE rank_number <= 10

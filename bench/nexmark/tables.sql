@@ -7,3 +7,6 @@ WITH (connector = 'nexmark', nexmark.table.type = 'Auction', nexmark.events.per.
 CREATE SOURCE person (id bigint, name varchar, email_address varchar, credit_card varchar, city varchar, state varchar, date_time timestamp,
     extra varchar)
 WITH (connector = 'nexmark', nexmark.table.type = 'Person', nexmark.events.per.second = '0');
+-- What q13 looks up.
+CREATE TABLE side_input (key bigint PRIMARY KEY, value varchar);
+INSERT INTO side_input SELECT n, 'value ' || n FROM generate_series(0, 9999) AS s(n);

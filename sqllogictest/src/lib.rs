@@ -12,6 +12,7 @@
 //! assert_eq!(script.len(), 1);
 //! ```
 
+pub mod answers;
 pub mod markdown;
 pub mod process;
 pub mod run;
