@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
     Expr, LogicalPlan, LogicalPlanBuilder, Operator, TableProviderFilterPushDown, TableScan, TableSource,
 };
 use storage::RelationId;
+use streaming::watermark::{Watermark, Watermarks};
 
 pub use point::PointLookup;
 pub use query::{Query, RowStream};
@@ -37,6 +38,7 @@ pub struct RelationSource {
     key: Vec<usize>,
     unique: bool,
     append_only: bool,
+    watermarks: Watermarks,
     name: String,
     columns: Vec<String>,
 }
@@ -46,7 +48,8 @@ impl RelationSource {
     pub fn new(relation: RelationId, schema: SchemaRef, key: Vec<usize>) -> RelationSource {
         let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
         let name = format!("relation {}", relation.0);
-        RelationSource { relation, schema, unique: !key.is_empty(), key, append_only: false, name, columns }
+        let unique = !key.is_empty();
+        RelationSource { relation, schema, unique, key, append_only: false, watermarks: vec![], name, columns }
     }
 
     /// What EXPLAIN calls the relation and its columns.
@@ -66,6 +69,17 @@ impl RelationSource {
     pub fn append_only(mut self, append_only: bool) -> RelationSource {
         self.append_only = append_only;
         self
+    }
+
+    /// Which columns have a watermark, and of what kind; none unless said otherwise.
+    pub fn watermarks(mut self, watermarks: Watermarks) -> RelationSource {
+        self.watermarks = watermarks;
+        self
+    }
+
+    /// What is known of the watermark of a column, if it has one.
+    pub fn watermark(&self, column: usize) -> Option<Watermark> {
+        self.watermarks.get(column).copied().flatten()
     }
 
     /// The plan that reads every column under its unique name, unqualified.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use storage::{Column, RelationId};
 use streaming::engine::JobSpec;
+use streaming::watermark::Watermarks;
 
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -50,6 +51,9 @@ pub struct Object {
     pub errors: Option<RelationId>,
     /// Whether rows are never retracted.
     pub append_only: bool,
+    /// Per column whether it has a watermark, and of what kind: values are unknown here.
+    #[serde(default)]
+    pub watermarks: Watermarks,
     /// The columns that rows are kept and found by.
     pub stream_key: Vec<usize>,
     /// Whether the stream key identifies a row; otherwise equal rows are counted.
@@ -83,6 +87,7 @@ impl Default for Object {
             job: None,
             errors: None,
             append_only: false,
+            watermarks: vec![],
             stream_key: vec![],
             unique: true,
             source_columns: vec![],

@@ -475,6 +475,11 @@ fn instantiate(definition: &'static Definition, args: Vec<SqlType>) -> Option<Fu
 /// The registry as the engine asks it.
 pub struct Registry;
 
+/// The registry as plans ask it for what an operator's expressions mean.
+pub(crate) fn engine() -> Arc<dyn streaming::expr::Functions> {
+    Arc::new(Registry)
+}
+
 impl streaming::expr::Functions for Registry {
     fn scalar(&self, name: &str) -> Option<Arc<ScalarUDF>> {
         by_symbol(name)

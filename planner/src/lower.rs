@@ -30,12 +30,13 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
-use streaming::operator::Operator;
+use streaming::operator::{Operator, WatermarkContext};
 use streaming::operators::{AnyOperator, Project};
 use streaming::plan::{Plan, PlanNode};
+use streaming::watermark::{Watermark, Watermarks};
 
 use crate::error::{Error, Result};
-use crate::nodes;
+use crate::{functions, nodes};
 pub use view::{
     IndexPlan, Indexed, ViewPlan, plan_bound_view, plan_index, plan_source, plan_table, plan_view, view_of,
 };
@@ -47,9 +48,16 @@ struct Node {
     /// Its columns, the extra ones behind the logical node's own included.
     schema: SchemaRef,
     append_only: bool,
+    /// Per column whether it has a watermark, and of what kind: values are unknown while planning.
+    watermarks: Arc<Watermarks>,
 }
 
 impl Node {
+    /// The watermark that column `column` has, if it has one.
+    fn watermark(&self, column: usize) -> Option<Watermark> {
+        self.watermarks.get(column).copied().flatten()
+    }
+
     fn width(&self) -> usize {
         self.schema.fields().len()
     }
@@ -66,6 +74,8 @@ struct Lowering {
     known: HashMap<String, usize>,
     /// What stands for the last round of the recursive queries around, by their names.
     rounds: Vec<(String, Node)>,
+    /// What is known of the columns of each node of the plan.
+    watermarks: Vec<Arc<Watermarks>>,
 }
 
 impl Lowering {
@@ -120,12 +130,25 @@ impl Lowering {
         let index = match self.known.get(&format!("{inputs:?}{text}")) {
             Some(&index) => index,
             None => {
+                self.watermarks.push(Arc::new(self.watermarks_of(&operator, inputs)));
                 let index = self.plan.add(operator, inputs.to_vec());
                 self.known.insert(format!("{inputs:?}{text}"), index);
                 index
             }
         };
-        Node { index, schema, append_only }
+        Node { index, schema, append_only, watermarks: self.watermarks[index].clone() }
+    }
+
+    fn watermarks_of(&self, operator: &AnyOperator, inputs: &[usize]) -> Watermarks {
+        if let AnyOperator::TapReader(reader) = operator {
+            return reader.watermarks.clone();
+        }
+        let schemas: Vec<SchemaRef> = inputs.iter().map(|&n| self.plan.nodes[n].operator.schema()).collect();
+        let known: Vec<Watermarks> = inputs.iter().map(|&n| self.watermarks[n].as_ref().clone()).collect();
+        if known.iter().flatten().all(Option::is_none) {
+            return Vec::new();
+        }
+        operator.watermarks(&known, &WatermarkContext { inputs: &schemas, functions: &functions::engine() })
     }
 
     /// The columns at `columns` of `input`, in this order, under their own names or under `names`.
@@ -206,6 +229,8 @@ pub struct Lowered {
     pub schema: SchemaRef,
     /// Whether it never retracts.
     pub append_only: bool,
+    /// Per column whether it has a watermark, and of what kind.
+    pub watermarks: Watermarks,
 }
 
 /// Lowers an optimised plan. `names` are what its columns are called.
@@ -218,7 +243,8 @@ pub fn lower(plan: &LogicalPlan, names: &[String]) -> Result<Lowered> {
     } else {
         lowering.pick(&node, &columns, Some(names))
     };
-    Ok(Lowered { schema: node.schema, append_only: node.append_only, plan: lowering.finish(node.index) })
+    let watermarks = columns.iter().map(|&c| node.watermark(c)).collect();
+    Ok(Lowered { schema: node.schema, append_only: node.append_only, watermarks, plan: lowering.finish(node.index) })
 }
 
 /// The columns that an expression of an operator's input computes, as a stream's expressions.

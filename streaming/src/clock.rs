@@ -56,6 +56,8 @@ pub struct Clock {
     pub spilled_bytes: AtomicI64,
     /// Set while checkpoints do not succeed: sources pause, since what they bring could only pile up in memory.
     pub held: AtomicBool,
+    /// Set while what was visible before a restart is not visible again yet.
+    pub recovering: AtomicBool,
     /// Set when the workers shall stop.
     pub stopping: AtomicBool,
 }
@@ -69,6 +71,7 @@ impl Clock {
             inbox_bytes: AtomicI64::new(0),
             spilled_bytes: AtomicI64::new(0),
             held: AtomicBool::new(false),
+            recovering: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
     }

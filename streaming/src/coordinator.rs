@@ -25,6 +25,7 @@ mod exact;
 mod followed;
 pub mod freshness;
 mod reads;
+mod watermarks;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -352,12 +353,15 @@ impl Coordinator {
             if limit <= job.frontier {
                 continue;
             }
+            let known = self.watermarks(state, job, limit);
             let changed = job.must_run
+                || (known.is_some() && job.waits_for_watermark)
                 || job.upstreams.iter().any(|(_, upstream)| {
                     state.owner(*upstream).is_some_and(|u| u.control.changed.load(Ordering::Acquire) > job.frontier)
                 });
             let limits = if cut { Self::inbox_limits(state, job) } else { HashMap::new() };
             let job = state.jobs.get_mut(&id).expect("present");
+            job.know(limit, known);
             if cut {
                 job.announce(limit);
             }

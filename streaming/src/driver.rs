@@ -34,7 +34,7 @@ use timely::dataflow::{Scope, Stream};
 
 use crate::dataflow::{Parcel, Router};
 use crate::job::JobControl;
-use crate::operator::{Exchange, Output, Progress, RowError, Seal, Task};
+use crate::operator::{Exchange, Output, Progress, RowError, Task};
 
 /// Bits of a time that number the segments of an epoch.
 const SEGMENT_BITS: u32 = 24;
@@ -209,11 +209,11 @@ fn waker(scope: Scope<'_, u64>, address: Vec<usize>) -> Arc<dyn Fn() + Send + Sy
     })
 }
 
-/// Adds an operator to the dataflow.
+/// Adds an operator to the dataflow: node `node` of the plan, fed by the nodes `from`.
 pub fn operator<'s>(
     scope: Scope<'s, u64>,
     name: &str,
-    node: usize,
+    (node, from): (usize, &[usize]),
     ctx: JobContext,
     inputs: Vec<(Stream<'s, u64, Parcel>, Exchange)>,
     mut task: Box<dyn Task>,
@@ -221,6 +221,7 @@ pub fn operator<'s>(
 ) -> Stream<'s, u64, Parcel> {
     let mut builder = OperatorBuilder::new(name.to_owned(), scope);
     let mut handles = Vec::new();
+    let from = from.to_vec();
     for (stream, exchange) in inputs {
         handles.push(match exchange {
             _ if ctx.workers == 1 => AnyInput::Pipeline(builder.new_input(stream, Pipeline)),
@@ -320,7 +321,7 @@ pub fn operator<'s>(
             }
             if target > sealed && frontiers.iter().all(|f| !f.less_than(&time(target + 1, 0))) {
                 let checkpoint = job.cut.load(Ordering::Acquire) == target;
-                let at = Seal { epoch: Epoch(target), watermark: i64::MIN, checkpoint };
+                let at = job.seal(Epoch(target), checkpoint, &from);
                 let Some(progress) = guard(job, || task.seal(&at, &mut out)) else { return };
                 emit(&mut out, &held);
                 if progress == Progress::More {

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use storage::table::DirtyRun;
 use storage::{Batch, Epoch, RelationId, RelationSnapshot};
 
 use crate::clock::Clock;
-use crate::operator::StateSize;
+use crate::operator::{Seal, StateSize};
 use crate::source::{Offset, Source};
+use crate::watermark::{History, Watermarks};
 
 /// The part of a job that all threads see.
 ///
@@ -29,6 +30,12 @@ pub struct JobControl {
     pub cut: AtomicU64,
     /// The last target that is sealed everywhere.
     pub done: AtomicU64,
+    /// What is known of each node's columns behind the target; empty if nothing is. Set before the target.
+    pub watermarks: Mutex<Arc<Vec<Arc<Watermarks>>>>,
+    /// What is known of the relation's columns, by epoch.
+    pub history: Mutex<History>,
+    /// The wall clock when the target was given out.
+    pub now: AtomicI64,
     /// A source or table has emitted in the open epoch.
     pub dirty: AtomicBool,
     /// The newest epoch in which the job's relation changed.
@@ -184,6 +191,9 @@ impl JobControl {
             target: AtomicU64::new(0),
             cut: AtomicU64::new(0),
             done: AtomicU64::new(0),
+            watermarks: Mutex::default(),
+            history: Mutex::default(),
+            now: AtomicI64::new(0),
             dirty: AtomicBool::new(false),
             changed: AtomicU64::new(0),
             installed: AtomicUsize::new(0),
@@ -211,6 +221,14 @@ impl JobControl {
         self.error.lock().get_or_insert(message);
         self.failed.store(true, Ordering::Release);
         self.clock.notify.notify();
+    }
+
+    /// The end of `epoch`, the target, for the operator that the nodes `from` feed.
+    pub fn seal(&self, epoch: Epoch, checkpoint: bool, from: &[usize]) -> Seal {
+        let all = self.watermarks.lock().clone();
+        let watermarks = if all.is_empty() { Vec::new() } else { from.iter().map(|n| all[*n].clone()).collect() };
+        let now = self.now.load(Ordering::Acquire);
+        Seal { epoch, checkpoint, watermarks, now, recovering: self.clock.recovering.load(Ordering::Acquire) }
     }
 
     /// Wakes the leaves and operators on every worker.

@@ -31,6 +31,7 @@ pub mod tap;
 #[doc(hidden)]
 pub mod testing;
 mod visible;
+pub mod watermark;
 pub mod windows;
 
 pub use error::{Error, Result};

@@ -8,6 +8,7 @@ use storage::{Batch, Epoch, StateTable};
 
 use crate::error::Result;
 use crate::expr::Functions;
+use crate::watermark::{Watermark, Watermarks};
 
 /// A plan node: plain data. The planner builds it, the catalog stores it, EXPLAIN prints it, the engine opens it.
 pub trait Operator: Debug + Send + Sync {
@@ -27,6 +28,32 @@ pub trait Operator: Debug + Send + Sync {
     fn state(&self) -> Option<String> {
         None
     }
+
+    /// What is known of the columns that come out in later epochs, if that is known of each input's. Nothing unless the
+    /// operator says so. Called with watermarks whose values are unknown yet when a plan is made ([`Plan::watermarks`]).
+    ///
+    /// [`Plan::watermarks`]: crate::plan::Plan::watermarks
+    fn watermarks(&self, _inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
+        Vec::new()
+    }
+
+    /// Whether a watermark alone makes it emit, without any change in the epoch: then its job runs for that.
+    fn waits_for_watermark(&self) -> bool {
+        false
+    }
+
+    /// How long after its last emission it wants to be sealed again, though nothing changed.
+    fn emits_every(&self) -> Option<std::time::Duration> {
+        None
+    }
+}
+
+/// What an operator may ask when it says what is known of its output.
+pub struct WatermarkContext<'a> {
+    /// The columns of each input.
+    pub inputs: &'a [SchemaRef],
+    /// The SQL functions that expressions name.
+    pub functions: &'a Arc<dyn Functions>,
 }
 
 /// One operator on one worker. The driver delivers epochs in order: `apply` for each batch of the oldest open epoch,
@@ -40,7 +67,7 @@ pub trait Task {
         Ok(Progress::Done)
     }
 
-    /// The epoch (and the watermark in `at`) is complete on every input. Called again while it says `More`.
+    /// The epoch (and what lies below the watermarks in `at`) is complete on every input. Called again while it says `More`.
     ///
     /// When `at.checkpoint` is set and `Done` is returned, every change up to this epoch must have been put into the
     /// task's state tables: the driver takes their dirty entries next.
@@ -64,14 +91,35 @@ pub enum Progress {
 }
 
 /// The end of an epoch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Seal {
     /// The epoch that is complete.
     pub epoch: Epoch,
-    /// No row with an event time below this will come (microseconds); `i64::MIN` while unknown.
-    pub watermark: i64,
     /// Whether this epoch is the job's cut for a checkpoint.
     pub checkpoint: bool,
+    /// Per input, what is known of its columns in all later epochs. The same on all workers; empty if nothing is.
+    pub watermarks: Vec<Arc<Watermarks>>,
+    /// The wall clock when the epoch was given out, in microseconds since 1970: the same on all workers.
+    pub now: i64,
+    /// What was visible before a restart is not visible again yet: nothing may be held back.
+    pub recovering: bool,
+}
+
+impl Seal {
+    /// The end of `epoch` without watermarks.
+    pub fn plain(epoch: Epoch, checkpoint: bool) -> Seal {
+        Seal { epoch, checkpoint, watermarks: Vec::new(), now: 0, recovering: false }
+    }
+
+    /// What is known of a column of an input in all later epochs.
+    pub fn watermark(&self, input: usize, column: usize) -> Option<Watermark> {
+        self.watermarks.get(input)?.get(column).copied().flatten()
+    }
+
+    /// Below this no change of the column will come any more: what state holds below it can be dropped.
+    pub fn bound(&self, input: usize, column: usize) -> Option<i64> {
+        self.watermark(input, column)?.bound()
+    }
 }
 
 /// Rows and bytes of an operator's state on one worker.

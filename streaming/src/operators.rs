@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use storage::Batch;
 
 use crate::error::Result;
-use crate::operator::{Exchange, Operator, Task, TaskContext};
+use crate::operator::{Exchange, Operator, Task, TaskContext, WatermarkContext};
+use crate::watermark::Watermarks;
 
 macro_rules! operators {
     ($($module:ident :: $name:ident),* $(,)?) => {
@@ -67,6 +68,15 @@ impl Operator for AnyOperator {
     }
     fn state(&self) -> Option<String> {
         self.operator().state()
+    }
+    fn watermarks(&self, inputs: &[Watermarks], ctx: &WatermarkContext) -> Watermarks {
+        self.operator().watermarks(inputs, ctx)
+    }
+    fn waits_for_watermark(&self) -> bool {
+        self.operator().waits_for_watermark()
+    }
+    fn emits_every(&self) -> Option<std::time::Duration> {
+        self.operator().emits_every()
     }
 }
 

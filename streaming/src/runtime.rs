@@ -241,7 +241,7 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                     debug_assert_eq!(node, last, "a source's job has one node");
                     let task = root(source.schema.clone());
                     let inputs = vec![(leaf, crate::operator::Exchange::Same)];
-                    driver::operator(scope, "publish", node, ctx.clone(), inputs, task, Vec::new())
+                    driver::operator(scope, "publish", (node, &[]), ctx.clone(), inputs, task, Vec::new())
                 }
                 AnyOperator::TableSource(_) => {
                     driver::leaf(scope, name, ctx.clone(), handles, |_| Box::new(TableLeaf::new(ctx.clone())))
@@ -258,7 +258,7 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                 }
                 AnyOperator::Materialize(materialize) => {
                     let task = root(materialize.schema.clone());
-                    driver::operator(scope, name, node, ctx.clone(), inputs, task, handles)
+                    driver::operator(scope, name, (node, &plan_node.inputs), ctx.clone(), inputs, task, handles)
                 }
                 _ if inputs.is_empty() => {
                     let task = task.expect("started above");
@@ -267,7 +267,7 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                 }
                 _ => {
                     let task = task.expect("started above");
-                    driver::operator(scope, name, node, ctx.clone(), inputs, task, handles)
+                    driver::operator(scope, name, (node, &plan_node.inputs), ctx.clone(), inputs, task, handles)
                 }
             };
             streams.push(stream);
@@ -313,7 +313,7 @@ impl Leaf for Constant {
             let mut out = Output::default();
             let resumed = matches!(self.ctx.job.starts.lock().get(&self.node), Some(Start::Resume { .. }));
             if !resumed {
-                let at = Seal { epoch: storage::Epoch(target), watermark: i64::MIN, checkpoint: false };
+                let at = Seal::plain(storage::Epoch(target), false);
                 if let Err(error) = self.task.seal(&at, &mut out) {
                     return Next::Failed(error.to_string());
                 }

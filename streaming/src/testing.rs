@@ -28,6 +28,7 @@ use storage::{Batch, Epoch, RelationId, StateTable, Store};
 use crate::error::Result;
 use crate::expr::{EvalError, Expr, Functions, value_text};
 use crate::operator::{Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, RowError, Seal, Task, TaskContext};
+use crate::watermark::Watermarks;
 
 /// Rows of a collection, as text, with their counts.
 pub type Counted = BTreeMap<String, i64>;
@@ -155,6 +156,8 @@ pub struct TestTask {
     store: Option<Arc<Store>>,
     workers: Vec<Worker>,
     epoch: u64,
+    /// The wall clock of the next seals, in microseconds.
+    pub now: i64,
     /// Where `Exchange::Same` puts the next row.
     next: usize,
     changes: Vec<Batch>,
@@ -193,6 +196,7 @@ impl TestTask {
             store: None,
             workers: Vec::new(),
             epoch: 0,
+            now: 0,
             next: 0,
             changes: Vec::new(),
             errors: Vec::new(),
@@ -261,10 +265,21 @@ impl TestTask {
         }
     }
 
+    /// Rows of state on all workers.
+    pub fn state_rows(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.task.state_size().rows).sum()
+    }
+
     /// Ends the epoch and takes what was emitted in it.
     pub fn seal(&mut self, checkpoint: bool) -> (Vec<Batch>, Vec<RowError>) {
+        self.seal_with(checkpoint, Vec::new())
+    }
+
+    /// The same with what is known of each input's columns behind the epoch.
+    pub fn seal_with(&mut self, checkpoint: bool, watermarks: Vec<Watermarks>) -> (Vec<Batch>, Vec<RowError>) {
         self.epoch += 1;
-        let at = Seal { epoch: Epoch(self.epoch), watermark: i64::MIN, checkpoint };
+        let watermarks = watermarks.into_iter().map(Arc::new).collect();
+        let at = Seal { watermarks, now: self.now, ..Seal::plain(Epoch(self.epoch), checkpoint) };
         for worker in &mut self.workers {
             while worker.task.seal(&at, &mut worker.out).expect("the epoch is sealed") == Progress::More {
                 take(&mut worker.out, &mut self.changes, &mut self.errors);

@@ -195,6 +195,7 @@ fn count_of(id: u32, upstream: u32, column: usize, slow: bool) -> JobSpec {
         name: "up".into(),
         columns: vec![column],
         append_only: upstream == SOURCE,
+        watermarks: vec![],
         schema: schema(&["k"]),
     };
     let mut tap = plan.add(tap, vec![]);
@@ -440,6 +441,7 @@ fn a_failing_job_leaves_the_others_running() {
         name: "t".into(),
         columns: vec![0],
         append_only: false,
+        watermarks: vec![],
         schema: schema(&["id"]),
     };
     let tap = plan.add(tap, vec![]);

@@ -35,6 +35,7 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
         depends_on,
         errors: Some(plan.job.errors),
         append_only: plan.append_only,
+        watermarks: plan.watermarks,
         stream_key: plan.stream_key,
         unique: plan.unique,
         job: Some(plan.job),

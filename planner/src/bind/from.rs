@@ -335,6 +335,7 @@ impl Binder<'_> {
             .named(&object.name, names)
             .unique(unique)
             .append_only(object.append_only)
+            .watermarks(object.watermarks.clone())
             .scan_plan()?;
         Ok((plan, fields))
     }

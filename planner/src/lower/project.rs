@@ -47,6 +47,7 @@ impl Lowering {
             {
                 let reader = TapReader {
                     columns: columns.iter().map(|&c| reader.columns[c]).collect(),
+                    watermarks: columns.iter().map(|&c| reader.watermarks.get(c).copied().flatten()).collect(),
                     schema,
                     ..reader.clone()
                 };

@@ -33,11 +33,13 @@ impl Lowering {
         let fields: Vec<Field> =
             columns.iter().map(|&c| field(&source.columns()[c], types.field(c).data_type().clone())).collect();
         let append_only = source.is_append_only();
+        let watermarks = columns.iter().map(|&c| source.watermark(c)).collect();
         let reader = TapReader {
             relation: source.relation(),
             name: source.name().to_string(),
             columns,
             append_only,
+            watermarks,
             schema: Arc::new(Schema::new(fields)),
         };
         self.add(reader, &[], append_only)

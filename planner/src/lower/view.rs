@@ -11,6 +11,7 @@ use streaming::engine::JobSpec;
 use streaming::operators::{Materialize, Source, TableSource, TapReader};
 use streaming::plan::Plan;
 use streaming::source::SourceSpec;
+use streaming::watermark::Watermarks;
 
 use super::lower;
 use crate::bind::{Bound, Settings, bind_view};
@@ -34,6 +35,8 @@ pub struct ViewPlan {
     pub unique: bool,
     /// Whether rows are never retracted.
     pub append_only: bool,
+    /// Per column whether it has a watermark, and of what kind.
+    pub watermarks: Watermarks,
     /// What it reads.
     pub depends_on: Vec<RelationId>,
 }
@@ -130,7 +133,8 @@ pub fn view_of(
     let operator = Materialize { relation, key: stream_key.clone(), key_order: vec![], unique, schema };
     plan.add(operator, vec![root]);
     let job = JobSpec { relation, name: name.to_string(), plan, columns: columns.clone(), errors };
-    Ok(ViewPlan { job, columns, hidden, stream_key, unique, append_only: lowered.append_only, depends_on: vec![] })
+    let (append_only, watermarks) = (lowered.append_only, lowered.watermarks);
+    Ok(ViewPlan { job, columns, hidden, stream_key, unique, append_only, watermarks, depends_on: vec![] })
 }
 
 /// Hidden key columns whose Arrow type no SQL type has (comparison keys of numerics and intervals) as their bytes.
@@ -262,6 +266,7 @@ pub fn plan_index(
         name: on.name.to_string(),
         columns: source_columns.clone(),
         append_only: on.append_only,
+        watermarks: vec![],
         schema: schema.clone(),
     };
     let reader = plan.add(reader, vec![]);

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::exact::Steps;
 use super::followed::{Cut, Job, STEP_ROWS, Stage, Wait};
-use super::{Change, Coordinator, State};
+use super::{Change, Coordinator, State, watermarks};
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::job::{JobControl, Start};
@@ -66,7 +66,12 @@ impl Coordinator {
         } else {
             self.install(&job);
         }
-        self.state.lock().jobs.insert(job.spec.relation, job);
+        let mut state = self.state.lock();
+        // What it has closed already is known again before those who read it go on.
+        let known = self.watermarks(&state, &job, epoch);
+        job.know(epoch, known);
+        job.must_run = job.waits_for_watermark;
+        state.jobs.insert(job.spec.relation, job);
         Ok(())
     }
 
@@ -87,6 +92,9 @@ impl Coordinator {
             not_before: 0,
             ran_since_cut: false,
             must_run: false,
+            has_watermarks: watermarks::has_watermarks(&spec.plan, &self.functions),
+            waits_for_watermark: watermarks::waits_for_watermark(&spec.plan),
+            known_at: 0,
             cut: Cut::Outside,
             created: None,
             catalog: None,
@@ -243,6 +251,9 @@ impl Coordinator {
             }
         }
         let sealed = state.sealed;
+        // Without inputs any epoch will do.
+        let target = if upstreams.is_empty() { sealed } else { target.max(1) };
+        let known = self.watermarks(state, &state.jobs[&id], target);
         let job = state.jobs.get_mut(&id).expect("present");
         let rows = starts.iter().map(|(_, start)| match start {
             Start::Snapshot { snapshot, .. } => Some(snapshot.rows_estimate()),
@@ -251,8 +262,7 @@ impl Coordinator {
         *job.control.rows_total.lock() = rows.sum();
         job.control.starts.lock().extend(starts);
         job.stage = Stage::Reading;
-        // Without inputs any epoch will do.
-        let target = if upstreams.is_empty() { sealed } else { target.max(1) };
+        job.know(target, known);
         // Of an input that is behind the others, changes up to the target are still to come: the next step takes them.
         job.must_run = first < target && !upstreams.is_empty();
         job.steps.begin(if job.must_run { target + 1 } else { target });

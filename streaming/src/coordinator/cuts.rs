@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use storage::RelationId;
 
 use super::followed::{Cut, Job, Stage};
-use super::{Change, Checkpoint, Coordinator, State};
+use super::{Change, Checkpoint, Coordinator, State, watermarks};
 use crate::checkpoint::{self, Taken};
 use crate::error::Error;
 
@@ -98,6 +98,7 @@ impl Coordinator {
                     state.last_checkpoint = statistics;
                     state.checkpoint = Checkpoint::Idle;
                     self.forget_before(state, at);
+                    watermarks::forget(state);
                     for job in state.jobs.values_mut() {
                         checkpoint::tell_committed(job);
                     }

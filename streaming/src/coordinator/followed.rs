@@ -45,6 +45,12 @@ pub struct Job {
     pub(super) ran_since_cut: bool,
     /// An input may have published changes of epochs up to the frontier since: the next step takes them.
     pub(super) must_run: bool,
+    /// Whether something is known of its columns, ever.
+    pub(super) has_watermarks: bool,
+    /// Whether it runs when a watermark moves, though nothing changed.
+    pub(super) waits_for_watermark: bool,
+    /// The epoch that its watermarks are as of.
+    pub(super) known_at: u64,
     /// Where it stands in the checkpoint under way.
     pub cut: Cut,
     /// Its clients are told when it can be read.
@@ -153,6 +159,7 @@ impl Job {
         if cut {
             self.control.cut.store(target, Ordering::Release);
         }
+        self.give_out();
         self.control.target.store(target, Ordering::Release);
         self.busy = Some(target);
         self.busy_since = Instant::now();

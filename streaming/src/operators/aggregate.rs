@@ -30,8 +30,9 @@ use crate::byte_table::{ByteTable, LOOKUP_ROWS, hash_bytes, hash_i64};
 use crate::error::{Error, Result};
 use crate::int_table::IntTable;
 use crate::operator::{
-    Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, RowError, Seal, StateSize, Task, TaskContext,
+    Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, RowError, Seal, StateSize, Task, TaskContext, WatermarkContext,
 };
+use crate::watermark::Watermarks;
 
 /// Groups rows and keeps aggregates per group, under retraction. Without group columns: exactly one row, also over no input.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,6 +79,11 @@ impl Operator for Aggregate {
             if self.group.is_empty() { "one row" } else { "one row per group" }.to_string()
                 + if all { " and every different aggregated value" } else { "" },
         )
+    }
+    fn watermarks(&self, inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
+        let mut marks: Watermarks = self.group.iter().map(|&c| inputs[0].get(c).copied().flatten()).collect();
+        marks.resize(self.schema.fields().len(), None);
+        marks
     }
 }
 

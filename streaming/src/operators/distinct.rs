@@ -13,8 +13,9 @@ use storage::{Batch, StateTable};
 use crate::byte_table::{LOOKUP_ROWS, hash_bytes};
 use crate::counted_rows::CountedRows;
 use crate::error::Result;
-use crate::operator::{Exchange, Operator, Output, Progress, Seal, StateSize, Task, TaskContext};
+use crate::operator::{Exchange, Operator, Output, Progress, Seal, StateSize, Task, TaskContext, WatermarkContext};
 use crate::operators::with_schema;
+use crate::watermark::Watermarks;
 
 /// Each different row once, as long as at least one is there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +41,9 @@ impl Operator for Distinct {
     }
     fn state(&self) -> Option<String> {
         Some("one entry per different row".into())
+    }
+    fn watermarks(&self, inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
+        inputs[0].clone()
     }
 }
 

@@ -12,8 +12,9 @@ use storage::Batch;
 
 use crate::error::Result;
 use crate::expr::{self, Evaluator, Expr};
-use crate::operator::{Exchange, Operator, Output, Progress, Task, TaskContext};
+use crate::operator::{Exchange, Operator, Output, Progress, Task, TaskContext, WatermarkContext};
 use crate::operators::with_schema;
+use crate::watermark::Watermarks;
 
 /// Keeps the rows for which a condition is true.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +38,9 @@ impl Operator for Filter {
     }
     fn describe(&self) -> String {
         self.predicate.to_string()
+    }
+    fn watermarks(&self, inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
+        inputs[0].clone()
     }
 }
 

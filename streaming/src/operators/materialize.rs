@@ -14,9 +14,10 @@ use storage::{Batch, Epoch, Relation, RelationId};
 
 use crate::driver::JobContext;
 use crate::error::{Error, Result};
-use crate::operator::{Exchange, Operator, Output, Progress, Seal, StateSize, Task, TaskContext};
+use crate::operator::{Exchange, Operator, Output, Progress, Seal, StateSize, Task, TaskContext, WatermarkContext};
 use crate::row_errors::error_batch;
 use crate::tap::Taps;
+use crate::watermark::Watermarks;
 
 /// Rows of one published batch.
 const PUBLISHED_ROWS_MAX: usize = 8192;
@@ -58,6 +59,9 @@ impl Operator for Materialize {
     }
     fn state(&self) -> Option<String> {
         Some("the view's rows".into())
+    }
+    fn watermarks(&self, inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
+        inputs[0].clone()
     }
 }
 

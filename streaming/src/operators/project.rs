@@ -12,7 +12,8 @@ use storage::Batch;
 
 use crate::error::Result;
 use crate::expr::{self, Evaluator, Expr};
-use crate::operator::{Exchange, Operator, Output, Progress, Task, TaskContext};
+use crate::operator::{Exchange, Operator, Output, Progress, Task, TaskContext, WatermarkContext};
+use crate::watermark::{self, Watermarks};
 
 /// Computes columns row by row.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +38,10 @@ impl Operator for Project {
     }
     fn describe(&self) -> String {
         self.exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+    fn watermarks(&self, inputs: &[Watermarks], ctx: &WatermarkContext) -> Watermarks {
+        let of = |e: &Expr| watermark::of_expr(e, &ctx.inputs[0], &inputs[0], ctx.functions);
+        self.exprs.iter().map(of).collect()
     }
 }
 

@@ -24,6 +24,7 @@ use crate::job::Start;
 use crate::operator::{Exchange, Operator, Task, TaskContext};
 use crate::reader::{self, Message, Reader};
 use crate::source::Offset;
+use crate::watermark::Watermarks;
 
 
 /// Rows up to which small batches are joined.
@@ -44,6 +45,9 @@ pub struct TapReader {
     pub columns: Vec<usize>,
     /// Whether the relation only ever grows.
     pub append_only: bool,
+    /// Per output column whether it has a watermark, and of what kind; its value is unknown here.
+    #[serde(default)]
+    pub watermarks: Watermarks,
     /// The output columns.
     pub schema: SchemaRef,
 }

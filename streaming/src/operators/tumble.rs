@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use storage::Batch;
 
 use crate::error::Result;
-use crate::operator::{Exchange, Operator, Output, Progress, Task, TaskContext};
+use crate::operator::{Exchange, Operator, Output, Progress, Task, TaskContext, WatermarkContext};
+use crate::watermark::Watermarks;
 
 /// Adds `window_start` and `window_end` of the tumbling window that a row's time falls into. Rows without a time are dropped.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,6 +45,15 @@ impl Operator for Tumble {
     fn describe(&self) -> String {
         let offset = if self.offset_us == 0 { String::new() } else { format!(", offset {} us", self.offset_us) };
         format!("time ${}, size {} us{offset}", self.time, self.size_us)
+    }
+    fn watermarks(&self, inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
+        let mut marks = inputs[0].clone();
+        let time = marks.get(self.time).copied().flatten();
+        marks.resize(self.schema.fields().len() - 2, None);
+        let start = time.map(|time| time.map(|at| window_start(at, self.size_us, self.offset_us)));
+        marks.push(start);
+        marks.push(start.map(|start| start.map(|at| window_end(at, self.size_us))));
+        marks
     }
 }
 

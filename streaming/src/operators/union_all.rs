@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use storage::Batch;
 
 use crate::error::Result;
-use crate::operator::{Exchange, Operator, Output, Progress, Task, TaskContext};
+use crate::operator::{Exchange, Operator, Output, Progress, Task, TaskContext, WatermarkContext};
 use crate::operators::with_schema;
+use crate::watermark::{self, Watermarks};
 
 /// All rows of all inputs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ impl Operator for UnionAll {
     }
     fn describe(&self) -> String {
         format!("{} inputs", self.n_inputs)
+    }
+    fn watermarks(&self, inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
+        watermark::of_all(inputs, self.schema.fields().len())
     }
 }
 

@@ -80,6 +80,8 @@ impl Body {
     }
 
     pub(super) fn seal(&mut self, at: &Seal, out: &mut Output) -> Result<Progress> {
+        // What is known of the query's inputs is not known of a round's.
+        let at = &Seal { watermarks: Vec::new(), ..at.clone() };
         for node in &mut self.nodes {
             if node.task.seal(at, out)? == Progress::More {
                 return Ok(Progress::More);

@@ -1,0 +1,97 @@
+//! What is known of each job's columns: fixed before a target is given out, so all workers and all readers know the same.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use storage::RelationId;
+
+use super::followed::Job;
+use super::{Coordinator, State};
+use crate::expr::Functions;
+use crate::operator::Operator;
+use crate::operators::TapReader;
+use crate::plan::Plan;
+use crate::watermark::Watermarks;
+
+/// What is known of each node of a plan.
+pub(super) type Known = Arc<Vec<Arc<Watermarks>>>;
+
+impl Coordinator {
+    /// What is known of the nodes of `job` as of `target`, if that is more than before.
+    pub(super) fn watermarks(&self, state: &State, job: &Job, target: u64) -> Option<Known> {
+        if !job.has_watermarks {
+            return None;
+        }
+        let news = |relation: RelationId| {
+            let owner = state.owner(relation)?;
+            Some(owner.control.history.lock().changed(target) > job.known_at)
+        };
+        if !job.upstreams.iter().any(|(_, upstream)| news(*upstream) == Some(true)) {
+            return None;
+        }
+        Some(self.watermarks_at(state, job, target))
+    }
+
+    /// What is known of the nodes of `job` as of `target`.
+    pub(super) fn watermarks_at(&self, state: &State, job: &Job, target: u64) -> Known {
+        Arc::new(job.spec.plan.watermarks(&self.functions, &mut |_, reader| known_of_tap(state, reader, target)))
+    }
+}
+
+/// What is known of what a tap hands out behind `target`.
+fn known_of_tap(state: &State, reader: &TapReader, target: u64) -> Watermarks {
+    let owner = state.owner(reader.relation).filter(|owner| owner.spec.relation == reader.relation);
+    let known = owner.and_then(|owner| owner.control.history.lock().at(target));
+    let Some(known) = known else { return reader.watermarks.clone() };
+    let column = |(i, unknown): (usize, &Option<_>)| {
+        let unknown = (*unknown)?;
+        Some(known.get(reader.columns[i]).copied().flatten().unwrap_or(unknown))
+    };
+    reader.watermarks.iter().enumerate().map(column).collect()
+}
+
+impl Job {
+    /// Remembers what is known as of `target`, before it is given out.
+    pub(super) fn know(&mut self, target: u64, known: Option<Known>) {
+        let Some(known) = known else { return };
+        self.known_at = target;
+        if let Some(root) = known.last() {
+            self.control.history.lock().note(target, root);
+        }
+        *self.control.watermarks.lock() = known;
+    }
+}
+
+/// Whether any column of a plan's nodes has a watermark.
+pub(super) fn has_watermarks(plan: &Plan, functions: &Arc<dyn Functions>) -> bool {
+    plan.watermark_columns(functions).iter().any(|marks| marks.iter().any(Option::is_some))
+}
+
+/// Whether an operator emits when a watermark moves.
+pub(super) fn waits_for_watermark(plan: &Plan) -> bool {
+    plan.nodes.iter().any(|node| node.operator.waits_for_watermark())
+}
+
+/// The wall clock in microseconds.
+pub(super) fn now() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64)
+}
+
+/// What readers of `relation` may still ask for.
+pub(super) fn forget(state: &State) {
+    for job in state.jobs.values() {
+        let oldest = state
+            .jobs
+            .values()
+            .filter(|reader| reader.upstreams.iter().any(|(_, upstream)| *upstream == job.spec.relation))
+            .map(|reader| reader.frontier)
+            .min();
+        job.control.history.lock().forget_before(oldest.unwrap_or(job.frontier).min(job.frontier));
+    }
+}
+
+impl Job {
+    pub(super) fn give_out(&self) {
+        self.control.now.store(now(), Ordering::Release);
+    }
+}
