@@ -18,6 +18,7 @@ mod set_returning;
 mod stream_join;
 mod subquery;
 mod system;
+mod table_function;
 #[cfg(test)]
 mod tests;
 mod window;

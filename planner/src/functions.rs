@@ -30,6 +30,7 @@ pub mod series;
 pub mod signature;
 pub(crate) mod sleep;
 mod system;
+mod table;
 mod test_panic;
 mod text;
 pub mod window;
@@ -311,6 +312,7 @@ fn library() -> &'static Library {
             ("Formatting", format::functions()),
             ("JSON", json::functions()),
             ("Arrays", array::functions()),
+            ("", table::functions()),
             ("Waiting", sleep::functions()),
             ("Session and system", [system::functions(), backends::functions()].concat()),
             ("For tests of failures", test_panic::functions()),

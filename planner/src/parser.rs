@@ -7,6 +7,7 @@ mod create;
 mod query;
 mod session;
 mod stream_joins;
+mod table_functions;
 
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ use storage::SqlType;
 use crate::dialect::HeadwaterDialect;
 use crate::error::{Error, Result};
 use crate::statement::{ObjectName, Query, Statement};
+
+pub(crate) use self::table_functions::ROWS_FROM;
 
 /// How deep expressions and subqueries may be nested: the parser recurses.
 const DEPTH_MAX: usize = 96;
@@ -207,7 +210,7 @@ struct Reader<'a> {
 
 impl Reader<'static> {
     fn new(text: &Arc<str>, tokens: Vec<TokenWithSpan>) -> Reader<'static> {
-        let tokens = stream_joins::rewrite(without_table_arguments(tokens));
+        let tokens = table_functions::rewrite(stream_joins::rewrite(without_table_arguments(tokens)));
         let dialect = if stream_joins::has_versions(&tokens) { &WITH_VERSIONS } else { &DIALECT };
         let p = Parser::new(dialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens.clone());
         Reader { p, text: text.clone(), tokens }

@@ -382,7 +382,7 @@ pub(super) fn target_scope(table: &Object, alias: Option<String>, fields: &[OutF
     let visible = fields[..table.visible().len()].iter().cloned();
     let relation = alias.as_ref().map(|_| table.name.clone());
     let name = alias.unwrap_or_else(|| table.name.clone());
-    scope.add(ScopeTable { relation, schema, name, key: vec![] }, visible);
+    scope.add(ScopeTable { relation, schema, ..ScopeTable::named(name) }, visible);
     scope
 }
 

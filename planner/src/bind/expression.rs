@@ -89,7 +89,9 @@ impl Binder<'_> {
                 return self.operator(if *negated { "!~" } else { "~" }, vec![value, pattern], place);
             }
             Case { operand, conditions, else_result, .. } => {
-                return self.case(operand.as_deref(), conditions, else_result.as_deref(), place);
+                return self.conditionally("CASE", |b| {
+                    b.case(operand.as_deref(), conditions, else_result.as_deref(), place)
+                });
             }
             Array(array) => return self.array(&array.elem, place),
             Tuple(_) => {
@@ -660,7 +662,7 @@ impl Binder<'_> {
             let subscript = match access {
                 ast::AccessExpr::Subscript(subscript) => subscript,
                 ast::AccessExpr::Dot(ast::Expr::Identifier(ident)) => {
-                    value = self.expanded_field(value, &fold(ident))?;
+                    value = self.record_field(value, &fold(ident))?;
                     continue;
                 }
                 ast::AccessExpr::Dot(_) => {
@@ -754,7 +756,10 @@ impl Binder<'_> {
         if call.filter.is_some() {
             return Err(not_an_aggregate("FILTER"));
         }
-        let args = self.call_arguments(call, &not_an_aggregate)?;
+        let args = match name.as_str() {
+            "coalesce" => self.conditionally("COALESCE", |b| b.call_arguments(call, &not_an_aggregate))?,
+            _ => self.call_arguments(call, &not_an_aggregate)?,
+        };
         let what = name.to_uppercase();
         match name.as_str() {
             "coalesce" => {
@@ -806,10 +811,6 @@ impl Binder<'_> {
                 let null = literal(types::text::null(&ty));
                 let expr = Expr::Case(Case { expr: None, when_then_expr: when, else_expr: Some(Box::new(null)) });
                 Ok(Typed { expr, ty, typmod, position: place })
-            }
-            "jsonb_array_elements" | "jsonb_each" | "jsonb_object_keys" | "jsonb_array_elements_text" => {
-                let message = format!("the set-returning function {name}() is not supported");
-                Err(at(Error::unsupported(message), place))
             }
             "row" => Err(at(Error::unsupported("a row as a value is not supported"), place)),
             "row_number" | "rank" | "dense_rank" | "lag" | "lead" | "first_value" | "last_value" | "ntile"

@@ -10,9 +10,8 @@ use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, 
 use sqlparser::ast;
 use storage::SqlType;
 
-use super::literal::{literal, text};
-use super::names::{Call, Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
-use super::set_returning::{EXPANDED, Rows, expand};
+use super::names::{Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
+use super::table_function::{FunctionInFrom, function_of};
 use super::{Binder, BoundQuery, OutField, Typed, VIEW_DEPTH_MAX, at};
 use crate::batch::{RelationSource, column};
 use crate::catalog::{Object, ObjectKind};
@@ -97,23 +96,8 @@ impl Binder<'_> {
         if let Some(version) = version_of(factor) {
             return self.temporal_join(left, factor, version, kind, constraint);
         }
-        // A function may look at what stands before it.
-        if let Some(call) = function_of(factor)
-            && matches!(kind, JoinType::Inner)
-            && !call.name.eq_ignore_ascii_case("tumble")
-        {
-            let (plan, scope) = self.function_over(left, &call)?;
-            let always = matches!(constraint, ast::JoinConstraint::None);
-            if always {
-                return Ok((plan, scope));
-            }
-            let ast::JoinConstraint::On(on) = constraint else {
-                return Err(Error::unsupported("USING with a function is not supported"));
-            };
-            return self.with_scope(scope, |b| {
-                let condition = b.within(Clause::On, |b| b.condition(on, "JOIN/ON"))?;
-                Ok(LogicalPlanBuilder::from(plan).filter(condition)?.build()?)
-            });
+        if let Some(call) = function_of(factor).filter(|call| !is_window(&call.name)) {
+            return self.join_function(left, &call, kind, constraint);
         }
         let right = self.factor(factor, Some(&left))?;
         self.join(left, right, kind, constraint)
@@ -223,8 +207,7 @@ impl Binder<'_> {
                 return Err(at(Error::unsupported(format!("{name} is not supported yet")), call.position)
                     .with_hint("Use TUMBLE."));
             }
-            let one = LogicalPlanBuilder::empty(true).build()?;
-            return self.function_over((one, Scope::default()), &call);
+            return self.function_alone(&call);
         }
         match factor {
             ast::TableFactor::Table { name, alias, version: None, sample: None, .. } => {
@@ -251,7 +234,7 @@ impl Binder<'_> {
                 let query = self.without_unknowns(query)?;
                 let fields = renamed(query.fields, &alias.columns, &fold(&alias.name))?;
                 let mut scope = Scope::default();
-                scope.add(ScopeTable { relation: None, schema: None, name: fold(&alias.name), key: vec![] }, fields);
+                scope.add(ScopeTable::named(fold(&alias.name)), fields);
                 Ok((query.plan, scope))
             }
             ast::TableFactor::NestedJoin { table_with_joins, alias } => {
@@ -260,7 +243,7 @@ impl Binder<'_> {
                 let fields: Vec<OutField> = scope.columns.into_iter().filter(|c| c.plain).map(|c| c.field).collect();
                 let fields = renamed(fields, &alias.columns, &fold(&alias.name))?;
                 let mut scope = Scope::default();
-                scope.add(ScopeTable { relation: None, schema: None, name: fold(&alias.name), key: vec![] }, fields);
+                scope.add(ScopeTable::named(fold(&alias.name)), fields);
                 Ok((plan, scope))
             }
             other => {
@@ -285,7 +268,7 @@ impl Binder<'_> {
         {
             let query = self.cte(index)?;
             let fields = renamed(query.fields, aliases, &shown)?;
-            scope.add(ScopeTable { relation: None, schema: None, name: shown, key: vec![] }, fields);
+            scope.add(ScopeTable::named(shown), fields);
             return Ok((query.plan, scope));
         }
         let object = self.catalog.expect(name, self.settings)?.clone();
@@ -295,7 +278,7 @@ impl Binder<'_> {
             ObjectKind::View => {
                 let query = self.view(&object).map_err(|e| at(e, name.position))?;
                 let fields = renamed(query.fields, aliases, &shown)?;
-                scope.add(ScopeTable { relation: None, schema, name: shown, key: vec![] }, fields);
+                scope.add(ScopeTable { schema, ..ScopeTable::named(shown) }, fields);
                 Ok((query.plan, scope))
             }
             ObjectKind::Index => {
@@ -314,7 +297,7 @@ impl Binder<'_> {
                 let key = object.primary_key.iter().filter(|_| declared).map(|&k| fields[k].internal.clone()).collect();
                 let fields = renamed(fields.into_iter().take(visible).collect(), aliases, &shown)?;
                 let relation = alias.map(|_| object.name.clone());
-                scope.add(ScopeTable { relation, schema, name: shown, key }, fields);
+                scope.add(ScopeTable { relation, schema, key, ..ScopeTable::named(shown) }, fields);
                 Ok((plan, scope))
             }
         }
@@ -447,71 +430,11 @@ impl Binder<'_> {
         }
         Ok(i64::from(value.days) * 86_400_000_000 + value.nanoseconds / 1000)
     }
+}
 
-    /// `generate_series(...)`, `unnest(...)` for each row of what stands before it.
-    fn function_over(&mut self, (plan, scope): From, call: &FunctionInFrom) -> Result<From> {
-        let name = call.name.to_lowercase();
-        let place = call.position;
-        let (args, mut scope) = self.with_scope(scope, |b| {
-            b.within(Clause::FromFunction, |b| call.args.iter().map(|a| b.expr(a)).collect::<Result<Vec<_>>>())
-        })?;
-        let alias = call.alias.as_ref();
-        let table = alias.map_or_else(|| name.clone(), |a| fold(&a.name));
-        let Rows { list, item, typmod } = match self.rows_of(&name, &args, place)? {
-            Some(rows) if rows.typmod == EXPANDED => {
-                return Err(at(Error::unsupported("_pg_expandarray() is supported in a select list only"), place));
-            }
-            Some(rows) => rows,
-            None => {
-                // Any other function gives one row.
-                let value = match self.constant(&name, &args, place)? {
-                    Some(value) => value,
-                    None => self.function(&name, args, place)?,
-                };
-                let field = OutField { internal: self.fresh(), name: table.clone(), ty: value.ty, typmod: -1 };
-                let all: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
-                let plan = LogicalPlanBuilder::from(plan)
-                    .project(all.into_iter().chain([value.expr.alias(&field.internal)]))?
-                    .build()?;
-                let fields = renamed(vec![field], alias.map_or(&[][..], |a| &a.columns), &table)?;
-                scope.add(ScopeTable { relation: None, schema: None, name: table, key: vec![] }, fields);
-                return Ok((plan, scope));
-            }
-        };
-        if call.with_ordinality {
-            return Err(at(Error::unsupported("WITH ORDINALITY is not supported"), place));
-        }
-        let field = OutField { internal: self.fresh(), name: table.clone(), ty: item, typmod };
-        let plan = expand(plan, vec![Call { expr: list, internal: field.internal.clone() }])?;
-        let (plan, fields) = match name.as_str() {
-            "pg_options_to_table" => self.split_options(plan, field)?,
-            _ => (plan, vec![field]),
-        };
-        let fields = renamed(fields, alias.map_or(&[][..], |a| &a.columns), &table)?;
-        let mut of_function = Scope::default();
-        of_function.add(ScopeTable { relation: None, schema: None, name: table, key: vec![] }, fields);
-        scope.append(of_function)?;
-        Ok((plan, scope))
-    }
-
-    /// `name=value` as two columns.
-    fn split_options(&mut self, plan: LogicalPlan, option: OutField) -> Result<(LogicalPlan, Vec<OutField>)> {
-        let whole = || Typed::new(option.expr(), SqlType::Text);
-        let constant = |value: &str| Typed::new(text(value), SqlType::Text);
-        let one = Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int);
-        let parts = [
-            ("option_name", self.function("split_part", vec![whole(), constant("="), one], None)?),
-            ("option_value", self.function("regexp_replace", vec![whole(), constant("^[^=]*="), constant("")], None)?),
-        ];
-        let mut columns: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
-        let mut fields = vec![];
-        for (name, part) in parts {
-            let field = OutField { internal: self.fresh(), name: name.into(), ty: SqlType::Text, typmod: -1 };
-            columns.push(part.expr.alias(&field.internal));
-            fields.push(field);
-        }
-        Ok((LogicalPlanBuilder::from(plan).project(columns)?.build()?, fields))
-    }
+/// Whether a function of FROM is a window over a table.
+fn is_window(name: &str) -> bool {
+    ["tumble", "hop", "session"].iter().any(|n| name.eq_ignore_ascii_case(n))
 }
 
 /// The columns that rows of a relation are found by, and whether they identify one.
@@ -570,67 +493,6 @@ fn version_of(factor: &ast::TableFactor) -> Option<&ast::TableVersion> {
 
 fn refers_to(outer: &Expr, plan: &LogicalPlan) -> bool {
     matches!(outer, Expr::OuterReferenceColumn(_, c) if plan.schema().index_of_column(&Column::new_unqualified(&c.name)).is_ok())
-}
-
-/// A function in FROM.
-struct FunctionInFrom {
-    name: String,
-    args: Vec<ast::Expr>,
-    alias: Option<ast::TableAlias>,
-    with_ordinality: bool,
-    position: Option<usize>,
-}
-
-fn function_of(factor: &ast::TableFactor) -> Option<FunctionInFrom> {
-    let exprs = |args: &[ast::FunctionArg]| {
-        args.iter()
-            .map(|a| match a {
-                ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => Some(e.clone()),
-                _ => None,
-            })
-            .collect::<Option<Vec<_>>>()
-    };
-    match factor {
-        ast::TableFactor::Table { name, alias, args: Some(args), with_ordinality, .. } => {
-            let name = object_name(name).ok()?;
-            Some(FunctionInFrom {
-                position: name.position,
-                name: name.name,
-                args: exprs(&args.args)?,
-                alias: alias.clone(),
-                with_ordinality: *with_ordinality,
-            })
-        }
-        ast::TableFactor::Function { name, args, alias, with_ordinality, .. } => {
-            let name = object_name(name).ok()?;
-            Some(FunctionInFrom {
-                position: name.position,
-                name: name.name,
-                args: exprs(args)?,
-                alias: alias.clone(),
-                with_ordinality: *with_ordinality,
-            })
-        }
-        ast::TableFactor::UNNEST { alias, array_exprs, with_ordinality, .. } => Some(FunctionInFrom {
-            position: array_exprs.first().and_then(start_of),
-            name: "unnest".into(),
-            args: array_exprs.clone(),
-            alias: alias.clone(),
-            with_ordinality: *with_ordinality,
-        }),
-        ast::TableFactor::TableFunction { expr: ast::Expr::Function(f), alias } => {
-            let name = object_name(&f.name).ok()?;
-            let ast::FunctionArguments::List(list) = &f.args else { return None };
-            Some(FunctionInFrom {
-                position: name.position,
-                name: name.name,
-                args: exprs(&list.args)?,
-                alias: alias.clone(),
-                with_ordinality: false,
-            })
-        }
-        _ => None,
-    }
 }
 
 /// A projection that keeps all columns and adds some.

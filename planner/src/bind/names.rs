@@ -122,6 +122,15 @@ pub(crate) struct ScopeTable {
     pub(super) relation: Option<String>,
     /// The key of the table, as unique names, if it identifies a row by declaration.
     pub(super) key: Vec<String>,
+    /// The column that the table's name means as a value: the only one of a function that returns no record.
+    pub(super) whole: Option<String>,
+}
+
+impl ScopeTable {
+    /// A table that is known by this name only.
+    pub(super) fn named(name: String) -> ScopeTable {
+        ScopeTable { schema: None, name, relation: None, key: vec![], whole: None }
+    }
 }
 
 /// A column that names may mean.
@@ -158,6 +167,8 @@ pub(crate) struct Scope {
     pub(super) windows: Vec<Call>,
     /// Set-returning functions of the select list.
     pub(super) sets: Vec<Call>,
+    /// What is being bound that is computed for some rows only, where no such function may stand.
+    pub(super) conditional: Option<&'static str>,
     pub(super) named_windows: Vec<ast::NamedWindowDefinition>,
     pub(super) groupings: Vec<GroupingCall>,
     /// Where each column was last referred to, for errors.
@@ -226,6 +237,14 @@ impl Binder<'_> {
                     return Err(at(Error::new("42702", format!("column reference \"{name}\" is ambiguous")), place));
                 }
                 let field = first.field.clone();
+                return Ok(self.reference(level, &field, place));
+            }
+        }
+        for level in (0..self.scopes.len()).rev() {
+            let scope = &self.scopes[level];
+            let whole = scope.tables.iter().find(|t| t.name == name).and_then(|t| t.whole.as_ref());
+            if let Some(column) = whole.and_then(|w| scope.columns.iter().find(|c| c.field.internal == *w)) {
+                let field = column.field.clone();
                 return Ok(self.reference(level, &field, place));
             }
         }

@@ -80,7 +80,7 @@ impl Binder<'_> {
         let read = std::mem::replace(&mut self.relations, vec![CONFLICTS]);
         let mut scope = target_scope(table, alias.cloned(), &old);
         let name = "excluded".to_string();
-        scope.add(ScopeTable { relation: None, schema: None, name, key: vec![] }, excluded);
+        scope.add(ScopeTable::named(name), excluded);
         self.scopes.push(scope);
         let condition = match &update.selection {
             Some(condition) => self.within(Clause::Where, |b| b.condition(condition, "WHERE")).map(Some),

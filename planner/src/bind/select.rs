@@ -7,7 +7,7 @@ use storage::SqlType;
 
 use super::grouping::Grouping;
 use super::names::{Call, Clause, Scope, display_name, fold, object_name, refers_to, start_of};
-use super::set_returning::expand;
+use super::set_returning::expand_nested;
 use super::{Binder, BoundQuery, Cte, OutField, Typed, at};
 use crate::batch::column;
 use crate::error::{Error, Result};
@@ -192,7 +192,7 @@ impl Binder<'_> {
         let mut sets = self.scope().sets.clone();
         let grouped_by = |set: &Call| group.iter().flat_map(|g| &g.exprs).any(|g| refers_to(&g.expr, &set.internal));
         if sets.iter().any(grouped_by) {
-            plan = expand(plan, std::mem::take(&mut sets))?;
+            plan = expand_nested(plan, std::mem::take(&mut sets))?;
         }
         let calls = !self.scope().aggregates.is_empty() || !self.scope().groupings.is_empty();
         let aggregated = group.is_some() || having.is_some() || calls;
@@ -206,7 +206,7 @@ impl Binder<'_> {
             plan = LogicalPlanBuilder::from(plan).filter(condition)?.build()?;
         }
         plan = self.windows(plan)?;
-        plan = expand(plan, sets)?;
+        plan = expand_nested(plan, sets)?;
 
         let fields: Vec<OutField> =
             items.iter().map(|i| (i.name.clone(), i.value.clone())).map(|(n, v)| self.out_field(n, &v)).collect();
@@ -245,10 +245,12 @@ impl Binder<'_> {
             match item {
                 ast::SelectItem::UnnamedExpr(e) => {
                     let value = self.expr(e)?;
+                    self.no_record(&value)?;
                     items.push(Item { name: display_name(e), value: self.settle(value)? });
                 }
                 ast::SelectItem::ExprWithAlias { expr, alias } => {
                     let value = self.expr(expr)?;
+                    self.no_record(&value)?;
                     items.push(Item { name: fold(alias), value: self.settle(value)? });
                 }
                 ast::SelectItem::Wildcard(options) => {

@@ -328,12 +328,25 @@ impl Pattern {
     }
 }
 
+/// The groups of a match, or all of it if there are none.
+fn groups(text: &str, m: &Match) -> Vec<Option<String>> {
+    match m.groups.is_empty() {
+        true => vec![Some(text[m.start..m.end].to_string())],
+        false => m.groups.iter().map(|g| g.map(|(a, b)| text[a..b].to_string())).collect(),
+    }
+}
+
 fn regexp_match(text: &str, pattern: &str, options: &str) -> Row<Option<Vec<Option<String>>>> {
-    with(pattern, flags(options, false)?, |p| {
-        Ok(p.find(text, 0)?.map(|m| match m.groups.is_empty() {
-            true => vec![Some(text[m.start..m.end].to_string())],
-            false => m.groups.iter().map(|g| g.map(|(a, b)| text[a..b].to_string())).collect(),
-        }))
+    with(pattern, flags(options, false)?, |p| Ok(p.find(text, 0)?.map(|m| groups(text, &m))))
+}
+
+/// The first match, or all of them with the option `g`.
+pub(super) fn regexp_matches(text: &str, pattern: &str, options: &str) -> Row<Vec<Vec<Option<String>>>> {
+    let options = flags(options, true)?;
+    let all = options.global;
+    with(pattern, options, |p| {
+        let found = if all { p.find_all(text, 0)? } else { p.find(text, 0)?.into_iter().collect() };
+        Ok(found.iter().map(|m| groups(text, m)).collect())
     })
 }
 
@@ -390,10 +403,6 @@ fn regexp_replace(text: &str, pattern: &str, template: &str, start: i32, n: i32,
         out.push_str(&text[at..]);
         Ok(out)
     })
-}
-
-fn several_rows() -> EvalError {
-    error("0A000", "regexp_matches is not supported: use regexp_match for the first match")
 }
 
 fn positive(value: i32, name: &str) -> Row<()> {
@@ -637,8 +646,6 @@ pub fn functions() -> Vec<Definition> {
         "regexp_replace" textregexreplace_extended (Text, Text, Text, Int4, Int4, Text) -> Text = |a, p, r, start, n, f| {
             regexp_replace(a, p, r, start, n, flags(f, true)?)
         };
-        "regexp_matches" regexp_matches (Text, Text) -> TextArray = |_, _| Err(several_rows());
-        "regexp_matches" regexp_matches_flags (Text, Text, Text) -> TextArray = |_, _, _| Err(several_rows());
         "regexp_count" regexp_count (Text, Text) -> Int4 = |a, p| regexp_count(a, p, 1, "");
         "regexp_count" regexp_count_start (Text, Text, Int4) -> Int4 = |a, p, start| regexp_count(a, p, start, "");
         "regexp_count" regexp_count_flags (Text, Text, Int4, Text) -> Int4 = regexp_count;

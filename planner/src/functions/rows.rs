@@ -522,6 +522,66 @@ impl Output for TextArray {
     }
 }
 
+/// `jsonb[]`
+pub struct JsonbArray;
+
+impl Output for JsonbArray {
+    type Value = Vec<Option<String>>;
+    type Builder = ListBuilder<StringViewBuilder>;
+
+    fn sql() -> SqlType {
+        SqlType::Array(Box::new(SqlType::Jsonb))
+    }
+
+    fn builder(rows: usize) -> Self::Builder {
+        TextArray::builder(rows)
+    }
+
+    fn push(builder: &mut Self::Builder, value: Vec<Option<String>>) -> Row<()> {
+        TextArray::push(builder, value)
+    }
+
+    fn push_null(builder: &mut Self::Builder) {
+        TextArray::push_null(builder);
+    }
+
+    fn finish(builder: Self::Builder) -> ArrayRef {
+        TextArray::finish(builder)
+    }
+}
+
+/// Several values of `text[]`.
+pub struct TextArrays;
+
+impl Output for TextArrays {
+    type Value = Vec<Vec<Option<String>>>;
+    type Builder = ListBuilder<ListBuilder<StringViewBuilder>>;
+
+    fn sql() -> SqlType {
+        SqlType::Array(Box::new(<TextArray as Output>::sql()))
+    }
+
+    fn builder(_rows: usize) -> Self::Builder {
+        ListBuilder::new(ListBuilder::new(StringViewBuilder::new()))
+    }
+
+    fn push(builder: &mut Self::Builder, value: Vec<Vec<Option<String>>>) -> Row<()> {
+        for array in value {
+            TextArray::push(builder.values(), array)?;
+        }
+        builder.append(true);
+        Ok(())
+    }
+
+    fn push_null(builder: &mut Self::Builder) {
+        builder.append(false);
+    }
+
+    fn finish(mut builder: Self::Builder) -> ArrayRef {
+        Arc::new(builder.finish())
+    }
+}
+
 /// A result that may be NULL though no argument is.
 pub struct Maybe<T>(PhantomData<T>);
 

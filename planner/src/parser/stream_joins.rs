@@ -54,7 +54,7 @@ pub(super) fn has_versions(tokens: &[TokenWithSpan]) -> bool {
     tokens.windows(2).any(|pair| is_word(&pair[0], "for") && is_word(&pair[1], "system_time"))
 }
 
-fn is_word(token: &TokenWithSpan, word: &str) -> bool {
+pub(super) fn is_word(token: &TokenWithSpan, word: &str) -> bool {
     matches!(&token.token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word))
 }
 

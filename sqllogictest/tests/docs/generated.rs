@@ -33,7 +33,7 @@ const BEHIND_SYNTAX: &[&str] = &[
     "_pg_",
 ];
 /// Answered with an error that says what to use instead, or not reached by the parser yet.
-const REFUSED: &[&str] = &["regexp_matches", "?", "?|", "?&"];
+const REFUSED: &[&str] = &["?", "?|", "?&"];
 /// Stands for a result that is another one each time.
 const VARIES: &str = "varies";
 

@@ -1,7 +1,7 @@
 //! A row for each element of a list.
 //!
 //! Rule    A change comes out once per element, with its diff and the element in the list's place. Several lists go on
-//!         side by side: the shorter ones end in NULLs. A row whose lists are all empty or NULL says nothing.
+//!         side by side: the shorter ones end in NULLs. A row whose lists are all empty or NULL says nothing, or comes once with NULLs.
 //! State   None.
 //! Epochs  Emits while the epoch is open.
 //! Limits  A long list is said in several activations.
@@ -21,6 +21,9 @@ use crate::operator::{
 pub struct Unnest {
     /// The columns with the lists.
     pub lists: Vec<usize>,
+    /// Whether a row whose lists are all empty comes out once, with NULLs in their places.
+    #[serde(default)]
+    pub outer: bool,
     /// The output columns: the input's, elements for lists.
     pub schema: SchemaRef,
 }
@@ -82,7 +85,8 @@ fn next(node: &Unnest, left: &mut Left) -> Result<Option<Batch>> {
     let mut places: Vec<Vec<Option<u32>>> = vec![Vec::new(); lists.len()];
     while rows.len() < OUTPUT_ROWS_MAX && left.row < left.batch.num_rows() {
         let (row, element) = (left.row, left.element);
-        if element >= lists.iter().map(|list| length(list, row)).max().unwrap_or(0) {
+        let longest = lists.iter().map(|list| length(list, row)).max().unwrap_or(0);
+        if element >= longest.max(usize::from(node.outer)) {
             (left.row, left.element) = (row + 1, 0);
             continue;
         }
@@ -141,7 +145,7 @@ mod tests {
     }
 
     fn said(batch: Batch) -> Vec<(Option<i64>, i64, Option<i64>, i64)> {
-        let node = Unnest { lists: vec![0, 2], schema: schema("a bigint, id bigint, b bigint") };
+        let node = Unnest { lists: vec![0, 2], outer: false, schema: schema("a bigint, id bigint, b bigint") };
         let mut left = Left { batch, row: 0, element: 0 };
         let mut rows = vec![];
         while let Some(batch) = next(&node, &mut left).unwrap() {
@@ -155,7 +159,7 @@ mod tests {
 
     oracle!(
         unnest,
-        Unnest { lists: vec![0], schema: schema("a bigint, b text") },
+        Unnest { lists: vec![0], outer: false, schema: schema("a bigint, b text") },
         ["a bigint[], b text"],
         "select unnest(a), b from t0"
     );
@@ -170,6 +174,13 @@ mod tests {
             [(Some(1), 1, Some(7), 1), (Some(2), 1, None, 1), (Some(3), 4, Some(8), -2), (None, 4, Some(9), -2)];
         assert_eq!(rows, expected);
     }
+
+    oracle!(
+        outer,
+        Unnest { lists: vec![0], outer: true, schema: schema("a bigint, b text") },
+        ["a bigint[], b text"],
+        "select unnest(case when cardinality(a) > 0 then a else [null] end), b from t0"
+    );
 
     #[test]
     fn a_long_list_is_said_in_several_batches() {
