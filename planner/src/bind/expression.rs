@@ -89,9 +89,8 @@ impl Binder<'_> {
                 return self.operator(if *negated { "!~" } else { "~" }, vec![value, pattern], place);
             }
             Case { operand, conditions, else_result, .. } => {
-                return self.conditionally("CASE", |b| {
-                    b.case(operand.as_deref(), conditions, else_result.as_deref(), place)
-                });
+                return self
+                    .conditionally("CASE", |b| b.case(operand.as_deref(), conditions, else_result.as_deref(), place));
             }
             Array(array) => return self.array(&array.elem, place),
             Tuple(_) => {

@@ -11,7 +11,6 @@ use sqlparser::ast;
 use storage::SqlType;
 
 use super::names::{Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
-use super::table_function::{FunctionInFrom, function_of};
 use super::{Binder, BoundQuery, OutField, Typed, VIEW_DEPTH_MAX, at};
 use crate::batch::{RelationSource, column};
 use crate::catalog::{Object, ObjectKind};
@@ -493,6 +492,62 @@ fn version_of(factor: &ast::TableFactor) -> Option<&ast::TableVersion> {
 
 fn refers_to(outer: &Expr, plan: &LogicalPlan) -> bool {
     matches!(outer, Expr::OuterReferenceColumn(_, c) if plan.schema().index_of_column(&Column::new_unqualified(&c.name)).is_ok())
+}
+
+/// A function in FROM.
+pub(super) struct FunctionInFrom {
+    pub(super) name: String,
+    pub(super) args: Vec<ast::Expr>,
+    pub(super) alias: Option<ast::TableAlias>,
+    pub(super) with_ordinality: bool,
+    /// Where it stands, or where its first argument does.
+    pub(super) position: Option<usize>,
+    /// Whether it was read as the keyword UNNEST.
+    pub(super) unnest: bool,
+}
+
+/// A factor of FROM as a function, if it is one.
+fn function_of(factor: &ast::TableFactor) -> Option<FunctionInFrom> {
+    let exprs = |args: &[ast::FunctionArg]| {
+        args.iter()
+            .map(|a| match a {
+                ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => Some(e.clone()),
+                _ => None,
+            })
+            .collect::<Option<Vec<_>>>()
+    };
+    let named = |name: &ast::ObjectName, args: &[ast::FunctionArg], alias: &Option<ast::TableAlias>, numbered: bool| {
+        let name = object_name(name).ok()?;
+        Some(FunctionInFrom {
+            position: name.position,
+            name: name.name,
+            args: exprs(args)?,
+            alias: alias.clone(),
+            with_ordinality: numbered,
+            unnest: false,
+        })
+    };
+    match factor {
+        ast::TableFactor::Table { name, alias, args: Some(args), with_ordinality, .. } => {
+            named(name, &args.args, alias, *with_ordinality)
+        }
+        ast::TableFactor::Function { name, args, alias, with_ordinality, .. } => {
+            named(name, args, alias, *with_ordinality)
+        }
+        ast::TableFactor::TableFunction { expr: ast::Expr::Function(f), alias } => {
+            let ast::FunctionArguments::List(list) = &f.args else { return None };
+            named(&f.name, &list.args, alias, false)
+        }
+        ast::TableFactor::UNNEST { alias, array_exprs, with_ordinality, .. } => Some(FunctionInFrom {
+            position: array_exprs.first().and_then(start_of),
+            name: "unnest".into(),
+            args: array_exprs.clone(),
+            alias: alias.clone(),
+            with_ordinality: *with_ordinality,
+            unnest: true,
+        }),
+        _ => None,
+    }
 }
 
 /// A projection that keeps all columns and adds some.

@@ -240,11 +240,7 @@ impl Binder<'_> {
     }
 
     /// Binds what is computed for some rows only: CASE, COALESCE.
-    pub(super) fn conditionally<T>(
-        &mut self,
-        what: &'static str,
-        f: impl FnOnce(&mut Self) -> Result<T>,
-    ) -> Result<T> {
+    pub(super) fn conditionally<T>(&mut self, what: &'static str, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let before = self.scope().conditional.replace(what);
         let result = f(self);
         self.scope().conditional = before;

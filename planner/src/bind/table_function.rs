@@ -4,68 +4,12 @@ use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, 
 use sqlparser::ast;
 use storage::SqlType;
 
-use super::from::{From, renamed};
+use super::from::{From, FunctionInFrom, renamed};
 use super::names::{Call, Clause, Scope, ScopeTable, fold, object_name, position, start_of};
 use super::set_returning::{RowsColumn, expand};
 use super::{Binder, OutField, Typed, at};
 use crate::error::{Error, Result};
 use crate::parser::ROWS_FROM;
-
-/// A function in FROM.
-pub(super) struct FunctionInFrom {
-    pub(super) name: String,
-    pub(super) args: Vec<ast::Expr>,
-    pub(super) alias: Option<ast::TableAlias>,
-    with_ordinality: bool,
-    /// Where it stands, or where its first argument does.
-    pub(super) position: Option<usize>,
-    /// Whether it was read as the keyword UNNEST.
-    unnest: bool,
-}
-
-/// A factor of FROM as a function, if it is one.
-pub(super) fn function_of(factor: &ast::TableFactor) -> Option<FunctionInFrom> {
-    let exprs = |args: &[ast::FunctionArg]| {
-        args.iter()
-            .map(|a| match a {
-                ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => Some(e.clone()),
-                _ => None,
-            })
-            .collect::<Option<Vec<_>>>()
-    };
-    let named = |name: &ast::ObjectName, args: &[ast::FunctionArg], alias: &Option<ast::TableAlias>, numbered: bool| {
-        let name = object_name(name).ok()?;
-        Some(FunctionInFrom {
-            position: name.position,
-            name: name.name,
-            args: exprs(args)?,
-            alias: alias.clone(),
-            with_ordinality: numbered,
-            unnest: false,
-        })
-    };
-    match factor {
-        ast::TableFactor::Table { name, alias, args: Some(args), with_ordinality, .. } => {
-            named(name, &args.args, alias, *with_ordinality)
-        }
-        ast::TableFactor::Function { name, args, alias, with_ordinality, .. } => {
-            named(name, args, alias, *with_ordinality)
-        }
-        ast::TableFactor::TableFunction { expr: ast::Expr::Function(f), alias } => {
-            let ast::FunctionArguments::List(list) = &f.args else { return None };
-            named(&f.name, &list.args, alias, false)
-        }
-        ast::TableFactor::UNNEST { alias, array_exprs, with_ordinality, .. } => Some(FunctionInFrom {
-            position: array_exprs.first().and_then(start_of),
-            name: "unnest".into(),
-            args: array_exprs.clone(),
-            alias: alias.clone(),
-            with_ordinality: *with_ordinality,
-            unnest: true,
-        }),
-        _ => None,
-    }
-}
 
 impl Binder<'_> {
     /// A function that nothing stands before, or that may not look at it.
