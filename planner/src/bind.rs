@@ -22,6 +22,7 @@ mod table_function;
 #[cfg(test)]
 mod tests;
 mod window;
+mod window_table;
 
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ pub use crate::settings::Settings;
 use crate::statement::{Delete, Insert, Query, Update};
 
 pub use self::literal::relation_oid;
+pub(crate) use self::set_returning::unnested;
 use self::names::Scope;
 pub use self::on_conflict::{CONFLICTS, OnConflict};
 

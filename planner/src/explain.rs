@@ -3,15 +3,16 @@
 use std::collections::HashSet;
 use std::fmt::Write;
 
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::{DataType, Schema, SchemaRef};
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use serde_json::{Value, json};
 use streaming::aggregates::AggregateCall;
 use streaming::expr::Expr;
 use streaming::operator::Operator;
-use streaming::operators::AnyOperator;
+use streaming::operators::{AnyOperator, TimeWindow};
 use streaming::operators::hash_join::JoinKind;
 use streaming::operators::set_operation::SetKind;
+use streaming::operators::time_window::Shape;
 use streaming::operators::top_n::{RankKind, SortKey};
 use streaming::plan::Plan;
 
@@ -105,7 +106,7 @@ fn append_only(plan: &Plan, i: usize) -> bool {
         AnyOperator::TapReader(reader) => reader.append_only,
         AnyOperator::Filter(_)
         | AnyOperator::Project(_)
-        | AnyOperator::Tumble(_)
+        | AnyOperator::TimeWindow(_)
         | AnyOperator::Unnest(_)
         | AnyOperator::UnionAll(_)
         | AnyOperator::Distinct(_)
@@ -115,6 +116,25 @@ fn append_only(plan: &Plan, i: usize) -> bool {
         AnyOperator::SetOperation(operation) => operation.kind == SetKind::Intersect && inputs(),
         _ => false,
     }
+}
+
+/// The windows that rows are put into.
+fn time_window(window: &TimeWindow, input: &SchemaRef) -> String {
+    let time = input.field(window.time);
+    let length = |n: i64| match time.data_type() {
+        DataType::Int64 => format!("{n} rows"),
+        _ => duration(n),
+    };
+    let shape = match window.windows.shape {
+        Shape::Tumble { size } => format!("every {}", length(size)),
+        Shape::Hop { slide, size } => format!("every {} for {}", length(slide), length(size)),
+        Shape::Cumulate { step, size } => format!("by steps of {} up to {}", length(step), length(size)),
+    };
+    let offset = match (time.data_type(), window.windows.offset) {
+        (DataType::Int64, _) | (_, 0) => String::new(),
+        (_, offset) => format!(" offset {}", duration(offset)),
+    };
+    format!("{} {shape}{offset}", time.name())
 }
 
 /// What an operator does, with the names of its input's columns.
@@ -142,11 +162,7 @@ fn describe(plan: &Plan, i: usize) -> String {
             });
             items.collect::<Vec<_>>().join(", ")
         }
-        AnyOperator::Tumble(tumble) => {
-            let offset =
-                if tumble.offset_us == 0 { String::new() } else { format!(" offset {}", duration(tumble.offset_us)) };
-            format!("{} every {}{offset}", input(0).field(tumble.time).name(), duration(tumble.size_us))
-        }
+        AnyOperator::TimeWindow(window) => time_window(window, &input(0)),
         AnyOperator::Aggregate(aggregate) => {
             let schema = input(0);
             let calls: Vec<String> = aggregate.calls.iter().map(|c| call(c, &schema)).collect();

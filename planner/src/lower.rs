@@ -18,8 +18,8 @@ mod set_ops;
 mod subquery;
 #[cfg(test)]
 pub(crate) mod tests;
+mod time_window;
 mod top_n;
-mod tumble;
 mod unnest;
 mod values;
 mod view;
@@ -102,8 +102,8 @@ impl Lowering {
             LogicalPlan::RecursiveQuery(query) => self.recursive(query),
             LogicalPlan::Subquery(_) => Err(unsupported("this form of LATERAL")),
             LogicalPlan::Extension(_) => {
-                if let Some(tumble) = nodes::node_of::<nodes::Tumble>(plan) {
-                    self.tumble(tumble)
+                if let Some(window) = nodes::node_of::<nodes::TimeWindow>(plan) {
+                    self.time_window(window)
                 } else if let Some(single) = nodes::node_of::<nodes::SingleRow>(plan) {
                     self.single_row(single)
                 } else if let Some(top_n) = nodes::node_of::<nodes::TopN>(plan) {

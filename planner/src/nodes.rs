@@ -1,10 +1,11 @@
-//! The plan nodes that DataFusion does not have: a tumbling window, a scalar subquery's single row, a top-n, and the joins
+//! The plan nodes that DataFusion does not have: time windows, a scalar subquery's single row, a top-n, and the joins
 //! and set operations that are operators of their own.
 
 mod asof;
 mod pairs;
 mod set_operation;
 mod temporal;
+mod time_window;
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -12,146 +13,16 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::AsArray;
-use arrow::datatypes::TimestampMicrosecondType;
-use arrow_schema::DataType;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, DFSchema, DFSchemaRef, ExprSchema, Result as DfResult};
-use datafusion::logical_expr::{
-    ColumnarValue, Expr, Extension, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-    Signature, SortExpr, UserDefinedLogicalNodeCore, Volatility,
-};
+use datafusion::common::{DFSchema, DFSchemaRef, Result as DfResult};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, SortExpr, UserDefinedLogicalNodeCore};
 use streaming::operators::top_n::RankKind;
 
 pub use asof::{Asof, AsofJoin};
 pub use pairs::reads_only;
 pub use set_operation::SetOperation;
 pub use temporal::TemporalJoin;
-
-/// `TUMBLE(input, time, size)`: the input's columns and the start and the end of the window that `time` falls into.
-/// Rows without a time are dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Tumble {
-    /// The rows.
-    pub input: LogicalPlan,
-    /// The column with the event time: timestamp or timestamptz.
-    pub time: Column,
-    /// Length of a window in microseconds; positive.
-    pub size_us: i64,
-    /// Shift of the window starts against 1970-01-01 in microseconds.
-    pub offset_us: i64,
-    schema: DFSchemaRef,
-}
-
-impl Tumble {
-    /// The window table function as a plan. `names` are the unique names of the two new columns.
-    pub fn plan(
-        input: LogicalPlan,
-        time: Column,
-        size_us: i64,
-        offset_us: i64,
-        names: [&str; 2],
-    ) -> DfResult<LogicalPlan> {
-        let time_field = input.schema().field_from_column(&time)?;
-        let added = names.map(|name| (None, Arc::new(time_field.as_ref().clone().with_name(name).with_nullable(true))));
-        let fields = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).chain(added).collect();
-        let schema = Arc::new(DFSchema::new_with_metadata(fields, Default::default())?);
-        Ok(extension(Tumble { input, time, size_us, offset_us, schema }))
-    }
-}
-
-impl Tumble {
-    /// The same for reads: a filter and two computed columns.
-    pub fn to_projection(&self) -> DfResult<LogicalPlan> {
-        let time = Expr::Column(self.time.clone());
-        let n = self.schema.fields().len();
-        let bound = |end: bool, column: usize| {
-            let function = ScalarUDF::new_from_impl(WindowBound::new(self.size_us, self.offset_us, end));
-            function.call(vec![time.clone()]).alias(self.schema.field(column).name())
-        };
-        let columns = self.input.schema().columns().into_iter().map(Expr::Column);
-        let exprs: Vec<Expr> = columns.chain([bound(false, n - 2), bound(true, n - 1)]).collect();
-        LogicalPlanBuilder::from(self.input.clone()).filter(time.is_not_null())?.project(exprs)?.build()
-    }
-}
-
-/// The start or the end of the window that a time falls into.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct WindowBound {
-    size_us: i64,
-    offset_us: i64,
-    end: bool,
-    signature: Signature,
-}
-
-impl WindowBound {
-    fn new(size_us: i64, offset_us: i64, end: bool) -> WindowBound {
-        WindowBound { size_us, offset_us, end, signature: Signature::any(1, Volatility::Immutable) }
-    }
-
-    /// An infinite time lies in an infinite window.
-    fn of(&self, time: i64) -> i64 {
-        if time == i64::MAX || time == i64::MIN {
-            return time;
-        }
-        let into = (i128::from(time) - i128::from(self.offset_us)).rem_euclid(i128::from(self.size_us));
-        let start = (i128::from(time) - into).max(i128::from(i64::MIN)) as i64;
-        if self.end && start != i64::MIN { start.saturating_add(self.size_us) } else { start }
-    }
-}
-
-impl ScalarUDFImpl for WindowBound {
-    fn name(&self) -> &str {
-        if self.end { "window_end" } else { "window_start" }
-    }
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-    fn return_type(&self, args: &[DataType]) -> DfResult<DataType> {
-        Ok(args[0].clone())
-    }
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
-        let times = args.args[0].to_array(args.number_rows)?;
-        let times = times.as_primitive::<TimestampMicrosecondType>();
-        let zone = times.timezone().map(Arc::<str>::from);
-        let bounds = times.unary::<_, TimestampMicrosecondType>(|t| self.of(t)).with_timezone_opt(zone);
-        Ok(ColumnarValue::Array(Arc::new(bounds)))
-    }
-}
-
-impl UserDefinedLogicalNodeCore for Tumble {
-    fn name(&self) -> &str {
-        "Tumble"
-    }
-    fn inputs(&self) -> Vec<&LogicalPlan> {
-        vec![&self.input]
-    }
-    fn schema(&self) -> &DFSchemaRef {
-        &self.schema
-    }
-    fn expressions(&self) -> Vec<Expr> {
-        vec![Expr::Column(self.time.clone())]
-    }
-    fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
-        last_names(&self.schema, 2)
-    }
-    fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Tumble: {} size {} us", self.time, self.size_us)
-    }
-    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> DfResult<Self> {
-        let Some(Expr::Column(time)) = exprs.into_iter().next() else {
-            return datafusion::common::internal_err!("the time of a window is a column");
-        };
-        let n = self.schema.fields().len();
-        let names = [self.schema.field(n - 2).name().as_str(), self.schema.field(n - 1).name().as_str()];
-        let plan = Tumble::plan(inputs.swap_remove(0), time, self.size_us, self.offset_us, names)?;
-        node_of::<Tumble>(&plan).cloned().ok_or_else(|| unreachable!())
-    }
-    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
-        let n = self.input.schema().fields().len();
-        Some(vec![output_columns.iter().copied().filter(|&i| i < n).collect()])
-    }
-}
+pub use time_window::TimeWindow;
 
 /// A scalar subquery's rows: exactly one row comes out of at most one; several are error 21000.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -302,11 +173,6 @@ impl Hash for TopN {
 }
 
 // Nodes have no order among each other; DataFusion asks for one.
-impl PartialOrd for Tumble {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        self.input.partial_cmp(&other.input)
-    }
-}
 impl PartialOrd for SingleRow {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         self.input.partial_cmp(&other.input)

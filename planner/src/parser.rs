@@ -7,6 +7,7 @@ mod create;
 mod query;
 mod session;
 mod stream_joins;
+pub mod stream_windows;
 mod table_functions;
 
 use std::sync::Arc;
@@ -210,25 +211,11 @@ struct Reader<'a> {
 
 impl Reader<'static> {
     fn new(text: &Arc<str>, tokens: Vec<TokenWithSpan>) -> Reader<'static> {
-        let tokens = table_functions::rewrite(stream_joins::rewrite(without_table_arguments(tokens)));
+        let tokens = table_functions::rewrite(stream_joins::rewrite(stream_windows::rewrite(tokens)));
         let dialect = if stream_joins::has_versions(&tokens) { &WITH_VERSIONS } else { &DIALECT };
         let p = Parser::new(dialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens.clone());
         Reader { p, text: text.clone(), tokens }
     }
-}
-
-/// `TUMBLE(TABLE t, ...)` is `TUMBLE(t, ...)`.
-fn without_table_arguments(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    let is_table = |t: &TokenWithSpan| matches!(&t.token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case("table"));
-    let is_window = |t: &TokenWithSpan| matches!(&t.token, Token::Word(w) if ["tumble", "hop", "session"].iter().any(|f| w.value.eq_ignore_ascii_case(f)));
-    let mut kept: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
-    for token in tokens {
-        let inside = matches!(kept.as_slice(), [.., f, open] if open.token == Token::LParen && is_window(f));
-        if !(inside && is_table(&token)) {
-            kept.push(token);
-        }
-    }
-    kept
 }
 
 impl Reader<'_> {

@@ -37,7 +37,7 @@ operators! {
     values::Values,
     filter::Filter,
     project::Project,
-    tumble::Tumble,
+    time_window::TimeWindow,
     unnest::Unnest,
     aggregate::Aggregate,
     distinct::Distinct,

@@ -50,11 +50,17 @@ pub enum WindowKind {
     Lag {
         /// The offset, if it is the same for all rows.
         reach: Option<u64>,
+        /// IGNORE NULLS
+        #[serde(default)]
+        ignore_nulls: bool,
     },
     /// `lead(x [, offset [, default]])`
     Lead {
         /// The offset, if it is the same for all rows.
         reach: Option<u64>,
+        /// IGNORE NULLS
+        #[serde(default)]
+        ignore_nulls: bool,
     },
     /// `first_value(x)`
     FirstValue {
@@ -67,7 +73,10 @@ pub enum WindowKind {
         ignore_nulls: bool,
     },
     /// `nth_value(x, n)`
-    NthValue,
+    NthValue {
+        /// IGNORE NULLS
+        ignore_nulls: bool,
+    },
     /// An aggregate over the frame.
     Aggregate(AggregateKind),
 }
@@ -81,6 +90,23 @@ pub struct Frame {
     pub start: Bound,
     /// Where it ends; the bound belongs to it.
     pub end: Bound,
+    /// Which of its rows it is without.
+    #[serde(default)]
+    pub exclude: Exclude,
+}
+
+/// Rows that a frame is without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Exclude {
+    /// EXCLUDE NO OTHERS
+    #[default]
+    NoOthers,
+    /// EXCLUDE CURRENT ROW
+    CurrentRow,
+    /// EXCLUDE GROUP: the current row and its peers.
+    Group,
+    /// EXCLUDE TIES: the peers of the current row.
+    Ties,
 }
 
 /// What the bounds of a frame count.
@@ -90,6 +116,9 @@ pub enum Units {
     Rows,
     Range,
     Groups,
+    /// The rows around a row that follow each other within a gap. Both bounds are the column that holds, for each row, the
+    /// last value of the order column that still continues its session.
+    Session,
 }
 
 /// A bound of a frame.
@@ -109,7 +138,7 @@ pub enum Bound {
 
 impl Default for Frame {
     fn default() -> Frame {
-        Frame { units: Units::Range, start: Bound::Unbounded, end: Bound::Current }
+        Frame { units: Units::Range, start: Bound::Unbounded, end: Bound::Current, exclude: Exclude::NoOthers }
     }
 }
 
@@ -152,6 +181,9 @@ fn first(range: Range<usize>, is: impl Fn(usize) -> bool) -> usize {
     }
     low
 }
+
+/// Rows that are looked at together in search of a session's bounds.
+const SESSION_STEP: usize = 64;
 
 /// The frames of the rows of a partition.
 struct Frames<'a, R: Rows> {
@@ -225,18 +257,93 @@ impl<R: Rows> Frames<'_, R> {
         }
     }
 
+    /// The rows between `from` and `to` that the next row does not continue the session of, and the bound's meaning.
+    fn last_of_session(&self, from: usize, to: usize, backward: bool) -> Result<Option<usize>> {
+        let Some(values) = self.values(self.frame.end, from..to)? else { return Ok(None) };
+        let is_last = |row: &usize| self.rows.order(row + 1) > values.get(row - from);
+        Ok(if backward { (from..to).rev().find(is_last) } else { (from..to).find(is_last) })
+    }
+
+    fn session_start(&self, row: usize) -> Result<usize> {
+        let mut at = row;
+        while at > 0 {
+            let from = at.saturating_sub(SESSION_STEP);
+            if let Some(last) = self.last_of_session(from, at, true)? {
+                return Ok(last + 1);
+            }
+            at = from;
+        }
+        Ok(0)
+    }
+
+    fn session_end(&self, row: usize) -> Result<usize> {
+        let last = self.rows.len() - 1;
+        let mut at = row;
+        while at < last {
+            let to = (at + SESSION_STEP).min(last);
+            if let Some(last) = self.last_of_session(at, to, false)? {
+                return Ok(last + 1);
+            }
+            at = to;
+        }
+        Ok(last + 1)
+    }
+
+    /// The sessions of some rows.
+    fn sessions(&self, rows: Range<usize>) -> Result<Vec<Range<usize>>> {
+        let mut frames: Vec<Range<usize>> = Vec::with_capacity(rows.len());
+        for row in rows {
+            match frames.last() {
+                Some(last) if last.contains(&row) => frames.push(last.clone()),
+                Some(last) => frames.push(last.end..self.session_end(row)?),
+                None => frames.push(self.session_start(row)?..self.session_end(row)?),
+            }
+        }
+        Ok(frames)
+    }
+
+    /// What a row's frame is after its exclusion: parts in their order, some of them empty.
+    fn parts(&self, row: usize, frame: &Range<usize>) -> [Range<usize>; 3] {
+        let within = |from: usize, to: usize| {
+            let (from, to) = (from.clamp(frame.start, frame.end), to.clamp(frame.start, frame.end));
+            from..to.max(from)
+        };
+        let n = self.rows.len();
+        match self.frame.exclude {
+            Exclude::NoOthers => [frame.clone(), frame.end..frame.end, frame.end..frame.end],
+            Exclude::CurrentRow => [within(0, row), within(row + 1, n), frame.end..frame.end],
+            Exclude::Group => {
+                let (from, to) = (self.rows.peers_from(row), self.rows.peers_to(row));
+                [within(0, from), within(to, n), frame.end..frame.end]
+            }
+            Exclude::Ties => {
+                let (from, to) = (self.rows.peers_from(row), self.rows.peers_to(row));
+                [within(0, from), within(row, row + 1), within(to, n)]
+            }
+        }
+    }
+
     fn start_of(&self, row: usize) -> Result<usize> {
+        if self.frame.units == Units::Session {
+            return self.session_start(row);
+        }
         let values = self.values(self.frame.start, row..row + 1)?;
         Ok(self.start(row, values.as_ref().map(|v| v.get(0))))
     }
 
     fn end_of(&self, row: usize) -> Result<usize> {
+        if self.frame.units == Units::Session {
+            return self.session_end(row);
+        }
         let values = self.values(self.frame.end, row..row + 1)?;
         Ok(self.end(row, values.as_ref().map(|v| v.get(0))))
     }
 
     /// The frames of some rows; an empty one has its end where it begins.
     fn of(&self, rows: Range<usize>) -> Result<Vec<Range<usize>>> {
+        if self.frame.units == Units::Session {
+            return self.sessions(rows);
+        }
         let starts = self.values(self.frame.start, rows.clone())?;
         let ends = self.values(self.frame.end, rows.clone())?;
         let mut frames: Vec<Range<usize>> = Vec::with_capacity(rows.len());
@@ -282,9 +389,11 @@ pub fn evaluate(call: &WindowCall, rows: &impl Rows, option: SortOption, range: 
             range.map(|i| Ok(ScalarValue::Float64(Some(rows.peers_to(i) as f64 / n as f64)))).collect()
         }
         WindowKind::Ntile => ntiles(call, rows, range)?,
+        WindowKind::Lag { ignore_nulls: true, .. } => shifted_over_nulls(call, rows, range, -1)?,
+        WindowKind::Lead { ignore_nulls: true, .. } => shifted_over_nulls(call, rows, range, 1)?,
         WindowKind::Lag { .. } => shifted(call, rows, range, -1)?,
         WindowKind::Lead { .. } => shifted(call, rows, range, 1)?,
-        WindowKind::FirstValue { .. } | WindowKind::LastValue { .. } | WindowKind::NthValue => {
+        WindowKind::FirstValue { .. } | WindowKind::LastValue { .. } | WindowKind::NthValue { .. } => {
             picked(call, rows, option, range)?
         }
         WindowKind::Aggregate(kind) => aggregated(kind, call, rows, option, range)?,
@@ -368,6 +477,70 @@ fn shifted(call: &WindowCall, rows: &impl Rows, range: Range<usize>, direction: 
     Ok(results)
 }
 
+/// The rows of `columns[arg]` in `range` that are not NULL.
+fn valid_rows(rows: &impl Rows, arg: usize, range: Range<usize>) -> Result<Vec<usize>> {
+    let values = &rows.columns(range.clone())?[arg];
+    Ok(range.clone().filter(|row| values.is_valid(row - range.start)).collect())
+}
+
+/// The rows before `before` that are not NULL, the last `n` of them at least if there are so many; ascending.
+fn valid_before(rows: &impl Rows, arg: usize, before: usize, n: usize) -> Result<Vec<usize>> {
+    let (mut found, mut at): (Vec<Vec<usize>>, usize) = (vec![], before);
+    while at > 0 && found.iter().map(Vec::len).sum::<usize>() < n {
+        let from = at.saturating_sub(NULLS_STEP);
+        found.push(valid_rows(rows, arg, from..at)?);
+        at = from;
+    }
+    Ok(found.into_iter().rev().flatten().collect())
+}
+
+/// The rows from `from` on that are not NULL, the first `n` of them at least if there are so many.
+fn valid_behind(rows: &impl Rows, arg: usize, from: usize, n: usize) -> Result<Vec<usize>> {
+    let (mut found, mut at) = (vec![], from);
+    while at < rows.len() && found.len() < n {
+        let to = (at + NULLS_STEP).min(rows.len());
+        found.extend(valid_rows(rows, arg, at..to)?);
+        at = to;
+    }
+    Ok(found)
+}
+
+/// Rows that are looked at together in search of values that are not NULL.
+const NULLS_STEP: usize = 64;
+
+/// `lag` and `lead` with IGNORE NULLS: offsets count rows whose value is not NULL; an offset of 0 is the row itself.
+fn shifted_over_nulls(call: &WindowCall, rows: &impl Rows, range: Range<usize>, direction: i128) -> Result<Results> {
+    let own = rows.columns(range.clone())?;
+    let offsets = call.args.get(1).map(|arg| own[*arg].as_primitive::<Int64Type>().clone());
+    let offset = |row: usize| match &offsets {
+        None => Some(direction),
+        Some(offsets) if offsets.is_null(row - range.start) => None,
+        Some(offsets) => Some(direction * i128::from(offsets.value(row - range.start))),
+    };
+    let far = |sign: i128| range.clone().filter_map(offset).map(|n| (n * sign).max(0)).max().unwrap_or(0);
+    let count = |n: i128| usize::try_from(n).unwrap_or(usize::MAX);
+    let mut valid = valid_before(rows, call.args[0], range.start, count(far(-1)))?;
+    valid.extend(valid_rows(rows, call.args[0], range.clone())?);
+    valid.extend(valid_behind(rows, call.args[0], range.end, count(far(1)))?);
+    let mut results = Vec::with_capacity(range.len());
+    for row in range.clone() {
+        let offset = offset(row);
+        // The first that is not NULL behind the row, or the row itself.
+        let (at, behind) = (valid.partition_point(|v| *v < row), valid.partition_point(|v| *v <= row));
+        let target = match offset {
+            None => None,
+            Some(0) => Some(row),
+            Some(n) if n > 0 => valid.get(behind.saturating_add(count(n - 1))).copied(),
+            Some(n) => at.checked_sub(count(-n)).and_then(|i| valid.get(i)).copied(),
+        };
+        results.push(match target {
+            Some(target) => value_at(&rows.columns(target..target + 1)?[call.args[0]], 0),
+            None => missing(call, &own, row - range.start, offset.is_none()),
+        });
+    }
+    Ok(results)
+}
+
 /// What `lag` and `lead` say where there is no row: the default, or NULL.
 fn missing(call: &WindowCall, own: &[ArrayRef], row: usize, no_offset: bool) -> Result<ScalarValue> {
     match call.args.get(2) {
@@ -378,29 +551,37 @@ fn missing(call: &WindowCall, own: &[ArrayRef], row: usize, no_offset: bool) -> 
 
 /// `first_value`, `last_value` and `nth_value`.
 fn picked(call: &WindowCall, rows: &impl Rows, option: SortOption, range: Range<usize>) -> Result<Results> {
-    let frames = Frames { rows, frame: &call.frame, option }.of(range.clone())?;
+    let of = Frames { rows, frame: &call.frame, option };
+    let frames = of.of(range.clone())?;
     let (from, to) = reach(&frames);
     let columns = rows.columns(from..to)?;
+    let first_row = range.start;
     let values = columns.get(call.args[0]).ok_or_else(|| Error::Failed("a window function without argument".into()))?;
     let nth = match call.kind {
-        WindowKind::NthValue => Some(rows.columns(range)?[call.args[1]].as_primitive::<Int64Type>().clone()),
+        WindowKind::NthValue { .. } => Some(rows.columns(range)?[call.args[1]].as_primitive::<Int64Type>().clone()),
         _ => None,
     };
     let mut results = Vec::with_capacity(frames.len());
     for (i, frame) in frames.iter().enumerate() {
-        let frame = frame.start - from.min(frame.start)..frame.end - from.min(frame.end);
+        let parts = of.parts(first_row + i, frame).map(|part| part.start - from.min(part.start)..part.end - from.min(part.end));
+        let mut seen = parts.iter().cloned().flatten();
+        let valid = |row: &usize| values.is_valid(*row);
         let at = match call.kind {
-            WindowKind::FirstValue { ignore_nulls: true } => frame.clone().find(|row| values.is_valid(*row)),
-            WindowKind::LastValue { ignore_nulls: true } => frame.clone().rev().find(|row| values.is_valid(*row)),
-            WindowKind::FirstValue { .. } => (!frame.is_empty()).then_some(frame.start),
-            WindowKind::LastValue { .. } => (!frame.is_empty()).then(|| frame.end - 1),
-            _ => match nth.as_ref().filter(|nth| nth.is_valid(i)).map(|nth| nth.value(i)) {
+            WindowKind::FirstValue { ignore_nulls: true } => seen.find(valid),
+            WindowKind::LastValue { ignore_nulls: true } => seen.rfind(valid),
+            WindowKind::FirstValue { .. } => seen.next(),
+            WindowKind::LastValue { .. } => seen.next_back(),
+            kind => match nth.as_ref().filter(|nth| nth.is_valid(i)).map(|nth| nth.value(i)) {
                 Some(n) if n <= 0 => {
                     results.push(Err(Error::invalid("22016", "argument of nth_value must be greater than zero")));
                     continue;
                 }
                 Some(n) => {
-                    usize::try_from(n - 1).ok().and_then(|n| frame.start.checked_add(n)).filter(|at| *at < frame.end)
+                    let n = usize::try_from(n - 1).unwrap_or(usize::MAX);
+                    match kind {
+                        WindowKind::NthValue { ignore_nulls: true } => seen.filter(valid).nth(n),
+                        _ => nth_of(&parts, n),
+                    }
                 }
                 None => None,
             },
@@ -411,6 +592,17 @@ fn picked(call: &WindowCall, rows: &impl Rows, option: SortOption, range: Range<
         });
     }
     Ok(results)
+}
+
+/// The row at place `n` of these parts.
+fn nth_of(parts: &[Range<usize>], mut n: usize) -> Option<usize> {
+    for part in parts {
+        if n < part.len() {
+            return Some(part.start + n);
+        }
+        n -= part.len();
+    }
+    None
 }
 
 /// The rows that some frames cover.
@@ -428,7 +620,9 @@ fn aggregated(
     option: SortOption,
     range: Range<usize>,
 ) -> Result<Results> {
-    let frames = Frames { rows, frame: &call.frame, option }.of(range)?;
+    let of = Frames { rows, frame: &call.frame, option };
+    let first_row = range.start;
+    let frames = of.of(range)?;
     let (from, to) = reach(&frames);
     let columns = rows.columns(from..to)?;
     let mut args: Vec<ArrayRef> = call.args.iter().map(|arg| columns[*arg].clone()).collect();
@@ -457,8 +651,9 @@ fn aggregated(
     };
     let mut at = 0..0;
     let mut results: Results = Vec::with_capacity(frames.len());
-    for frame in frames {
-        if let (true, Some(last)) = (frame == at, results.last()) {
+    let whole = call.frame.exclude == Exclude::NoOthers;
+    for (i, frame) in frames.into_iter().enumerate() {
+        if let (true, Some(last)) = (frame == at && whole, results.last()) {
             let last = last.clone();
             results.push(last);
             continue;
@@ -473,7 +668,16 @@ fn aggregated(
             add(&mut sum, at.end..frame.end, 1);
             add(&mut sum, frame.end..at.end, -1);
         }
-        results.push(sum.value());
+        if whole {
+            results.push(sum.value());
+        } else {
+            // What is between the parts goes and comes back.
+            let parts = of.parts(first_row + i, &frame);
+            let gaps = [parts[0].end..parts[1].start, parts[1].end..parts[2].start];
+            gaps.iter().for_each(|gap| add(&mut sum, gap.clone(), -1));
+            results.push(sum.value());
+            gaps.into_iter().for_each(|gap| add(&mut sum, gap, 1));
+        }
         at = frame;
     }
     Ok(results)
@@ -506,13 +710,30 @@ pub fn affected(
         WindowKind::CumeDist if same_count => (new.peers_from(head - 1).min(old.peers_from(head - 1)), peers),
         WindowKind::Ntile if same_count && head > 0 => (head, 0),
         WindowKind::PercentRank | WindowKind::CumeDist | WindowKind::Ntile => all,
-        WindowKind::Lag { reach } | WindowKind::Lead { reach } => match reach {
+        WindowKind::Lag { reach: Some(reach), ignore_nulls: true }
+        | WindowKind::Lead { reach: Some(reach), ignore_nulls: true } => {
+            // As far as there are so many values that are not NULL between a row and what changed. A constant that is
+            // negative makes the one the other.
+            let (n, arg) = (clipped(reach), call.args[0]);
+            let before = valid_before(new, arg, head, n)?;
+            let from = match before.len().checked_sub(n) {
+                Some(i) => before.get(i).copied().unwrap_or(head),
+                None => 0,
+            };
+            let behind = valid_behind(new, arg, new.len() - tail, n)?;
+            let rows = match n.checked_sub(1) {
+                None => 0,
+                Some(last) => behind.get(last).map_or(tail, |row| row + 1 - (new.len() - tail)),
+            };
+            (from, rows)
+        }
+        WindowKind::Lag { reach, .. } | WindowKind::Lead { reach, .. } => match reach {
             Some(reach) => (head.saturating_sub(clipped(reach)), tail.min(clipped(reach))),
             None => all,
         },
         WindowKind::FirstValue { .. }
         | WindowKind::LastValue { .. }
-        | WindowKind::NthValue
+        | WindowKind::NthValue { .. }
         | WindowKind::Aggregate(_) => {
             let was = Frames { rows: old, frame: &call.frame, option };
             let is = Frames { rows: new, frame: &call.frame, option };
@@ -551,7 +772,7 @@ impl WindowKind {
             WindowKind::Lead { .. } => "lead",
             WindowKind::FirstValue { .. } => "first_value",
             WindowKind::LastValue { .. } => "last_value",
-            WindowKind::NthValue => "nth_value",
+            WindowKind::NthValue { .. } => "nth_value",
             WindowKind::Aggregate(kind) => kind.name(),
         }
     }

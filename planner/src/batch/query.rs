@@ -124,8 +124,8 @@ impl Query {
         }
         let mut rows = 0;
         let plan = plan.transform_up_with_subqueries(|node| {
-            if let Some(tumble) = nodes::node_of::<nodes::Tumble>(&node) {
-                return Ok(Transformed::yes(tumble.to_projection()?));
+            if let Some(window) = nodes::node_of::<nodes::TimeWindow>(&node) {
+                return Ok(Transformed::yes(window.to_unnest()?));
             }
             let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
             let Some(source) = RelationSource::of(&scan) else {

@@ -1,23 +1,19 @@
 //! FROM: tables, views, subqueries, functions and joins, and what the names in them mean.
-//!
-//! `TUMBLE(t, time, size [, offset])` becomes a [`crate::nodes::Tumble`] over `t`.
 
 use std::sync::Arc;
 
 use arrow_schema::{Field, Schema};
-use datafusion::common::{Column, ScalarValue};
+use datafusion::common::Column;
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, Subquery};
 use sqlparser::ast;
-use storage::SqlType;
 
 use super::names::{Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
+use super::window_table::WindowTable;
 use super::{Binder, BoundQuery, OutField, Typed, VIEW_DEPTH_MAX, at};
 use crate::batch::{RelationSource, column};
 use crate::catalog::{Object, ObjectKind};
 use crate::error::{Error, Result};
-use crate::nodes::Tumble;
 use crate::statement::{ObjectName, Statement};
-use crate::types;
 
 /// A part of a FROM clause.
 pub(super) type From = (LogicalPlan, Scope);
@@ -95,7 +91,7 @@ impl Binder<'_> {
         if let Some(version) = version_of(factor) {
             return self.temporal_join(left, factor, version, kind, constraint);
         }
-        if let Some(call) = function_of(factor).filter(|call| !is_window(&call.name)) {
+        if let Some(call) = function_of(factor).filter(|_| WindowTable::of(factor).is_none()) {
             return self.join_function(left, &call, kind, constraint);
         }
         let right = self.factor(factor, Some(&left))?;
@@ -197,15 +193,10 @@ impl Binder<'_> {
     }
 
     pub(super) fn factor(&mut self, factor: &ast::TableFactor, left: Option<&From>) -> Result<From> {
+        if let Some(call) = WindowTable::of(factor) {
+            return self.window_table(call);
+        }
         if let Some(call) = function_of(factor) {
-            if call.name.eq_ignore_ascii_case("tumble") {
-                return self.tumble(&call);
-            }
-            if ["hop", "session"].iter().any(|n| call.name.eq_ignore_ascii_case(n)) {
-                let name = call.name.to_uppercase();
-                return Err(at(Error::unsupported(format!("{name} is not supported yet")), call.position)
-                    .with_hint("Use TUMBLE."));
-            }
             return self.function_alone(&call);
         }
         match factor {
@@ -258,7 +249,7 @@ impl Binder<'_> {
     }
 
     /// A table, a view, a CTE, ... under its name or an alias.
-    fn relation(&mut self, name: &ObjectName, alias: Option<&ast::TableAlias>) -> Result<From> {
+    pub(super) fn relation(&mut self, name: &ObjectName, alias: Option<&ast::TableAlias>) -> Result<From> {
         let shown = alias.map_or_else(|| name.name.clone(), |a| fold(&a.name));
         let aliases = alias.map_or(&[][..], |a| &a.columns);
         let mut scope = Scope::default();
@@ -347,93 +338,6 @@ impl Binder<'_> {
         }
         Ok(bound)
     }
-
-    /// `TUMBLE(t, time, size [, offset])`
-    fn tumble(&mut self, call: &FunctionInFrom) -> Result<From> {
-        let place = call.position;
-        let usage = || at(Error::new("42883", "TUMBLE takes a table, a time column and an interval"), place);
-        let [table, time, size, rest @ ..] = call.args.as_slice() else { return Err(usage()) };
-        let name = match table {
-            ast::Expr::Identifier(ident) => ObjectName { schema: None, name: fold(ident), position: position(ident) },
-            ast::Expr::CompoundIdentifier(idents) if idents.len() == 2 => {
-                ObjectName { schema: Some(fold(&idents[0])), name: fold(&idents[1]), position: position(&idents[0]) }
-            }
-            ast::Expr::Subquery(_) => {
-                return Err(at(Error::unsupported("TUMBLE over a subquery is not supported"), place)
-                    .with_hint("Name the subquery with WITH."));
-            }
-            _ => return Err(usage()),
-        };
-        let (plan, scope) = self.relation(&name, None)?;
-        let time = match time {
-            // DESCRIPTOR(time)
-            ast::Expr::Function(f) => match &f.args {
-                ast::FunctionArguments::List(list) => match list.args.first() {
-                    Some(ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e))) => e,
-                    _ => return Err(usage()),
-                },
-                _ => return Err(usage()),
-            },
-            e => e,
-        };
-        let ((time, size, offset), mut scope) = self.with_scope(scope, |b| {
-            let time = b.expr(time)?;
-            if !matches!(time.ty, SqlType::Timestamp | SqlType::TimestampTz) || !matches!(time.expr, Expr::Column(_)) {
-                let message =
-                    format!("TUMBLE needs a column of type timestamp or timestamptz, not {}", types::name(&time.ty));
-                return Err(at(Error::new("42804", message), time.position));
-            }
-            let size = b.fixed_interval(size, "the size of a window")?;
-            if size <= 0 {
-                return Err(at(Error::new("22023", "the size of a window must be positive"), place));
-            }
-            let offset = match rest {
-                [] => 0,
-                [offset] => b.fixed_interval(offset, "the offset of a window")?,
-                _ => return Err(usage()),
-            };
-            Ok((time, size, offset))
-        })?;
-        let Expr::Column(column) = time.expr else { return Err(usage()) };
-        let (start, end) = (self.fresh(), self.fresh());
-        let plan = Tumble::plan(plan, column, size, offset, [&start, &end])?;
-        for (internal, name) in [(start, "window_start"), (end, "window_end")] {
-            let field = OutField { internal, name: name.into(), ty: time.ty.clone(), typmod: -1 };
-            scope.columns.push(ScopeColumn { table: Some(0), field, plain: true });
-        }
-        // Windows multiply no rows here, but a key of the table need not be one of its windows for ever.
-        scope.tables[0].key.clear();
-        if let Some(alias) = &call.alias {
-            scope.tables[0].name = fold(&alias.name);
-            scope.tables[0].schema = None;
-            let fields = scope.columns.iter().map(|c| c.field.clone()).collect();
-            let fields = renamed(fields, &alias.columns, &fold(&alias.name))?;
-            for (c, field) in scope.columns.iter_mut().zip(fields) {
-                c.field = field;
-            }
-        }
-        Ok((plan, scope))
-    }
-
-    /// An interval of days and smaller units, in microseconds.
-    fn fixed_interval(&mut self, e: &ast::Expr, what: &str) -> Result<i64> {
-        let typed = self.expr(e)?;
-        let place = typed.position;
-        let expr = self.implicit(typed, &SqlType::Interval)?;
-        let Ok(ScalarValue::IntervalMonthDayNano(Some(value))) = crate::rules::fold::evaluate(&expr) else {
-            return Err(at(Error::new("22023", format!("{what} must be a constant interval")), place));
-        };
-        if value.months != 0 {
-            let error = Error::unsupported(format!("{what} cannot be given in months"));
-            return Err(at(error, place).with_hint("Months differ in length: use days or smaller units."));
-        }
-        Ok(i64::from(value.days) * 86_400_000_000 + value.nanoseconds / 1000)
-    }
-}
-
-/// Whether a function of FROM is a window over a table.
-fn is_window(name: &str) -> bool {
-    ["tumble", "hop", "session"].iter().any(|n| name.eq_ignore_ascii_case(n))
 }
 
 /// The columns that rows of a relation are found by, and whether they identify one.

@@ -312,11 +312,20 @@ pub(super) fn expand(plan: LogicalPlan, sets: Vec<Call>, outer: bool) -> Result<
     if sets.is_empty() {
         return Ok(plan);
     }
-    let names: Vec<Column> = sets.iter().map(|set| Column::new_unqualified(&set.internal)).collect();
+    Ok(unnested(plan, sets.into_iter().map(|set| (set.internal, set.expr)).collect(), outer)?)
+}
+
+/// The plan with a row per element of some lists, which come out under these names; see [`expand`].
+pub(crate) fn unnested(
+    plan: LogicalPlan,
+    lists: Vec<(String, Expr)>,
+    outer: bool,
+) -> datafusion::common::Result<LogicalPlan> {
+    let names: Vec<Column> = lists.iter().map(|(name, _)| Column::new_unqualified(name)).collect();
     let all: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
-    let lists = sets.into_iter().map(|set| set.expr.alias(set.internal));
+    let lists = lists.into_iter().map(|(name, list)| list.alias(name));
     let null_handling = if outer { NullHandling::PreserveAndExpandEmpty } else { NullHandling::Drop };
     let options = UnnestOptions { null_handling, ..UnnestOptions::default() };
     let plan = LogicalPlanBuilder::from(plan).project(all.into_iter().chain(lists))?;
-    Ok(plan.unnest_columns_with_options(names, options)?.build()?)
+    plan.unnest_columns_with_options(names, options)?.build()
 }

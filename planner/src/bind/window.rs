@@ -8,7 +8,7 @@ use datafusion::logical_expr::{
 use sqlparser::ast;
 use storage::SqlType;
 use storage::keys::SortOption;
-use streaming::windows::{Bound, Frame, Units, WindowCall, WindowKind};
+use streaming::windows::{Bound, Exclude, Frame, Units, WindowCall, WindowKind};
 
 use super::literal::literal;
 use super::names::{Call, Clause, fold, position, start_of};
@@ -17,12 +17,40 @@ use crate::batch::column;
 use crate::error::{Error, Result};
 use crate::functions::aggregate;
 use crate::functions::window::{NativeWindow, is_window};
+use crate::parser::stream_windows::{SESSION_WITH_GAP, argument_of, exclusion};
 use crate::types::{self, CastContext};
 
 /// A window definition with its expressions bound.
 struct Definition {
     partition_by: Vec<Expr>,
     order_by: Vec<(Typed, SortOption)>,
+}
+
+/// The engine's window function as DataFusion's. The positions in `call` are those of `args`; what the partition is
+/// ordered by is added to them.
+pub(super) fn native_call(
+    call: WindowCall,
+    mut args: Vec<Expr>,
+    partition_by: Vec<Expr>,
+    order: Vec<(Expr, SortOption)>,
+) -> Expr {
+    args.extend(order.iter().map(|(key, _)| key.clone()));
+    let options = order.iter().map(|(_, option)| *option).collect();
+    let order_by: Vec<SortExpr> =
+        order.into_iter().map(|(key, o)| SortExpr::new(key, !o.descending, o.nulls_first)).collect();
+    Expr::WindowFunction(Box::new(WindowFunction {
+        fun: WindowFunctionDefinition::WindowUDF(NativeWindow::function(call, options)),
+        params: WindowFunctionParams {
+            args,
+            partition_by,
+            // The frame is the function's own; DataFusion hands it whole partitions.
+            window_frame: WindowFrame::new((!order_by.is_empty()).then_some(false)),
+            order_by,
+            filter: None,
+            null_treatment: None,
+            distinct: false,
+        },
+    }))
 }
 
 impl Binder<'_> {
@@ -49,27 +77,13 @@ impl Binder<'_> {
             exprs.len() - 1
         });
         let frame = self.frame(&spec, &mut definition, &mut exprs, place)?;
-        let options: Vec<SortOption> = definition.order_by.iter().map(|(_, option)| *option).collect();
-        let keys: Vec<Expr> =
-            definition.order_by.into_iter().map(|(value, _)| Self::key_of(&value.ty, value.expr)).collect();
-        exprs.extend(keys.iter().cloned());
-        let order_by: Vec<SortExpr> =
-            keys.into_iter().zip(&options).map(|(key, o)| SortExpr::new(key, !o.descending, o.nulls_first)).collect();
+        let order: Vec<(Expr, SortOption)> = definition
+            .order_by
+            .into_iter()
+            .map(|(value, option)| (Self::key_of(&value.ty, value.expr), option))
+            .collect();
         let call = WindowCall { kind, args, filter, frame, returns: returns.arrow() };
-        let function = WindowFunction {
-            fun: WindowFunctionDefinition::WindowUDF(NativeWindow::function(call, options)),
-            params: WindowFunctionParams {
-                args: exprs,
-                partition_by: definition.partition_by,
-                // The frame is the function's own; DataFusion hands it whole partitions.
-                window_frame: WindowFrame::new((!order_by.is_empty()).then_some(false)),
-                order_by,
-                filter: None,
-                null_treatment: None,
-                distinct: false,
-            },
-        };
-        let expr = Expr::WindowFunction(Box::new(function));
+        let expr = native_call(call, exprs, definition.partition_by, order);
         let internal = match self.scope().windows.iter().find(|w| w.expr == expr) {
             Some(known) => known.internal.clone(),
             None => {
@@ -83,7 +97,7 @@ impl Binder<'_> {
 
     fn definition(&mut self, spec: &ast::WindowSpec) -> Result<Definition> {
         let mut definition = Definition { partition_by: vec![], order_by: vec![] };
-        for e in &spec.partition_by {
+        for e in spec.partition_by.iter().filter(|e| exclusion(e).is_none()) {
             let value = self.expr(e)?;
             let value = self.settle(value)?;
             definition.partition_by.push(Self::key_of(&value.ty, value.expr));
@@ -152,9 +166,9 @@ impl Binder<'_> {
         let missing =
             || at(Error::new("42883", format!("function {name}({}) does not exist", shown.join(", "))), place);
         let ignore_nulls = call.null_treatment == Some(ast::NullTreatment::IgnoreNulls);
-        if ignore_nulls && !matches!(name, "first_value" | "last_value") {
+        if ignore_nulls && !matches!(name, "first_value" | "last_value" | "nth_value" | "lag" | "lead") {
             let error = Error::unsupported(format!("IGNORE NULLS of {name} is not supported"));
-            return Err(at(error, place).with_hint("first_value and last_value take it."));
+            return Err(at(error, place).with_hint("first_value, last_value, nth_value, lag and lead take it."));
         }
         let mut settled = vec![];
         for arg in args {
@@ -192,7 +206,7 @@ impl Binder<'_> {
                 let ty = known(&value.ty);
                 let value = self.implicit(value.clone(), &ty)?;
                 let n = self.coerce(n.clone(), &SqlType::BigInt, -1, CastContext::Implicit)?;
-                Ok((WindowKind::NthValue, vec![value, n], ty))
+                Ok((WindowKind::NthValue { ignore_nulls }, vec![value, n], ty))
             }
             ("lag" | "lead", [value, more @ ..])
                 if more.len() <= 2 && more.first().is_none_or(|offset| integer(&offset.ty)) =>
@@ -215,7 +229,10 @@ impl Binder<'_> {
                 if let Some(default) = default {
                     exprs.push(self.implicit(default, &ty)?);
                 }
-                let kind = if name == "lag" { WindowKind::Lag { reach } } else { WindowKind::Lead { reach } };
+                let kind = match name {
+                    "lag" => WindowKind::Lag { reach, ignore_nulls },
+                    _ => WindowKind::Lead { reach, ignore_nulls },
+                };
                 Ok((kind, exprs, ty))
             }
             _ => Err(missing()),
@@ -231,6 +248,10 @@ impl Binder<'_> {
         place: Option<usize>,
     ) -> Result<Frame> {
         let Some(frame) = &spec.window_frame else { return Ok(Frame::default()) };
+        let exclude = spec.partition_by.iter().find_map(exclusion).unwrap_or_default();
+        if let Some(gap) = session_gap(frame) {
+            return self.session_frame(gap, definition, exprs, exclude, place);
+        }
         let units = match frame.units {
             ast::WindowFrameUnits::Rows => Units::Rows,
             ast::WindowFrameUnits::Range => Units::Range,
@@ -291,7 +312,30 @@ impl Binder<'_> {
                 *bound = Bound::Value(exprs.len() - 1);
             }
         }
-        Ok(Frame { units, start: bounds[0], end: bounds[1] })
+        Ok(Frame { units, start: bounds[0], end: bounds[1], exclude })
+    }
+
+    /// `SESSION WITH GAP gap`: the rows around a row that follow each other within the gap.
+    fn session_frame(
+        &mut self,
+        gap: &ast::Expr,
+        definition: &mut Definition,
+        exprs: &mut Vec<Expr>,
+        exclude: Exclude,
+        place: Option<usize>,
+    ) -> Result<Frame> {
+        let [(value, option)] = definition.order_by.as_slice() else {
+            return Err(at(Error::new("42P20", "SESSION WITH GAP requires exactly one ORDER BY column"), place));
+        };
+        let (order, descending) = (value.clone(), option.descending);
+        let end = self.range_bound(order.clone(), gap, descending)?;
+        let ty = end.ty.clone();
+        if ty != order.ty {
+            definition.order_by[0].0 = Typed::new(self.implicit(order, &ty)?, ty.clone());
+        }
+        exprs.push(Self::key_of(&ty, end.expr));
+        let bound = Bound::Value(exprs.len() - 1);
+        Ok(Frame { units: Units::Session, start: bound, end: bound, exclude })
     }
 
     /// The order column's value at `offset` before it (`minus`) or behind it.
@@ -369,7 +413,7 @@ impl Binder<'_> {
         let (name, place) = (fold(base), position(base));
         let from = self.named_window(base)?;
         let refuse = |what: String| Err(at(Error::new("42P20", what), place));
-        if !spec.partition_by.is_empty() {
+        if spec.partition_by.iter().any(|e| exclusion(e).is_none()) {
             return refuse(format!("cannot override PARTITION BY clause of window \"{name}\""));
         }
         if !spec.order_by.is_empty() && !from.order_by.is_empty() {
@@ -380,7 +424,7 @@ impl Binder<'_> {
         }
         let mut spec = spec.clone();
         spec.window_name = None;
-        spec.partition_by = from.partition_by;
+        spec.partition_by.extend(from.partition_by);
         if spec.order_by.is_empty() {
             spec.order_by = from.order_by;
         }
@@ -404,5 +448,13 @@ impl Binder<'_> {
             plan = LogicalPlanBuilder::from(plan).window(exprs)?.build()?;
         }
         Ok(plan)
+    }
+}
+
+/// The gap of a frame that is a session.
+fn session_gap(frame: &ast::WindowFrame) -> Option<&ast::Expr> {
+    match &frame.start_bound {
+        ast::WindowFrameBound::Preceding(Some(bound)) => argument_of(bound, SESSION_WITH_GAP),
+        _ => None,
     }
 }

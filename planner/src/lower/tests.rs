@@ -14,10 +14,11 @@ use datafusion::logical_expr::{
 };
 use expect_test::{Expect, expect};
 use storage::{Column, RelationId, SqlType};
+use streaming::operators::time_window::{Shape, Windows};
 
 use crate::batch::{RelationSource, column};
 use crate::explain::explain_stream;
-use crate::nodes::Tumble;
+use crate::nodes::TimeWindow;
 
 /// `orders(id primary key, customer, amount, at)` with its columns called c<from>...
 pub(crate) fn orders(from: usize) -> LogicalPlanBuilder {
@@ -557,11 +558,10 @@ fn tests_membership() {
 
 #[test]
 fn counts_clicks_per_window() {
-    let plan = Tumble::plan(
+    let plan = TimeWindow::plan(
         clicks(1).build().unwrap(),
         datafusion::common::Column::new_unqualified("c2"),
-        10_000_000,
-        0,
+        Windows { shape: Shape::Tumble { size: 10_000_000 }, offset: 0 },
         ["c4", "c5"],
     );
     let plan = LogicalPlanBuilder::from(plan.unwrap())
@@ -574,7 +574,7 @@ fn counts_clicks_per_window() {
           -> Project window_start, count AS n
             -> Aggregate by window_start: count(*)
               -> Project window_start (append-only)
-                -> Tumble at every 10 seconds (append-only)
+                -> TimeWindow at every 10 seconds (append-only)
                   -> TapReader clicks (at) (append-only)
     "#]],
     );

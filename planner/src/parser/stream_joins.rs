@@ -58,12 +58,12 @@ pub(super) fn is_word(token: &TokenWithSpan, word: &str) -> bool {
     matches!(&token.token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word))
 }
 
-fn keyword_token(word: &str, keyword: Keyword) -> Token {
+pub(super) fn keyword_token(word: &str, keyword: Keyword) -> Token {
     Token::Word(Word { value: word.to_string(), quote_style: None, keyword })
 }
 
 /// Where the parenthesis that opens at `from` closes.
-fn end_of_parenthesis(tokens: &[TokenWithSpan], from: usize) -> Option<usize> {
+pub(super) fn end_of_parenthesis(tokens: &[TokenWithSpan], from: usize) -> Option<usize> {
     let mut depth = 0_usize;
     for (i, token) in tokens.iter().enumerate().skip(from) {
         match token.token {

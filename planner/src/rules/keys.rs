@@ -10,6 +10,7 @@
 //! | full join         | both sides' keys, if neither can be NULL                                    |
 //! | semi, anti, mark  | the left side's                                                             |
 //! | top-n, tumble     | the input's                                                                 |
+//! | hop, cumulate     | the input's and the window's bounds                                         |
 //! | ASOF join         | the left side's                                                             |
 //! | temporal join     | the left side's, if the right side is found by its whole key                |
 //! | INTERSECT, EXCEPT | the whole row; none with ALL                                                |
@@ -20,7 +21,7 @@ use datafusion::logical_expr::{Expr, Join, LogicalPlan, Projection};
 
 use crate::batch::RelationSource;
 use crate::error::Result;
-use crate::nodes::{AsofJoin, SetOperation, SingleRow, TemporalJoin, TopN, Tumble, node_of};
+use crate::nodes::{AsofJoin, SetOperation, SingleRow, TemporalJoin, TimeWindow, TopN, node_of};
 
 /// Columns of a plan that are different for each of its rows. Empty: there is at most one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,9 +95,21 @@ fn rewrite(plan: LogicalPlan) -> DfResult<(LogicalPlan, Option<Key>)> {
             Ok((plan, Some(Key { columns, nullable: true })))
         }
         LogicalPlan::Join(join) => rewrite_join(join),
-        LogicalPlan::Extension(_) if node_of::<Tumble>(&plan).is_some() || node_of::<TopN>(&plan).is_some() => {
+        LogicalPlan::Extension(_) if node_of::<TopN>(&plan).is_some() => {
             let (input, key) = rewrite(plan.inputs()[0].clone())?;
             Ok((plan.with_new_exprs(plan.expressions(), vec![input])?, key))
+        }
+        LogicalPlan::Extension(_) if node_of::<TimeWindow>(&plan).is_some() => {
+            let (input, key) = rewrite(plan.inputs()[0].clone())?;
+            let plan = plan.with_new_exprs(plan.expressions(), vec![input])?;
+            let one = node_of::<TimeWindow>(&plan).is_some_and(|node| node.windows.shape.windows_max() == 1);
+            let bounds = plan.schema().columns();
+            let bounds = bounds[bounds.len() - 2..].iter().cloned().filter(|_| !one);
+            let key = key.map(|key| Key {
+                columns: key.columns.into_iter().chain(bounds).collect(),
+                nullable: key.nullable && one,
+            });
+            Ok((plan, key))
         }
         LogicalPlan::Extension(_) if node_of::<SingleRow>(&plan).is_some() => {
             Ok((plan, Some(Key { columns: vec![], nullable: true })))

@@ -443,7 +443,7 @@ mod tests {
     use crate::aggregates::AggregateKind;
     use crate::oracle;
     use crate::testing::{run, schema};
-    use crate::windows::{Bound, Frame, Units, WindowKind};
+    use crate::windows::{Bound, Exclude, Frame, Units, WindowKind};
 
     const INPUT: &str = "p bigint, o bigint, s text, v bigint";
 
@@ -460,7 +460,7 @@ mod tests {
     }
 
     fn frame(units: Units, start: Bound, end: Bound) -> Frame {
-        Frame { units, start, end }
+        Frame { units, start, end, exclude: Exclude::NoOthers }
     }
 
     fn sum(frame: Frame) -> WindowCall {
@@ -481,7 +481,7 @@ mod tests {
 
     #[test]
     fn a_change_in_the_middle_reaches_what_sees_it() {
-        let lag = call(WindowKind::Lag { reach: Some(1) }, &[3], Frame::default(), DataType::Int64);
+        let lag = call(WindowKind::Lag { reach: Some(1), ignore_nulls: false }, &[3], Frame::default(), DataType::Int64);
         let said = run(
             node(&[0], &[1], &[lag]),
             &[INPUT],
@@ -496,7 +496,7 @@ mod tests {
 
     #[test]
     fn a_wrong_argument_is_an_error_of_the_row() {
-        let nth = call(WindowKind::NthValue, &[2, 3], Frame::default(), DataType::Utf8View);
+        let nth = call(WindowKind::NthValue { ignore_nulls: false }, &[2, 3], Frame::default(), DataType::Utf8View);
         let said = run(node(&[0], &[1], &[nth]), &[INPUT], "1 +(1,1,a,1) +(1,2,b,0) 2 -(1,2,b,0)");
         expect![[r#"
             1 +(1,1,a,1,a) +!22016 argument of nth_value must be greater than zero
@@ -526,8 +526,8 @@ mod tests {
         neighbours,
         node(&[0], &[1, 2, 3], &[
             ranking(WindowKind::RowNumber),
-            call(WindowKind::Lag { reach: Some(1) }, &[3], Frame::default(), DataType::Int64),
-            call(WindowKind::Lead { reach: Some(1) }, &[2], Frame::default(), DataType::Utf8View),
+            call(WindowKind::Lag { reach: Some(1), ignore_nulls: false }, &[3], Frame::default(), DataType::Int64),
+            call(WindowKind::Lead { reach: Some(1), ignore_nulls: false }, &[2], Frame::default(), DataType::Utf8View),
         ]),
         [INPUT],
         &select(&["row_number() over w)", "lag(v) over w)", "lead(s) over w)"]).replace("over w", OVER)
@@ -576,5 +576,80 @@ mod tests {
         [INPUT],
         &select(&["first_value(v) over w", "last_value(v) over w"])
             .replace("over w", "over (order by o nulls last, s nulls last, v nulls last, p nulls last rows between 1 preceding and 1 following)")
+    );
+
+    fn with_session(order: &[usize], calls: &[WindowCall]) -> Window {
+        node(&[0], order, calls)
+    }
+
+    const SESSION: Frame =
+        Frame { units: Units::Session, start: Bound::Value(3), end: Bound::Value(3), exclude: Exclude::NoOthers };
+
+    #[test]
+    fn sessions_merge_and_split() {
+        let counted = call(WindowKind::Aggregate(AggregateKind::Count), &[], SESSION, DataType::Int64);
+        // `v` is the last value of `o` that continues the session.
+        let script = "1 +(1,10,a,15) +(1,20,b,25) 2 +(1,15,c,20) 3 -(1,15,c,20) 4 +(1,25,d,30)";
+        expect![[r#"
+            1 +(1,10,a,15,1) +(1,20,b,25,1)
+            2 -(1,10,a,15,1) +(1,10,a,15,3) +(1,15,c,20,3) -(1,20,b,25,1) +(1,20,b,25,3)
+            3 +(1,10,a,15,1) -(1,10,a,15,3) -(1,15,c,20,3) +(1,20,b,25,1) -(1,20,b,25,3)
+            4 -(1,20,b,25,1) +(1,20,b,25,2) +(1,25,d,30,2)"#]]
+        .assert_eq(&run(with_session(&[1], &[counted]), &[INPUT], script));
+    }
+
+    // A row is the first of its session if the one before it ended before: NULLs are the greatest.
+    oracle!(
+        sessions,
+        with_session(&[1], &[
+            call(WindowKind::Aggregate(AggregateKind::Count), &[], SESSION, DataType::Int64),
+            call(WindowKind::FirstValue { ignore_nulls: false }, &[1], SESSION, DataType::Int64),
+            call(WindowKind::LastValue { ignore_nulls: false }, &[3], SESSION, DataType::Int64),
+        ]),
+        [INPUT],
+        "with b as (select *, row_number() over (partition by p order by o nulls last, s nulls last, v nulls last) n,
+           case when lag(1) over (partition by p order by o nulls last, s nulls last, v nulls last) is null then 0
+           when coalesce(o, 9000000000000000000) > coalesce(lag(v) over
+             (partition by p order by o nulls last, s nulls last, v nulls last), 9000000000000000000) then 1 else 0 end f from t0),
+         i as (select *, sum(f) over (partition by p order by n) k from b)
+         select p, o, s, v, count(*) over (partition by p, k),
+           first_value(o) over (partition by p, k order by n),
+           last_value(v) over (partition by p, k order by n rows between unbounded preceding and unbounded following) from i"
+    );
+    oracle!(
+        neighbours_with_values,
+        node(&[0], &[1, 2, 3], &[
+            call(WindowKind::Lag { reach: Some(1), ignore_nulls: true }, &[3], Frame::default(), DataType::Int64),
+            call(WindowKind::Lead { reach: Some(1), ignore_nulls: true }, &[2], Frame::default(), DataType::Utf8View),
+            call(WindowKind::FirstValue { ignore_nulls: true }, &[3], frame(Units::Rows, Bound::Current, Bound::Unbounded), DataType::Int64),
+        ]),
+        [INPUT],
+        &select(&[
+            "lag(v) ignore nulls over w)",
+            "lead(s) ignore nulls over w)",
+            "first_value(v) ignore nulls over w rows between current row and unbounded following)",
+        ])
+        .replace("over w", OVER)
+    );
+
+    fn count(units: Units, bounds: [Bound; 2], exclude: Exclude) -> WindowCall {
+        let frame = Frame { units, start: bounds[0], end: bounds[1], exclude };
+        call(WindowKind::Aggregate(AggregateKind::Count), &[3], frame, DataType::Int64)
+    }
+
+    // What a frame is without: what it has, less what it is without.
+    oracle!(
+        frames_without_rows,
+        node(&[0], &[1], &[
+            count(Units::Range, [Bound::Unbounded, Bound::Unbounded], Exclude::CurrentRow),
+            count(Units::Range, [Bound::Unbounded, Bound::Unbounded], Exclude::Group),
+            count(Units::Range, [Bound::Unbounded, Bound::Current], Exclude::Ties),
+            count(Units::Groups, [Bound::Preceding(1), Bound::Following(1)], Exclude::Group),
+        ]),
+        [INPUT],
+        "select p, o, s, v, count(v) over (partition by p) - own, count(v) over (partition by p) - peers,
+           count(v) over (partition by p order by o nulls last) - peers + own,
+           count(v) over (partition by p order by o nulls last groups between 1 preceding and 1 following) - peers
+         from (select *, case when v is null then 0 else 1 end own, count(v) over (partition by p, o) peers from t0)"
     );
 }
