@@ -38,9 +38,9 @@ pub use crate::settings::Settings;
 use crate::statement::{Delete, Insert, Query, Update};
 
 pub use self::literal::relation_oid;
-pub(crate) use self::set_returning::unnested;
 use self::names::Scope;
 pub use self::on_conflict::{CONFLICTS, OnConflict};
+pub(crate) use self::set_returning::unnested;
 
 /// A column of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use streaming::aggregates::AggregateCall;
 use streaming::expr::Expr;
 use streaming::operator::Operator;
-use streaming::operators::{AnyOperator, TimeWindow};
 use streaming::operators::hash_join::JoinKind;
 use streaming::operators::set_operation::SetKind;
 use streaming::operators::time_window::Shape;
 use streaming::operators::top_n::{RankKind, SortKey};
+use streaming::operators::{AnyOperator, TimeWindow};
 use streaming::plan::Plan;
 
 use crate::batch::{Query, Reads, Tables};

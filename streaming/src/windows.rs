@@ -563,7 +563,8 @@ fn picked(call: &WindowCall, rows: &impl Rows, option: SortOption, range: Range<
     };
     let mut results = Vec::with_capacity(frames.len());
     for (i, frame) in frames.iter().enumerate() {
-        let parts = of.parts(first_row + i, frame).map(|part| part.start - from.min(part.start)..part.end - from.min(part.end));
+        let parts =
+            of.parts(first_row + i, frame).map(|part| part.start - from.min(part.start)..part.end - from.min(part.end));
         let mut seen = parts.iter().cloned().flatten();
         let valid = |row: &usize| values.is_valid(*row);
         let at = match call.kind {

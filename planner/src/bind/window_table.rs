@@ -128,7 +128,8 @@ impl WindowTable {
 /// What stands in `DESCRIPTOR(...)`; anything else as it is.
 fn described(e: &ast::Expr) -> &ast::Expr {
     let ast::Expr::Function(function) = e else { return e };
-    let is_descriptor = function.name.0.first().and_then(|part| part.as_ident()).is_some_and(|i| fold(i) == "descriptor");
+    let is_descriptor =
+        function.name.0.first().and_then(|part| part.as_ident()).is_some_and(|i| fold(i) == "descriptor");
     match &function.args {
         ast::FunctionArguments::List(list) if is_descriptor => match list.args.as_slice() {
             [ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(column))] => column,
@@ -194,7 +195,9 @@ impl Binder<'_> {
     fn time_table(&mut self, call: &mut WindowTable) -> Result<(LogicalPlan, Scope, [String; 2], SqlType)> {
         let (names, what): (&[&str], _) = match call.name.as_str() {
             "tumble" => (&["data", "timecol", "size", "offset"], ["", "the size of a window"]),
-            "hop" => (&["data", "timecol", "slide", "size", "offset"], ["the slide of a window", "the size of a window"]),
+            "hop" => {
+                (&["data", "timecol", "slide", "size", "offset"], ["the slide of a window", "the size of a window"])
+            }
             _ => (&["data", "timecol", "step", "size", "offset"], ["the step of a window", "the size of a window"]),
         };
         let mut args = call.arguments(names, 1)?;
@@ -211,7 +214,10 @@ impl Binder<'_> {
                 for (length, what) in lengths.iter().zip(&what[2 - lengths.len()..]) {
                     let micros = b.fixed_interval(length, what)?;
                     if micros <= 0 {
-                        return Err(at(Error::new("22023", format!("{what} must be positive")), start_of(length).or(place)));
+                        return Err(at(
+                            Error::new("22023", format!("{what} must be positive")),
+                            start_of(length).or(place),
+                        ));
                     }
                     sizes.push(micros);
                 }
@@ -245,7 +251,12 @@ impl Binder<'_> {
         Err(at(Error::new("54000", message), place).with_hint("Let windows begin less often, or make them shorter."))
     }
 
-    fn window_bounds(&mut self, plan: LogicalPlan, time: Column, windows: Windows) -> Result<(LogicalPlan, [String; 2])> {
+    fn window_bounds(
+        &mut self,
+        plan: LogicalPlan,
+        time: Column,
+        windows: Windows,
+    ) -> Result<(LogicalPlan, [String; 2])> {
         let bounds = [self.fresh(), self.fresh()];
         let plan = TimeWindow::plan(plan, time, windows, [&bounds[0], &bounds[1]])?;
         Ok((plan, bounds))
@@ -275,12 +286,8 @@ impl Binder<'_> {
             })
         })?;
         let plan = LogicalPlanBuilder::from(plan).filter(time.expr.clone().is_not_null())?.build()?;
-        let frame = Frame {
-            units: Units::Session,
-            start: Bound::Value(1),
-            end: Bound::Value(1),
-            exclude: Exclude::NoOthers,
-        };
+        let frame =
+            Frame { units: Units::Session, start: Bound::Value(1), end: Bound::Value(1), exclude: Exclude::NoOthers };
         let order = vec![(Self::key_of(&time.ty, time.expr.clone()), SortOption::default())];
         let bounds = [self.fresh(), self.fresh()];
         let kinds = [WindowKind::FirstValue { ignore_nulls: false }, WindowKind::LastValue { ignore_nulls: false }];

@@ -248,7 +248,8 @@ fn add_partition(out: &mut Vec<TokenWithSpan>, open: usize, call: &[TokenWithSpa
         added.push(put(Token::Comma, span));
         out.splice(place + 2..place + 2, added);
     } else {
-        let by = [put(keyword_token("PARTITION", Keyword::PARTITION), span), put(keyword_token("BY", Keyword::BY), span)];
+        let by =
+            [put(keyword_token("PARTITION", Keyword::PARTITION), span), put(keyword_token("BY", Keyword::BY), span)];
         added.splice(0..0, by);
         out.splice(place..place, added);
     }
