@@ -66,6 +66,7 @@ impl Lowering {
             offset,
             limit,
             rank: Rank { kind: RankKind::RowNumber, output: false },
+            append_only: node.append_only,
             schema: node.schema.clone(),
         };
         let kept = self.add(operator, &[node.index], false);
@@ -84,6 +85,7 @@ impl Lowering {
             offset: top_n.offset,
             limit: top_n.limit,
             rank: Rank { kind: top_n.kind, output: true },
+            append_only: node.append_only,
             schema: Arc::new(Schema::new(fields)),
         };
         let ranked = self.add(operator, &[node.index], false);

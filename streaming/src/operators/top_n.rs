@@ -4,7 +4,8 @@
 //!         The window is `offset < number <= offset + limit`, where the number is the row's position, its rank or its
 //!         dense rank. RANK without its number as a column is FETCH ... WITH TIES: `offset` skips positions, and the
 //!         last row that is in takes its peers with it.
-//! State   `rows`: (partition, order, row) -> count; every row of the input, since any may move into the window.
+//! State   `rows`: (partition, order, row) -> count; every row of the input, since any may move into the window. Of an
+//!         append-only input only the rows up to the window's end: what is behind it only moves further back.
 //! Epochs  Emits at the seal.
 //! Limits  Pieces of OUTPUT_ROWS_MAX. A change costs time in the size of its partition's window.
 
@@ -35,6 +36,8 @@ pub struct TopN {
     pub limit: Option<u64>,
     /// Which rank is compared and, if it is an output column (the last one, bigint), that it comes out.
     pub rank: Rank,
+    /// Whether no row of the input is ever taken back.
+    pub append_only: bool,
     /// The output columns.
     pub schema: SchemaRef,
 }
@@ -119,7 +122,12 @@ impl Operator for TopN {
         terms.join(", ")
     }
     fn state(&self) -> Option<String> {
-        Some("every row of the input".into())
+        let kept = match (self.append_only && self.limit.is_some(), self.partition.is_empty()) {
+            (false, _) => "every row of the input",
+            (true, true) => "the first rows only",
+            (true, false) => "the first rows of each partition only",
+        };
+        Some(kept.into())
     }
 }
 
@@ -160,6 +168,8 @@ struct Entry {
     count: i64,
     /// Bytes of the order columns.
     order: usize,
+    /// Whether the store may know it.
+    saved: bool,
 }
 
 /// A row in the window.
@@ -234,8 +244,11 @@ impl Task for TopNTask {
                 let number = self.dirty[sealing.next] as usize;
                 sealing.next += 1;
                 let before = self.partitions[number].before.take().unwrap_or_default();
-                let after = window(&self.node, &self.partitions[number].rows);
+                let (after, behind) = window(&self.node, &self.partitions[number].rows);
                 difference(before, after, &mut sealing.changes);
+                if let (true, Some(behind)) = (self.node.append_only, behind) {
+                    self.drop_behind(number, &behind);
+                }
             }
             if sealing.changes.is_empty() {
                 break;
@@ -273,7 +286,7 @@ impl TopNTask {
     fn touch(&mut self, number: u32) {
         let partition = &mut self.partitions[number as usize];
         if partition.before.is_none() {
-            partition.before = Some(window(&self.node, &partition.rows));
+            partition.before = Some(window(&self.node, &partition.rows).0);
             self.dirty.push(number);
         }
     }
@@ -293,7 +306,22 @@ impl TopNTask {
             None => {
                 self.n_rows += 1;
                 self.bytes += key.len();
-                rows.insert(key, Entry { count: diff, order });
+                rows.insert(key, Entry { count: diff, order, saved: false });
+            }
+        }
+    }
+
+    /// Forgets the rows from a key on, which can never come into the window.
+    fn drop_behind(&mut self, number: usize, behind: &[u8]) {
+        let dropped = self.partitions[number].rows.split_off(behind);
+        self.n_rows -= dropped.len();
+        for (key, entry) in dropped {
+            self.bytes -= key.len();
+            let key = (number as u32, key);
+            if entry.saved {
+                self.changed.insert(key);
+            } else {
+                self.changed.remove(&key);
             }
         }
     }
@@ -315,12 +343,13 @@ impl TopNTask {
     /// Puts what changed since the last checkpoint into the table.
     fn save(&mut self) {
         for (number, key) in std::mem::take(&mut self.changed) {
-            let partition = &self.partitions[number as usize];
+            let partition = &mut self.partitions[number as usize];
             let prefix = self.keys.get(number);
             let entry = [(prefix.len() as u32).to_be_bytes().as_slice(), prefix, &key].concat();
-            match partition.rows.get(&key) {
+            match partition.rows.get_mut(&key) {
                 None => self.table.delete(partition.vnode, &entry),
-                Some(Entry { count, order }) => {
+                Some(Entry { count, order, saved }) => {
+                    *saved = true;
                     let value = [count.to_le_bytes().as_slice(), &(*order as u32).to_le_bytes()].concat();
                     self.table.put(partition.vnode, &entry, &value);
                 }
@@ -365,12 +394,15 @@ impl TopNTask {
         }
         let number = self.partition(partition, vnode);
         self.add(number, key.into(), order, count);
+        if let Some(entry) = self.partitions[number as usize].rows.get_mut(key) {
+            entry.saved = true;
+        }
         Ok(())
     }
 }
 
-/// The rows in the window, in order.
-fn window(node: &TopN, rows: &BTreeMap<Box<[u8]>, Entry>) -> Vec<Shown> {
+/// The rows in the window, in order, and the first one behind its end.
+fn window(node: &TopN, rows: &BTreeMap<Box<[u8]>, Entry>) -> (Vec<Shown>, Option<Box<[u8]>>) {
     let end = node.limit.map_or(i64::MAX, |limit| i64::try_from(node.offset.saturating_add(limit)).unwrap_or(i64::MAX));
     let offset = i64::try_from(node.offset).unwrap_or(i64::MAX);
     let Rank { kind, output } = node.rank;
@@ -388,7 +420,7 @@ fn window(node: &TopN, rows: &BTreeMap<Box<[u8]>, Entry>) -> Vec<Shown> {
             RankKind::DenseRank => dense,
         };
         if number > end || end == offset {
-            break;
+            return (shown, Some(key.clone()));
         }
         let mut show = |number: i64, count: i64| {
             shown.push(Shown { key: key.clone(), order: entry.order, number: if output { number } else { 0 }, count });
@@ -418,7 +450,7 @@ fn window(node: &TopN, rows: &BTreeMap<Box<[u8]>, Entry>) -> Vec<Shown> {
         }
         position += entry.count;
     }
-    shown
+    (shown, None)
 }
 
 /// What turns one window into another: rows with the change of their count.
@@ -453,7 +485,7 @@ mod tests {
     fn node(kind: RankKind, output: bool, offset: u64, limit: Option<u64>) -> TopN {
         let order = vec![SortKey { column: 1, descending: true, nulls_first: true }];
         let line = if output { "p bigint, o bigint, s text, n bigint" } else { INPUT };
-        TopN { partition: vec![0], order, offset, limit, rank: Rank { kind, output }, schema: schema(line) }
+        TopN { partition: vec![0], order, offset, limit, rank: Rank { kind, output }, append_only: false, schema: schema(line) }
     }
 
     #[test]
@@ -496,6 +528,34 @@ mod tests {
         TopN { partition: vec![], ..node(RankKind::RowNumber, false, 2, Some(5)) },
         [INPUT],
         "select * from t0 order by o desc nulls first, p nulls last, s nulls last limit 5 offset 2"
+    );
+    oracle!(
+        append_only_row_number,
+        TopN { append_only: true, ..node(RankKind::RowNumber, true, 1, Some(3)) },
+        [INPUT],
+        &sql("row_number()", "s nulls last", 1, 4),
+        append_only
+    );
+    oracle!(
+        append_only_rank,
+        TopN { append_only: true, ..node(RankKind::Rank, true, 1, Some(2)) },
+        [INPUT],
+        &sql("rank()", "", 1, 3),
+        append_only
+    );
+    oracle!(
+        append_only_dense_rank,
+        TopN { append_only: true, ..node(RankKind::DenseRank, true, 0, Some(2)) },
+        [INPUT],
+        &sql("dense_rank()", "", 0, 2),
+        append_only
+    );
+    oracle!(
+        append_only_limit,
+        TopN { append_only: true, partition: vec![], ..node(RankKind::RowNumber, false, 2, Some(5)) },
+        [INPUT],
+        "select * from t0 order by o desc nulls first, p nulls last, s nulls last limit 5 offset 2",
+        append_only
     );
     oracle!(
         everything_numbered,
