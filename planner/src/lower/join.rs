@@ -9,7 +9,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr as DfExpr, Join, LogicalPlan, Operator};
 use streaming::expr::Expr;
 use streaming::operators::HashJoin;
-use streaming::operators::hash_join::{JoinKind, Range};
+use streaming::operators::hash_join::{Expiry, JoinKind, Range};
 
 use super::range;
 use super::{Lowering, Node, expr, field, unsupported};
@@ -106,16 +106,18 @@ impl Lowering {
             JoinKind::Inner | JoinKind::Semi => left.append_only && right.append_only,
             _ => false,
         };
-        let operator = HashJoin {
+        let mut operator = HashJoin {
             kind,
             keys: [left_keys, right_keys],
             null_equal: pairs.iter().map(|p| p.2).collect(),
             ranges,
+            expiry: [None, None],
             condition,
             append_only: [left.append_only, right.append_only],
             alone: false,
             schema: Arc::new(Schema::new(fields)),
         };
+        operator.expiry = expiry(&operator, [&left, &right]);
         let joined = self.add(operator, &[left.index, right.index], keeps);
         if outputs.iter().copied().eq(0..joined.width()) || outputs.is_empty() {
             return Ok(joined);
@@ -148,6 +150,22 @@ impl Lowering {
         }
         Ok((self.project(&node, exprs, Arc::new(Schema::new(fields))), columns))
     }
+}
+
+/// Per side, by which watermarks its rows leave.
+fn expiry(join: &HashJoin, inputs: [&Node; 2]) -> [Option<Expiry>; 2] {
+    let of = |side: usize| {
+        if join.kind == JoinKind::NullAwareAnti {
+            return None;
+        }
+        let bounds = |side: usize, column: usize| inputs[side].watermark(column).is_some_and(|w| w.bounds_state());
+        // Where only keys are counted, a key has to leave on both sides at once.
+        let stays = join.append_only[side] && (join.kind == JoinKind::Inner || join.condition.is_some());
+        let passed = |(column, other): &(usize, usize)| bounds(1 - side, *other) && (stays || bounds(side, *column));
+        let found = join.lower_bounds(side).into_iter().find(passed);
+        found.map(|(column, other)| Expiry { column, other, own: !stays })
+    };
+    [of(0), of(1)]
 }
 
 /// `l IS NOT DISTINCT FROM r`, l over the left columns and r over the right ones, or the other way round.

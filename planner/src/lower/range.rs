@@ -6,6 +6,8 @@
 //! ```
 
 use arrow_schema::{DataType, TimeUnit};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr as DfExpr, ExprSchemable, LogicalPlan, Operator, cast};
 
 use crate::nodes::reads_only;
@@ -48,15 +50,77 @@ fn comparisons(term: &DfExpr, left: &LogicalPlan, right: &LogicalPlan) -> Vec<Co
             };
         Some(Comparison { left: ordered(a, left)?, op, right: ordered(b, right)? })
     };
+    let one = |a: &DfExpr, op: Operator, b: &DfExpr| {
+        let found = one(a, op, b);
+        let shifted = found.as_ref().and_then(shifted);
+        found.into_iter().chain(shifted)
+    };
     match term {
         DfExpr::BinaryExpr(b) if matches!(b.op, Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq) => {
-            one(&b.left, b.op, &b.right).into_iter().collect()
+            one(&b.left, b.op, &b.right).collect()
         }
         DfExpr::Between(b) if !b.negated => {
             let low = one(&b.expr, Operator::GtEq, &b.low);
-            low.into_iter().chain(one(&b.expr, Operator::LtEq, &b.high)).collect()
+            low.chain(one(&b.expr, Operator::LtEq, &b.high)).collect()
         }
         _ => vec![],
+    }
+}
+
+/// `a <= b + span` as `a - span <= b`: so both sides of an interval join have an order that is bounded on both ends.
+fn shifted(comparison: &Comparison) -> Option<Comparison> {
+    let Comparison { left, op, right } = comparison;
+    match (span(left), span(right)) {
+        (None, Some(shift)) => {
+            Some(Comparison { left: shift.back(left.clone())?, op: *op, right: shift.time.clone() })
+        }
+        (Some(shift), None) => {
+            Some(Comparison { left: shift.time.clone(), op: *op, right: shift.back(right.clone())? })
+        }
+        _ => None,
+    }
+}
+
+/// A time plus or minus a span of a fixed length.
+struct Shift<'a> {
+    time: &'a DfExpr,
+    span: &'a DfExpr,
+    /// The time zone, of a timestamptz.
+    zone: Option<&'a DfExpr>,
+    /// What takes the span away again.
+    inverse: &'static str,
+}
+
+fn span(e: &DfExpr) -> Option<Shift<'_>> {
+    let DfExpr::ScalarFunction(call) = e else { return None };
+    let (time, span, inverse) = match call.func.name() {
+        "timestamp_pl_interval" => (0, 1, "timestamp_mi_interval"),
+        "timestamp_mi_interval" => (0, 1, "timestamp_pl_interval"),
+        "interval_pl_timestamp" => (1, 0, "timestamp_mi_interval"),
+        "timestamptz_pl_interval" => (0, 1, "timestamptz_mi_interval"),
+        "timestamptz_mi_interval" => (0, 1, "timestamptz_pl_interval"),
+        "interval_pl_timestamptz" => (1, 0, "timestamptz_mi_interval"),
+        _ => return None,
+    };
+    let zone = call.args.get(2);
+    let (time, span) = (call.args.get(time)?, call.args.get(span)?);
+    match span {
+        // Days of a time zone differ in length.
+        DfExpr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _)
+            if value.months == 0 && (zone.is_none() || value.days == 0) =>
+        {
+            Some(Shift { time, span, zone, inverse })
+        }
+        _ => None,
+    }
+}
+
+impl Shift<'_> {
+    /// The same shift the other way, of another time.
+    fn back(&self, time: DfExpr) -> Option<DfExpr> {
+        let function = crate::functions::by_symbol(self.inverse)?;
+        let args = [time, self.span.clone()].into_iter().chain(self.zone.cloned()).collect();
+        Some(DfExpr::ScalarFunction(ScalarFunction::new_udf(function, args)))
     }
 }
 

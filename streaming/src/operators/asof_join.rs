@@ -81,6 +81,7 @@ impl Operator for AsofJoin {
             tracks_matches: false,
             placement: self.placement(i),
             order_by,
+            expiry: None,
         };
         // Right rows enter their order one by one, see `take_over`.
         let (sides, tables) = stored::open([spec(0, Some(self.order_by(0))), spec(1, None)], ctx)?;

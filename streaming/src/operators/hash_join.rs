@@ -5,8 +5,8 @@
 //!         A row without a match comes out padded (outer), as it is (anti), or with false (mark); when the number of
 //!         its matches leaves or reaches zero, that is taken back or emitted.
 //! State   `left`, `right`: (join key, row) -> count, and with a condition the number of matches. The right side of a
-//!         semi, anti or mark join without a condition keeps its keys only. Both grow with their inputs. A side with
-//!         a [`Range`] is also kept in an order, in memory only.
+//!         semi, anti or mark join without a condition keeps its keys only. Both grow with their inputs, unless
+//!         they have an [`Expiry`]: then rows leave as the watermarks pass. A side with a [`Range`] is also kept in an order, in memory only.
 //! Epochs  Emits while the epoch is open; nothing to do at the seal but to save.
 //! Limits  A key with many matches leaves in pieces of OUTPUT_ROWS_MAX, over as many activations as it takes; so do the
 //!         rows that gain or lose their match, and what a checkpoint saves.
@@ -14,6 +14,7 @@
 //! Both sides are linear in their diffs, so counts below zero, as they occur inside an epoch when a retraction overtakes
 //! its insertion, cancel out in the output as they do in the state.
 
+pub(in crate::operators) mod expiry;
 mod flips;
 mod pairs;
 pub(in crate::operators) mod range;
@@ -28,7 +29,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::expr::Expr;
-use crate::operator::{Exchange, Operator, Task, TaskContext};
+use crate::operator::{Exchange, Operator, Task, TaskContext, WatermarkContext};
+use crate::watermark::{Watermark, Watermarks};
+pub use expiry::Expiry;
 pub use range::Range;
 use task::HashJoinTask;
 
@@ -43,6 +46,9 @@ pub struct HashJoin {
     pub null_equal: Vec<bool>,
     /// Per side: how its rows are found among those with the same key. The condition holds the comparisons too.
     pub ranges: [Option<Range>; 2],
+    /// Per side: when its rows can be dropped.
+    #[serde(default)]
+    pub expiry: [Option<Expiry>; 2],
     /// Further condition over the left columns followed by the right columns; part of the ON clause.
     pub condition: Option<Expr>,
     /// Per side: whether the planner proved that no row is ever retracted.
@@ -130,15 +136,54 @@ impl Operator for HashJoin {
     }
     fn state(&self) -> Option<String> {
         let kept = if self.keeps_keys_only() { "the left rows and the right keys" } else { "the rows of both inputs" };
-        Some(match self.placements() {
+        let mut state = match self.placements() {
             [_, Placement::Broadcast] => format!("{kept}, the right ones on every worker"),
             [Placement::Single, _] => format!("{kept}, on one worker"),
             _ => kept.into(),
-        })
+        };
+        let interval = |range: &Option<Range>| range.as_ref().is_some_and(|r| r.above.is_some() && r.below.is_some());
+        state += match self.expiry.each_ref().map(Option::is_some) {
+            [true, true] => "; dropped as the watermarks pass",
+            [true, false] => "; the left ones dropped as the watermarks pass, the right ones grow",
+            [false, true] => "; the right ones dropped as the watermarks pass, the left ones grow",
+            [false, false] if self.ranges.iter().all(interval) => "; grows, as no watermark bounds it",
+            [false, false] => "",
+        };
+        Some(state)
+    }
+    fn watermarks(&self, inputs: &[Watermarks], ctx: &WatermarkContext) -> Watermarks {
+        // The sides of which each row that comes out shows its own columns.
+        let shown = match self.kind {
+            JoinKind::Inner => [true, true],
+            JoinKind::Right => [false, true],
+            JoinKind::Full => [false, false],
+            _ => [true, false],
+        };
+        let of = |side: usize, column: usize| inputs[side].get(column).copied().flatten();
+        let mut marks: Watermarks = vec![None; self.schema.fields().len()];
+        for side in (0..2).filter(|side| shown[*side]) {
+            let first = if side == 0 { 0 } else { ctx.inputs[0].fields().len() };
+            for (column, other) in self.lower_bounds(side) {
+                // A change comes from a new row of this side, or of the other one that a row here is not below.
+                let mark = of(side, column).zip(of(1 - side, other)).map(|(own, other)| own.both(other));
+                let known: &mut Option<Watermark> = &mut marks[first + column];
+                *known = known.or(mark);
+            }
+        }
+        marks
     }
 }
 
 impl HashJoin {
+    /// Columns of a side that are in no pair below a column of the other side: keys, and what ranges are above.
+    pub fn lower_bounds(&self, side: usize) -> Vec<(usize, usize)> {
+        let keys = self.keys[side].iter().zip(&self.keys[1 - side]).zip(&self.null_equal);
+        let keys = keys.filter(|(_, null_equal)| !**null_equal).map(|((own, other), _)| (*own, *other));
+        let range = self.ranges[side].as_ref();
+        let range = range.and_then(|range| range.above.map(|(other, _)| (range.column, other)));
+        keys.chain(range).collect()
+    }
+
     fn placements(&self) -> [Placement; 2] {
         match self.kind {
             _ if self.alone => [Placement::Single, Placement::Single],

@@ -74,6 +74,7 @@ impl Operator for SetOperation {
             tracks_matches: false,
             placement: Placement::Key(self.keys[i].clone()),
             order_by: None,
+            expiry: None,
         };
         let (sides, tables) = stored::open([spec(0), spec(1)], ctx)?;
         Ok(Box::new(SetOperationTask { node: self.clone(), sides, tables }))

@@ -40,6 +40,7 @@ impl TemporalJoin {
             keys: self.keys.clone(),
             null_equal: vec![false; self.keys[0].len()],
             ranges: [None, None],
+            expiry: [None, None],
             condition: self.condition.clone(),
             append_only: [true, false],
             alone: false,

@@ -6,6 +6,7 @@ use storage::keys::Keys;
 use storage::{Batch, row};
 
 use super::Placement;
+use super::expiry::{Expiring, Expiry};
 use super::range::{OrderBy, OrderedRows, Values};
 use crate::byte_table::{ByteTable, LOOKUP_ROWS, hash_bytes, hash_i64};
 use crate::error::Result;
@@ -72,6 +73,8 @@ pub(in crate::operators) struct Side {
     /// The order that rows are found in, if there is one.
     pub(in crate::operators) order_by: Option<OrderBy>,
     pub(in crate::operators) order: OrderedRows,
+    /// What its rows expire by, if they do.
+    pub(in crate::operators) expiring: Option<Expiring>,
     pub(in crate::operators) changed: Vec<u32>,
     /// Rows whose count became zero since the last [`Side::collect`].
     pub(in crate::operators) zero: Vec<u32>,
@@ -98,6 +101,7 @@ pub(in crate::operators) struct SideSpec<'a> {
     pub(in crate::operators) tracks_matches: bool,
     pub(in crate::operators) placement: Placement,
     pub(in crate::operators) order_by: Option<OrderBy>,
+    pub(in crate::operators) expiry: Option<Expiry>,
 }
 
 impl Side {
@@ -122,6 +126,7 @@ impl Side {
             links: Vec::new(),
             order_by: spec.order_by,
             order: OrderedRows::default(),
+            expiring: spec.expiry.map(Expiring::new),
             changed: Vec::new(),
             zero: Vec::new(),
             total: 0,
@@ -137,6 +142,7 @@ impl Side {
         self.keys.bytes()
             + self.rows.bytes()
             + self.order.bytes()
+            + self.expiring.as_ref().map_or(0, Expiring::bytes)
             + self.infos.capacity() * size_of::<KeyInfo>()
             + self.links.capacity() * size_of::<Link>()
     }
@@ -149,6 +155,7 @@ impl Side {
         let keys = row::encode_rows(&key_arrays, n)?;
         let values = row::encode_rows(&columns(&self.value_columns), n)?;
         let order = self.order_by.as_ref().map(|order| Values::of(delta, order)).transpose()?;
+        let expiring = self.expiring.as_ref().map(|expiring| expiring.values(delta));
         let vnodes = storage::batch::vnodes(&key_arrays, n);
         let nulls: Vec<_> = key_arrays.iter().filter_map(|array| array.logical_nulls()).collect();
         let null_keys: Vec<bool> = (0..n).map(|row| nulls.iter().any(|nulls| nulls.is_null(row))).collect();
@@ -172,7 +179,14 @@ impl Side {
                     entered.totals.push((key, self.infos[key as usize].total));
                 }
                 let order = order.as_ref().and_then(|order| order.get(row));
-                entered.rows.push(self.add_row(key, hashes[row - first], values.get(row), order, delta.diff(row)));
+                let number = self.add_row(key, hashes[row - first], values.get(row), order, delta.diff(row));
+                if let Some(values) = &expiring
+                    && self.links[number as usize].count == delta.diff(row)
+                    && let Some(expiring) = &mut self.expiring
+                {
+                    expiring.note(values[row], number);
+                }
+                entered.rows.push(number);
             }
         }
         Ok(entered)
@@ -268,6 +282,21 @@ impl Side {
         }
         self.change(number);
         number
+    }
+
+    /// Makes a row's count zero without anything coming out for it. The order is the caller's to mend.
+    pub(super) fn take_out(&mut self, number: u32) {
+        let Link { key, count, .. } = self.links[number as usize];
+        self.unchain(number);
+        self.links[number as usize].count = 0;
+        self.zero.push(number);
+        let info = &mut self.infos[key as usize];
+        info.total -= count;
+        self.total -= count;
+        if info.null {
+            self.null_total -= count;
+        }
+        self.change(number);
     }
 
     pub(in crate::operators) fn change(&mut self, number: u32) {

@@ -115,7 +115,8 @@ impl Side {
             table.delete(vnode, &entry);
             self.change(number);
         }
-        self.load_order()
+        self.load_order()?;
+        self.load_expiring()
     }
 
     fn load_row(&mut self, vnode: u8, entry: &[u8], value: &[u8]) -> Result<u32> {

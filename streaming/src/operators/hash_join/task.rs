@@ -76,6 +76,7 @@ impl HashJoinTask {
             tracks_matches: condition.is_some(),
             placement,
             order_by: node.ranges[i].as_ref().map(Range::order_by),
+            expiry: node.expiry[i].clone(),
         };
         let (sides, tables) = stored::open([spec(0, left), spec(1, right)], ctx)?;
         Ok(HashJoinTask {
@@ -176,6 +177,11 @@ impl Task for HashJoinTask {
     }
 
     fn seal(&mut self, at: &Seal, _out: &mut Output) -> Result<Progress> {
+        for (i, side) in self.sides.iter_mut().enumerate() {
+            if side.expire(i, at)? == Progress::More {
+                return Ok(Progress::More);
+            }
+        }
         Ok(stored::seal(&mut self.sides, &self.tables, at))
     }
 

@@ -4,7 +4,8 @@ use expect_test::expect;
 use super::*;
 use crate::expr::{BinaryOp, Expr};
 use crate::oracle;
-use crate::testing::{div, run, schema};
+use crate::testing::{self, Counted, Random, TestTask, div, run, schema};
+use crate::watermark::Watermark;
 use storage::Batch;
 
 const LEFT: &str = "k bigint, a text";
@@ -21,6 +22,7 @@ fn node(kind: JoinKind) -> HashJoin {
         keys: [vec![0], vec![1]],
         null_equal: vec![false],
         ranges: [None, None],
+        expiry: [None, None],
         condition: None,
         append_only: [false; 2],
         alone: false,
@@ -171,6 +173,7 @@ fn between(kind: JoinKind, keyed: bool) -> HashJoin {
             Some(Range { column: 1, above: Some((1, true)), below: Some((2, false)) }),
             Some(Range { column: 1, above: None, below: Some((1, true)) }),
         ],
+        expiry: [None, None],
         condition: Some(Expr::Binary { op: BinaryOp::And, left: Box::new(low), right: Box::new(high) }),
         append_only: [false; 2],
         alone: false,
@@ -226,5 +229,116 @@ fn a_flood_flips_in_pieces() {
         let (batches, _) = task.seal(true);
         let gone: i64 = batches.iter().flat_map(|b| (0..b.num_rows()).map(|row| b.diff(row).min(0))).sum();
         assert_eq!(gone, -20_000, "{kind:?}");
+    }
+}
+
+/// What a join by `a.t BETWEEN b.lo AND b.hi` and key keeps while both watermarks rise, against one that keeps all.
+fn expires(kind: JoinKind, keyed: bool, own: bool, seed: u64, workers: usize) {
+    let (left, right) = ("k bigint, t bigint", "lo bigint, t bigint, hi bigint, j bigint");
+    let compare = |op, left, right| Expr::Binary {
+        op,
+        left: Box::new(Expr::Column(left)),
+        right: Box::new(Expr::Column(right)),
+    };
+    let condition = Expr::Binary {
+        op: BinaryOp::And,
+        left: Box::new(compare(BinaryOp::GtEq, 1, 2)),
+        right: Box::new(compare(BinaryOp::LtEq, 1, 4)),
+    };
+    let keys = if keyed { [vec![0], vec![3]] } else { [vec![], vec![]] };
+    let shown = match kind {
+        JoinKind::Semi | JoinKind::Anti => left.to_string(),
+        JoinKind::Mark => format!("{left}, m boolean"),
+        _ => "k bigint, t bigint, lo bigint, u bigint, hi bigint, j bigint".to_string(),
+    };
+    let all = HashJoin {
+        kind,
+        null_equal: vec![false; keys[0].len()],
+        keys,
+        ranges: [Some(Range { column: 1, above: Some((0, true)), below: Some((2, true)) }), None],
+        expiry: [None, None],
+        condition: Some(condition),
+        append_only: [!own; 2],
+        alone: false,
+        schema: schema(&shown),
+    };
+    // b.hi is never below a.t in a pair.
+    let expiry = [Expiry { column: 1, other: 0, own }, Expiry { column: 2, other: 1, own }].map(Some);
+    let few = HashJoin { expiry, ..all.clone() };
+    let inputs = [schema(left), schema(right)];
+    let mut tasks = [all, few].map(|node| TestTask::new(node, &inputs, workers));
+    let mut random = Random::new(seed);
+    let mut said = [Counted::new(), Counted::new()];
+    let mut known: [Vec<Vec<Option<String>>>; 2] = Default::default();
+    let mark = |at| Some(Watermark { at, floor: at, lateness: false, retracts: false });
+    let mut now = 100_i64;
+    for epoch in 0..40 {
+        let floor = now - 10;
+        for side in 0..2 {
+            let mut rows = Vec::new();
+            for _ in 0..random.below(6) {
+                let place = (0..known[side].len()).find(|_| own && random.one_in(12));
+                let of = |row: &Vec<Option<String>>| row[1].as_ref().and_then(|t| t.parse::<i64>().ok()).unwrap_or(0);
+                if let Some(place) = place.filter(|place| of(&known[side][*place]) >= floor) {
+                    rows.push((known[side].swap_remove(place), -1));
+                    continue;
+                }
+                let t = floor + random.below(20) as i64;
+                let k = Some(random.below(3).to_string());
+                let row = match side {
+                    0 => vec![k, Some(t.to_string())],
+                    _ => vec![Some((t - 5).to_string()), Some(t.to_string()), Some((t + 3).to_string()), k],
+                };
+                known[side].push(row.clone());
+                rows.push((row, 1));
+            }
+            for task in &mut tasks {
+                task.apply(side, &testing::batch(&inputs[side], &rows));
+            }
+        }
+        now += random.below(8) as i64;
+        // No later row and no change of one is below what the next epoch may bring.
+        let floor = now - 10;
+        let marks = vec![vec![None, mark(floor)], vec![mark(floor - 5), mark(floor), mark(floor + 3), None]];
+        for (task, said) in tasks.iter_mut().zip(&mut said) {
+            let (batches, errors) = task.seal_with(epoch == 20, marks.clone());
+            assert!(errors.is_empty());
+            testing::accumulate(said, &batches);
+        }
+        assert_eq!(said[0], said[1], "{kind:?}, seed {seed}, epoch {epoch}");
+        if epoch == 20 {
+            tasks.iter_mut().for_each(|task| task.restart(workers));
+        }
+    }
+    assert!(tasks[1].state_rows() <= 160 * workers as u64, "{kind:?}: {} rows", tasks[1].state_rows());
+}
+
+#[test]
+fn rows_leave_as_the_watermarks_pass() {
+    let kinds = [JoinKind::Inner, JoinKind::Left, JoinKind::Semi, JoinKind::Anti, JoinKind::Mark];
+    for (seed, kind) in (0_u64..).zip(kinds) {
+        let workers = 1 + seed as usize % 2;
+        expires(kind, true, true, seed, workers);
+        expires(kind, true, false, seed, workers);
+        expires(kind, false, true, seed, workers);
+    }
+    expires(JoinKind::Full, true, true, 4, 2);
+    expires(JoinKind::Right, true, false, 5, 1);
+}
+
+#[test]
+fn equal_keys_leave_on_both_sides() {
+    let expiry = [Expiry { column: 0, other: 1, own: true }, Expiry { column: 1, other: 0, own: true }].map(Some);
+    for kind in [JoinKind::Inner, JoinKind::Left, JoinKind::Semi, JoinKind::Anti, JoinKind::Mark, JoinKind::Full] {
+        let inputs = [schema(LEFT), schema(RIGHT)];
+        let mut task = TestTask::new(HashJoin { expiry: expiry.clone(), ..node(kind) }, &inputs, 2);
+        let mark = |at| Some(Watermark { at, floor: at, lateness: false, retracts: false });
+        for at in 0..60_i64 {
+            let key = Some(at.to_string());
+            task.apply(0, &testing::batch(&inputs[0], &[(vec![key.clone(), Some("a".into())], 1)]));
+            task.apply(1, &testing::batch(&inputs[1], &[(vec![Some("x".into()), key], 1)]));
+            task.seal_with(at % 7 == 0, vec![vec![mark(at - 3), None], vec![None, mark(at - 2)]]);
+        }
+        assert!(task.state_rows() <= 24, "{kind:?}: {} rows", task.state_rows());
     }
 }

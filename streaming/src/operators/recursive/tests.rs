@@ -18,6 +18,7 @@ fn reach(distinct: bool) -> Recursive {
         keys: [vec![0], vec![0]],
         null_equal: vec![false],
         ranges: [None, None],
+        expiry: [None, None],
         condition: None,
         append_only: [false; 2],
         alone: true,
