@@ -5,6 +5,7 @@ mod dml;
 mod expression;
 mod from;
 mod grouping;
+mod hypothetical;
 mod literal;
 mod lookup;
 pub(crate) mod names;

@@ -30,6 +30,23 @@ use crate::error::{Error, Result};
 use crate::functions::aggregate;
 use crate::types::CastContext;
 
+/// `ROLLUP (...)` or `CUBE (...)` within GROUPING SETS, which is read as a call of a function; with its items.
+fn nested(set: &[ast::Expr]) -> Option<(&'static str, Vec<Vec<ast::Expr>>)> {
+    let [ast::Expr::Function(call)] = set else { return None };
+    let [name] = call.name.0.as_slice() else { return None };
+    let name = name.as_ident().filter(|ident| ident.quote_style.is_none())?;
+    let kind = ["rollup", "cube"].into_iter().find(|kind| name.value.eq_ignore_ascii_case(kind))?;
+    let ast::FunctionArguments::List(list) = &call.args else { return None };
+    let items = list.args.iter().map(|arg| match arg {
+        ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => Some(match e {
+            ast::Expr::Tuple(items) => items.clone(),
+            e => vec![e.clone()],
+        }),
+        _ => None,
+    });
+    Some((kind, items.collect::<Option<_>>()?))
+}
+
 impl Binder<'_> {
     /// What is grouped by; `None` without GROUP BY.
     pub(super) fn group_by(
@@ -61,7 +78,17 @@ impl Binder<'_> {
                 Ok(sets)
             };
             let alternatives = match e {
-                ast::Expr::GroupingSets(sets) => tuples(self, sets)?,
+                ast::Expr::GroupingSets(sets) => {
+                    let mut all = vec![];
+                    for set in sets {
+                        all.extend(match nested(set) {
+                            Some(("rollup", items)) => rollup(&tuples(self, &items)?),
+                            Some((_, items)) => cube(&tuples(self, &items)?, place)?,
+                            None => tuples(self, std::slice::from_ref(set))?,
+                        });
+                    }
+                    all
+                }
                 ast::Expr::Rollup(items) => rollup(&tuples(self, items)?),
                 ast::Expr::Cube(items) => cube(&tuples(self, items)?, place)?,
                 e => tuples(self, &[vec![e.clone()]])?,
@@ -135,6 +162,18 @@ impl Binder<'_> {
         }
         let (expr, ty) = self.aggregate_expr(call, name, place)?;
         Ok(Typed::new(self.aggregate_column(expr), ty).at(place))
+    }
+
+    /// The column of `count(*)`, or of `count(DISTINCT value)`, over the rows for which `filter` holds.
+    pub(super) fn counted(&mut self, filter: Option<Expr>, distinct: Option<Expr>) -> Expr {
+        let count = aggregate::resolve("count", &[SqlType::BigInt]).expect("count is there").implementation.clone();
+        let one = literal(ScalarValue::Int64(Some(1)));
+        let (args, distinct) = match distinct {
+            Some(value) => (vec![value], true),
+            None => (vec![one], false),
+        };
+        let call = AggregateFunction::new_udf(count, args, distinct, filter.map(Box::new), vec![], None);
+        self.aggregate_column(Expr::AggregateFunction(call))
     }
 
     /// The column that an aggregate's value will be in.

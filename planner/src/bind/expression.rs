@@ -6,6 +6,7 @@ use datafusion::logical_expr::{Expr, Operator};
 use sqlparser::ast::{self, Spanned};
 use storage::SqlType;
 
+use super::hypothetical::is_hypothetical;
 use super::literal::{boolean, literal, text};
 use super::names::{fold, position, start_of};
 use super::{Binder, Typed, at};
@@ -738,6 +739,9 @@ impl Binder<'_> {
                 return self.array_subquery(query, place);
             }
             return Err(at(Error::unsupported("this form of function call is not supported"), place));
+        }
+        if is_hypothetical(&name, call) {
+            return self.hypothetical(call, &name, place);
         }
         if call.over.is_some() {
             return self.window_call(call, &name, place);
