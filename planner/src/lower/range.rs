@@ -71,9 +71,7 @@ fn comparisons(term: &DfExpr, left: &LogicalPlan, right: &LogicalPlan) -> Vec<Co
 fn shifted(comparison: &Comparison) -> Option<Comparison> {
     let Comparison { left, op, right } = comparison;
     match (span(left), span(right)) {
-        (None, Some(shift)) => {
-            Some(Comparison { left: shift.back(left.clone())?, op: *op, right: shift.time.clone() })
-        }
+        (None, Some(shift)) => Some(Comparison { left: shift.back(left.clone())?, op: *op, right: shift.time.clone() }),
         (Some(shift), None) => {
             Some(Comparison { left: shift.time.clone(), op: *op, right: shift.back(right.clone())? })
         }
