@@ -18,6 +18,8 @@ use crate::options::{OptionDoc, Options, invalid};
 use crate::transport::{Arrival, Bytes, Framing, RawRecord, RawRecords, Transport, TransportReader, Wanted};
 use crate::{Connector, OPTIONS as COMMON, formats};
 
+pub mod sink;
+
 /// The connector.
 pub struct File;
 

@@ -1,4 +1,4 @@
-//! The outside world: where rows come from. Knows neither SQL text nor operators nor the store's files.
+//! The outside world: where rows come from and where they go. Knows neither SQL text nor operators nor the store's files.
 //!
 //! A [`transport`] moves records and never parses one; a [`formats`] module parses records and never connects;
 //! [`decoding`] puts the two together, so that m transports and n formats are m + n files. Generators ([`nexmark`],
@@ -6,6 +6,8 @@
 //!
 //! In reading order: [`options`] (`WITH (...)`), [`transport`], [`formats`] ([`formats::json`] is the one that counts),
 //! [`decoding`], then one module per outside system: [`kafka`], [`file`], [`nexmark`], [`datagen`].
+//!
+//! Sinks ([`sinks`]) go the other way: [`encoding`] writes rows, and a module per outside system delivers them.
 //!
 //! To add a connector: a module that implements [`Connector`], a line in [`ALL`], a page in `docs/connectors/`.
 //!
@@ -30,15 +32,20 @@ use std::sync::Arc;
 
 use storage::Column;
 use streaming::error::{Error, Result};
+use streaming::expr::Functions;
+use streaming::sink::{Sink, SinkSpec};
 use streaming::source::{Source, SourceSpec, Sources};
 
+pub mod blackhole;
 pub mod datagen;
 pub mod decoding;
+pub mod encoding;
 pub mod file;
 pub mod formats;
 pub mod kafka;
 pub mod nexmark;
 pub mod options;
+pub mod sinks;
 pub mod transport;
 
 use options::{OptionDoc, invalid, invalid_hint};
@@ -66,11 +73,6 @@ pub trait Connector: Send + Sync {
     /// The same source with everything fixed that depends on the moment of its creation (`latest`, `now`).
     fn fix(&self, spec: &SourceSpec) -> Result<SourceSpec> {
         Ok(spec.clone())
-    }
-
-    /// Opens a sink.
-    fn sink(&self, _spec: &SourceSpec) -> Result<()> {
-        Err(Error::Unsupported(format!("sinks of connector \"{}\" are not supported yet", self.name())))
     }
 }
 
@@ -110,6 +112,10 @@ impl Sources for Connectors {
             return connector.source(&spec);
         }
         connector.source(spec)
+    }
+
+    fn sink(&self, spec: &SinkSpec, functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
+        sinks::open(spec, functions)
     }
 }
 

@@ -55,7 +55,7 @@ impl Catalogs {
     /// Reads the objects that the store keeps behind those that are part of the program, and the jobs to start, upstream before downstream.
     pub fn load(store: &Store, system: impl Iterator<Item = Object>) -> anyhow::Result<(Catalogs, Vec<JobSpec>)> {
         let objects = stored_objects(store)?;
-        let jobs = in_order(&objects).into_iter().filter_map(|o| o.job.clone()).collect();
+        let jobs = in_order(&objects).into_iter().flat_map(|o| o.helpers.iter().chain(&o.job).cloned()).collect();
         let mut catalog = Catalog::default();
         for object in system.chain(objects) {
             catalog.insert(object);
@@ -204,6 +204,20 @@ pub fn connector(object: &Object) -> Option<&str> {
     source_options(object)?.iter().find(|(name, _)| name == "connector").map(|(_, value)| value.as_str())
 }
 
+/// What a sink does.
+pub fn sink_spec(object: &Object) -> Option<&streaming::sink::SinkSpec> {
+    use streaming::operators::AnyOperator;
+    match object.job.as_ref()?.plan.nodes.last().map(|node| &node.operator) {
+        Some(AnyOperator::Sink(sink)) => Some(&sink.spec),
+        _ => None,
+    }
+}
+
+/// The connector of a sink.
+pub fn sink_connector(spec: &streaming::sink::SinkSpec) -> Option<&str> {
+    spec.options.iter().find(|(name, _)| name == "connector").map(|(_, value)| value.as_str())
+}
+
 /// What Postgres calls a kind of object.
 pub fn kind_name(kind: ObjectKind) -> &'static str {
     match kind {
@@ -212,6 +226,7 @@ pub fn kind_name(kind: ObjectKind) -> &'static str {
         ObjectKind::View => "view",
         ObjectKind::MaterializedView => "materialized view",
         ObjectKind::Index => "index",
+        ObjectKind::Sink => "sink",
     }
 }
 

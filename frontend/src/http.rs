@@ -20,6 +20,7 @@ use streaming::engine::{EngineStatus, JobState};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::pg_catalog::headwater_catalog::{sink_lag, sink_state};
 use crate::shared::Shared;
 
 /// Answers until the server stops.
@@ -74,6 +75,11 @@ struct Source {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Sink {
+    sink: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Split {
     source: String,
     split: String,
@@ -93,6 +99,7 @@ fn measure(shared: &Shared) -> anyhow::Result<Registry> {
     measure_server(shared, &status, &mut registry);
     measure_sources(&status, &mut registry);
     measure_jobs(&status, &mut registry);
+    measure_sinks(&status, &mut registry);
     Ok(registry)
 }
 
@@ -183,6 +190,36 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
     registry.register("job_state_rows", "Entries of the job's state", job_rows);
     registry.register_with_unit("operator_state", "State that the operator keeps in memory", Unit::Bytes, bytes);
     registry.register("operator_state_rows", "Entries of the operator's state", rows);
+}
+
+fn measure_sinks(status: &EngineStatus, registry: &mut Registry) {
+    let (rows, transactions) = (Family::<Sink, Counter>::default(), Family::<Sink, Counter>::default());
+    let retries = Family::<Sink, Counter>::default();
+    let (waiting, bytes) = (Family::<Sink, Gauge>::default(), Family::<Sink, Gauge>::default());
+    let epochs = Family::<Sink, Gauge>::default();
+    let lag = Family::<Sink, Gauge<f64, AtomicU64>>::default();
+    let up = Family::<Sink, Gauge>::default();
+    for job in &status.jobs {
+        let Some(sink) = &job.sink else { continue };
+        let label = Sink { sink: job.name.clone() };
+        rows.get_or_create(&label).inc_by(sink.rows);
+        transactions.get_or_create(&label).inc_by(sink.transactions);
+        retries.get_or_create(&label).inc_by(sink.retries);
+        waiting.get_or_create(&label).set(sink.rows_waiting as i64);
+        bytes.get_or_create(&label).set(sink.bytes_waiting as i64);
+        let (behind, seconds) = sink_lag(status, job, sink);
+        epochs.get_or_create(&label).set(behind as i64);
+        lag.get_or_create(&label).set(seconds);
+        up.get_or_create(&label).set(i64::from(matches!(sink_state(job, sink), "running" | "creating")));
+    }
+    registry.register("sink_rows", "Rows that were delivered since the start", rows);
+    registry.register("sink_transactions", "Transactions of the target since the start", transactions);
+    registry.register("sink_retries", "Deliveries that failed since the start, and were tried again", retries);
+    registry.register("sink_rows_waiting", "Rows in the outbox", waiting);
+    registry.register_with_unit("sink_outbox", "What waits in the outbox", Unit::Bytes, bytes);
+    registry.register("sink_epochs_behind", "Sealed epochs that the target does not have yet", epochs);
+    registry.register_with_unit("sink_lag", "For how long the oldest change waits", Unit::Seconds, lag);
+    registry.register("sink_up", "0 while the target takes no changes, the sink is paused or has failed", up);
 }
 
 /// The process's resident memory.

@@ -5,6 +5,7 @@ pub mod copy;
 pub mod create;
 pub mod create_index;
 pub mod create_materialized_view;
+pub mod create_sink;
 pub mod create_source;
 pub mod create_table;
 pub mod create_view;
@@ -20,6 +21,7 @@ pub mod prepare;
 pub mod select;
 pub mod set;
 pub mod show;
+pub mod sink_into;
 pub mod storage_parameters;
 pub mod subscribe;
 pub mod transaction;
@@ -58,9 +60,10 @@ pub async fn run(session: &mut Session, statement: &Statement, text: &str, param
         Statement::CreateMaterializedView(create) => create_materialized_view::run(session, create, text).await,
         Statement::CreateView(create) => create_view::run(session, create, text).await,
         Statement::CreateIndex(create) => create_index::run(session, create, text).await,
-        Statement::CreateSink(_) => Err(Error::unsupported("CREATE SINK is not supported yet")),
+        Statement::CreateSink(create) => create_sink::run(session, create, text).await,
         Statement::Drop(drop) => drop::run(session, drop).await,
         Statement::AlterRename(alter) => alter::rename(session, alter).await,
+        Statement::AlterSink { name, pause } => alter::pause(session, name, *pause).await,
         Statement::Comment(comment) => alter::comment(session, comment).await,
         Statement::Explain(explain) => explain::run(session, explain, parameters).await,
         Statement::Show(what) => show::run(session, what),

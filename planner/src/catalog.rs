@@ -47,6 +47,9 @@ pub struct Object {
     pub depends_on: Vec<RelationId>,
     /// What maintains it.
     pub job: Option<JobSpec>,
+    /// Jobs that its own needs besides: a sink into a table keeps its progress in one.
+    #[serde(default)]
+    pub helpers: Vec<JobSpec>,
     /// The relation that `<name>$errors` reads.
     pub errors: Option<RelationId>,
     /// Whether rows are never retracted.
@@ -85,6 +88,7 @@ impl Default for Object {
             sql: String::new(),
             depends_on: vec![],
             job: None,
+            helpers: vec![],
             errors: None,
             append_only: false,
             watermarks: vec![],
@@ -268,10 +272,11 @@ impl Catalog {
 
 /// The query of a view's definition, as `pg_get_viewdef` gives it.
 pub fn query_text(sql: &str) -> String {
-    use crate::statement::Statement;
+    use crate::statement::{CreateSink, SinkFrom, Statement};
     let query = crate::parser::parse(sql).ok().and_then(|mut parsed| match parsed.pop()?.statement {
         Statement::CreateView(v) => Some(v.query),
         Statement::CreateMaterializedView(v) => Some(v.query),
+        Statement::CreateSink(CreateSink { from: SinkFrom::Query(q), .. }) => Some(q),
         Statement::Query(q) => Some(q),
         _ => None,
     });

@@ -483,6 +483,10 @@ pub(crate) fn engine() -> Arc<dyn streaming::expr::Functions> {
 }
 
 impl streaming::expr::Functions for Registry {
+    fn write_text(&self, values: &dyn arrow::array::Array, row: usize, ty: &storage::SqlType, out: &mut String) {
+        crate::types::text::write(values, row, ty, out);
+    }
+
     fn scalar(&self, name: &str) -> Option<Arc<ScalarUDF>> {
         by_symbol(name)
     }

@@ -15,6 +15,7 @@ mod range;
 mod recursive;
 mod scan;
 mod set_ops;
+mod sink;
 mod subquery;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -37,6 +38,7 @@ use streaming::watermark::{Watermark, Watermarks};
 
 use crate::error::{Error, Result};
 use crate::{functions, nodes};
+pub use sink::sink_of;
 pub use view::{
     IndexPlan, Indexed, ViewPlan, plan_bound_view, plan_index, plan_source, plan_table, plan_view, view_of,
 };

@@ -41,6 +41,13 @@ pub enum Statement {
     Drop(Drop),
     /// `ALTER kind name RENAME TO name`
     AlterRename(AlterRename),
+    /// `ALTER SINK name PAUSE | RESUME`
+    AlterSink {
+        /// Which.
+        name: ObjectName,
+        /// `PAUSE`
+        pause: bool,
+    },
     /// `EXPLAIN`
     Explain(Explain),
     /// `SHOW`
@@ -452,7 +459,7 @@ pub enum SinkFrom {
     Query(Query),
 }
 
-/// `CREATE SINK [IF NOT EXISTS] s [INTO t] FROM rel | AS query [WITH (...)] [FORMAT f ENCODE e (...)]`
+/// `CREATE SINK [IF NOT EXISTS] s [INTO t [(columns)]] FROM rel | AS query [WITH (...)] [FORMAT f ENCODE e (...)]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct CreateSink {
     /// Its name.
@@ -461,6 +468,8 @@ pub struct CreateSink {
     pub if_not_exists: bool,
     /// `INTO t`
     pub into: Option<ObjectName>,
+    /// `INTO t (columns)`: which of its columns; empty for as many as come.
+    pub into_columns: Vec<String>,
     /// What it writes.
     pub from: SinkFrom,
     /// Where to.
@@ -482,6 +491,8 @@ pub enum ObjectKind {
     MaterializedView,
     /// `CREATE INDEX`
     Index,
+    /// `CREATE SINK`
+    Sink,
     /// A relation of `pg_catalog`, `information_schema` or `headwater_catalog`, or a `$errors` relation.
     System,
 }
@@ -491,8 +502,6 @@ pub enum ObjectKind {
 pub enum NamedKind {
     /// A relation of the catalog.
     Relation(ObjectKind),
-    /// A sink.
-    Sink,
     /// A column of a relation (COMMENT only).
     Column,
     /// A schema.
@@ -510,7 +519,7 @@ impl NamedKind {
             NamedKind::Relation(ObjectKind::View) => "VIEW",
             NamedKind::Relation(ObjectKind::MaterializedView) => "MATERIALIZED VIEW",
             NamedKind::Relation(ObjectKind::Index) => "INDEX",
-            NamedKind::Sink => "SINK",
+            NamedKind::Relation(ObjectKind::Sink) => "SINK",
             NamedKind::Column => "COLUMN",
             NamedKind::Schema => "SCHEMA",
             NamedKind::Database => "DATABASE",
@@ -562,7 +571,7 @@ pub enum Show {
     Setting(String),
     /// `SHOW ALL`
     All,
-    /// `SHOW TABLES | SOURCES | VIEWS | MATERIALIZED VIEWS | INDEXES [FROM schema] [LIKE pattern]`
+    /// `SHOW TABLES | SOURCES | VIEWS | MATERIALIZED VIEWS | INDEXES | SINKS [FROM schema] [LIKE pattern]`
     Objects {
         /// Which.
         kind: ObjectKind,
@@ -571,8 +580,6 @@ pub enum Show {
         /// `LIKE pattern`
         like: Option<String>,
     },
-    /// `SHOW SINKS`, which are none yet.
-    Sinks,
     /// `SHOW SCHEMAS`
     Schemas,
     /// `SHOW DATABASES`

@@ -99,6 +99,9 @@ pub fn take(job: &mut Job, taken: &mut Taken) {
     taken.runs.append(&mut job.control.cut_runs.lock());
     taken.relations.extend(job.relation.iter().chain([&job.errors]).map(|r| (r.clone(), Epoch(cut))));
     taken.meta.push((cut_key(id), (cut < taken.epoch).then(|| cut.to_be_bytes().to_vec())));
+    if let Some(outbox) = &job.control.outbox {
+        outbox.note(cut);
+    }
     if let Some(source) = &job.control.source
         && let Some(splits) = source.noted.lock().clone()
     {
@@ -111,8 +114,11 @@ pub fn take(job: &mut Job, taken: &mut Taken) {
     }
 }
 
-/// Tells the outside system how far its records are durably read.
+/// Tells the outside systems how far records are durably read, and lets leave what is durable now.
 pub fn tell_committed(job: &Job) {
+    if let Some(outbox) = &job.control.outbox {
+        outbox.committed();
+    }
     if let Some(source) = &job.control.source
         && let Some(splits) = source.noted.lock().take()
     {

@@ -356,6 +356,7 @@ impl Coordinator {
             let known = self.watermarks(state, job, limit);
             let changed = job.must_run
                 || (known.is_some() && job.waits_for_watermark)
+                || job.control.outbox.as_ref().is_some_and(|outbox| outbox.wants_trim())
                 || job.upstreams.iter().any(|(_, upstream)| {
                     state.owner(*upstream).is_some_and(|u| u.control.changed.load(Ordering::Acquire) > job.frontier)
                 });

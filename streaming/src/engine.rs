@@ -1,8 +1,12 @@
 //! The engine as the server sees it: jobs are created and dropped, tables written, relations read, at epochs.
 
+mod into_table;
+mod outboxes;
+mod tables;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -20,13 +24,16 @@ pub use crate::job::Changes;
 use crate::job::{JobControl, SourceControl, SplitState, TableControl};
 use crate::operator::StateSize;
 use crate::operators::AnyOperator;
+use crate::outbox::{self, Deliveries, Outbox};
 pub use crate::row_errors::error_columns;
 use crate::runtime::Runtime;
 use crate::source::Sources;
 pub use crate::spec::{CatalogChanges, EngineConfig, JobSpec};
-pub use crate::status::{EngineStatus, JobState, JobStatus, SplitStatus};
+pub use crate::status::{EngineStatus, JobState, JobStatus, SinkStatus, SplitStatus};
 use crate::table_log::TableLog;
 use crate::visible::VisibleLog;
+
+use tables::Tables;
 
 /// A running subscription.
 pub struct Subscription {
@@ -45,9 +52,9 @@ pub struct Engine {
     sources: Arc<dyn Sources>,
     log: Arc<TableLog>,
     next_relation: AtomicU32,
-    next_row_id: AtomicI64,
-    locks: Mutex<BTreeMap<RelationId, Arc<tokio::sync::Mutex<()>>>>,
+    tables: Arc<Tables>,
     stop_discovery: Arc<AtomicBool>,
+    deliveries: Deliveries,
 }
 
 /// Relation ids are Postgres' OIDs of the relations: the user's begin where Postgres' do.
@@ -95,10 +102,11 @@ impl Engine {
             state: Mutex::new(State::new(durable.max(1) + 1, durable)),
             clock,
             store: store.clone(),
-            functions,
+            functions: functions.clone(),
             config,
         });
         let mut last = FIRST_RELATION - 1;
+        let mut sinks = Vec::new();
         let mut ordered = jobs;
         ordered.sort_by_key(|spec| spec.relation);
         for spec in ordered {
@@ -124,6 +132,10 @@ impl Engine {
                     control.table = Some(table);
                 }
                 _ => {}
+            }
+            if let Some(outbox) = outboxes::open(&store, &spec, durable)? {
+                control.outbox = Some(outbox.clone());
+                sinks.push((spec.clone(), outbox));
             }
             coordinator.resume(spec, control, durable.max(1), failed)?;
         }
@@ -154,15 +166,19 @@ impl Engine {
             sources,
             log,
             next_relation: AtomicU32::new(next.max(last + 1)),
-            next_row_id: AtomicI64::new(row_id),
-            locks: Mutex::default(),
+            tables: Arc::new(Tables::new(coordinator.clone(), row_id)),
             stop_discovery: Arc::default(),
+            deliveries: Deliveries::default(),
             coordinator,
         };
         let replayed = engine.replay()?;
         engine.catch_up(&visible, replayed);
         let reserve = vec![(NEXT_ROW_ID_KEY.to_vec(), Some((row_id + ROW_IDS_RESERVED).to_be_bytes().to_vec()))];
         drop(engine.coordinator.drop_jobs(&[], reserve));
+        // A sink into a table sees what was replayed.
+        for (spec, outbox) in sinks {
+            engine.deliver(&spec, outbox)?;
+        }
         discovery::start(&engine.coordinator, engine.stop_discovery.clone());
         Ok(engine)
     }
@@ -256,6 +272,14 @@ impl Engine {
             _ => {}
         }
         let relation = job.relation;
+        let spec = job.clone();
+        control.outbox = outboxes::open(&self.coordinator.store, &job, 0)?;
+        let outbox = control.outbox.clone();
+        if outbox.is_some() {
+            // The target is asked before anything begins.
+            let sink = self.sink(&spec)?;
+            off_thread(move || sink.prepare()).await?;
+        }
         let mut catalog = catalog;
         let undo: CatalogChanges = catalog.iter().map(|(key, _)| (key.clone(), None)).collect();
         let next = self.next_relation.load(Ordering::Relaxed);
@@ -266,7 +290,27 @@ impl Engine {
         if result.is_ok() {
             undo.catalog = None;
         }
+        match (outbox, &result) {
+            (Some(outbox), Ok(())) => self.deliver(&spec, outbox)?,
+            (Some(_), Err(_)) => {
+                let sink = self.sink(&spec)?;
+                off_thread(move || Ok(sink.forget())).await?;
+            }
+            _ => {}
+        }
         result
+    }
+
+    /// The target of a sink's job.
+    fn sink(&self, spec: &JobSpec) -> Result<Arc<dyn crate::sink::Sink>> {
+        outboxes::sink(spec, &self.tables, &*self.sources, &self.coordinator.functions)
+    }
+
+    /// Starts to deliver what is in the outbox of a job.
+    fn deliver(&self, spec: &JobSpec, outbox: Arc<Outbox>) -> Result<()> {
+        let (table, _) = outbox::table(&self.coordinator.store, spec)?;
+        self.deliveries.start(spec.relation, &spec.name, outbox, table, self.sink(spec)?);
+        Ok(())
     }
 
     fn refuse_without_checkpoints(&self) -> Result<()> {
@@ -282,7 +326,28 @@ impl Engine {
     /// Why checkpoints do not succeed, while they do not: `DiskFull` mostly.
     pub async fn drop(&self, jobs: Vec<RelationId>, catalog: CatalogChanges) -> Result<()> {
         self.refuse_without_checkpoints()?;
+        let mut catalog = catalog;
+        for job in &jobs {
+            self.deliveries.forget(*job);
+            catalog.push((outboxes::paused_key(*job), None));
+        }
         self.coordinator.drop_jobs(&jobs, catalog).await.map_err(|_| Error::Cancelled)?
+    }
+
+    /// Holds the deliveries of a sink, or lets them go on; that is durable when the future resolves.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such sink.
+    pub async fn pause_sink(&self, relation: RelationId, paused: bool) -> Result<()> {
+        let outbox = {
+            let state = self.coordinator.state.lock();
+            state.jobs.get(&relation).and_then(|job| job.control.outbox.clone())
+        };
+        let outbox = outbox.ok_or_else(|| Error::NotFound("the sink does not exist any more".into()))?;
+        let change = (outboxes::paused_key(relation), paused.then(Vec::new));
+        self.coordinator.drop_jobs(&[], vec![change]).await.map_err(|_| Error::Cancelled)??;
+        outbox.pause(paused);
+        Ok(())
     }
 
     /// Makes changes of the catalog durable that concern no job.
@@ -303,25 +368,7 @@ impl Engine {
     /// # Errors
     /// `DiskFull` if the log cannot grow: nothing is written then.
     pub async fn write(&self, changes: Vec<(RelationId, Batch)>) -> Result<Epoch> {
-        self.refuse_without_checkpoints()?;
-        let controls: Vec<_> = {
-            let state = self.coordinator.state.lock();
-            let control = |(id, batch): &(RelationId, Batch)| {
-                let job = state.jobs.get(id).filter(|job| job.control.table.is_some());
-                let job = job.ok_or_else(|| Error::NotFound("the table does not exist any more".into()))?;
-                Ok((job.control.clone(), batch.clone()))
-            };
-            changes.iter().map(control).collect::<Result<_>>()?
-        };
-        let (send, receive) = tokio::sync::oneshot::channel();
-        let clock = self.coordinator.clock.clone();
-        self.log.append(
-            &changes,
-            Box::new(move |result| {
-                let epoch = result.map(|sequence| Epoch(enqueue(&clock, &controls, sequence)));
-                let _ = send.send(epoch);
-            }),
-        )?;
+        let receive = self.tables.write(changes)?;
         receive.await.map_err(|_| Error::Cancelled)?.map_err(Error::from)
     }
 
@@ -329,15 +376,14 @@ impl Engine {
     pub async fn lock_tables(&self, tables: &[RelationId]) -> TableLocks {
         let mut guards = Vec::new();
         for table in tables {
-            let lock = self.locks.lock().entry(*table).or_default().clone();
-            guards.push(lock.lock_owned().await);
+            guards.push(self.tables.lock_of(*table).lock_owned().await);
         }
         TableLocks { _guards: guards }
     }
 
     /// A number that was never used for a row before, the first of `n` (hidden row ids of tables without a key).
     pub fn allocate_row_ids(&self, n: u64) -> i64 {
-        self.next_row_id.fetch_add(n as i64, Ordering::Relaxed)
+        self.tables.allocate_row_ids(n)
     }
 
     /// Reads several relations as of one epoch that all can serve, at least `at_least`.
@@ -407,6 +453,8 @@ impl Engine {
 
     fn stop(&self) {
         self.stop_discovery.store(true, Ordering::Release);
+        // A sink into a table waits for the coordinator.
+        self.deliveries.stop();
         self.coordinator.state.lock().stopping = true;
         self.coordinator.clock.notify.notify();
         if let Some(thread) = self.thread.lock().take() {
@@ -491,7 +539,8 @@ fn source_control(source: Arc<dyn crate::source::Source>, splits: Vec<SplitState
 fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
     let control = &job.control;
     let mut operators: BTreeMap<usize, StateSize> = BTreeMap::new();
-    for ((node, _), size) in control.sizes.lock().iter() {
+    // What publishes at a sink's end is no node of the plan.
+    for ((node, _), size) in control.sizes.lock().range(..(job.spec.plan.nodes.len(), 0)) {
         let sum = operators.entry(*node).or_default();
         sum.rows += size.rows;
         sum.bytes += size.bytes;
@@ -519,6 +568,7 @@ fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
             .collect(),
         rows_in: control.rows_in.load(Ordering::Relaxed),
         bytes_in: control.bytes_in.load(Ordering::Relaxed),
+        sink: control.outbox.as_ref().map(|outbox| outbox.status()),
     }
 }
 

@@ -28,6 +28,12 @@ use crate::operator::RowError;
 pub trait Functions: Send + Sync {
     /// The function that plans call `name`.
     fn scalar(&self, name: &str) -> Option<Arc<ScalarUDF>>;
+
+    /// Appends the text of a value that is not NULL, as SQL has it and with timestamps in UTC.
+    fn write_text(&self, values: &dyn Array, row: usize, _ty: &storage::SqlType, out: &mut String) {
+        // What has no types of its own shows values as Arrow does.
+        out.push_str(&arrow::util::display::array_value_to_string(values, row).unwrap_or_default());
+    }
 }
 
 /// A typed expression over the columns of one batch, as the catalog keeps it.

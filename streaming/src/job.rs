@@ -10,6 +10,7 @@ use storage::{Batch, Epoch, RelationId, RelationSnapshot};
 
 use crate::clock::Clock;
 use crate::operator::{Seal, StateSize};
+use crate::outbox::Outbox;
 use crate::source::{Offset, Source};
 use crate::watermark::{History, Watermarks};
 
@@ -72,6 +73,8 @@ pub struct JobControl {
     pub source: Option<SourceControl>,
     /// For a table job.
     pub table: Option<TableControl>,
+    /// For a sink's job.
+    pub outbox: Option<Arc<Outbox>>,
     /// Readers outside the workers.
     pub subscribers: Mutex<Vec<Arc<Subscriber>>>,
 }
@@ -212,6 +215,7 @@ impl JobControl {
             cut_limits: Mutex::default(),
             source: None,
             table: None,
+            outbox: None,
             subscribers: Mutex::default(),
         }
     }

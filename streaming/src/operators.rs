@@ -51,6 +51,7 @@ operators! {
     window::Window,
     single_row::SingleRow,
     materialize::Materialize,
+    sink::Sink,
 }
 
 impl Operator for AnyOperator {

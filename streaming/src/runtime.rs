@@ -21,6 +21,7 @@ use crate::job::{JobControl, Start};
 use crate::operator::{Operator, Output, Seal, Task, TaskContext};
 use crate::operators::AnyOperator;
 use crate::operators::materialize::Root;
+use crate::operators::sink::SinkTask;
 use crate::operators::source::SourceLeaf;
 use crate::operators::table_source::TableLeaf;
 use crate::operators::tap_reader::TapLeaf;
@@ -191,6 +192,17 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                 }
                 None
             }
+            AnyOperator::Sink(sink) => match (open_table("outbox"), &job.control.outbox) {
+                (Ok(table), Some(outbox)) => {
+                    let task = SinkTask::new(sink, job.control.clone(), outbox.clone(), table);
+                    Some(Box::new(task) as Box<dyn Task>)
+                }
+                (table, _) => {
+                    let missing = || Error::Failed("the sink has no outbox".into());
+                    failed = Some(table.err().unwrap_or_else(missing));
+                    Some(Box::new(Nothing) as Box<dyn Task>)
+                }
+            },
             operator => {
                 let schema = |input: &usize| job.spec.plan.nodes[*input].operator.schema();
                 let inputs = plan_node.inputs.iter().map(schema).collect();
@@ -255,6 +267,14 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                         Some(inbox) => Box::new(TapLeaf::new(ctx.clone(), node, tap, inbox, wake)),
                         None => Box::new(Nothing),
                     })
+                }
+                AnyOperator::Sink(sink) => {
+                    let task = task.expect("started above");
+                    let stream = driver::operator(scope, name, node, ctx.clone(), inputs, task, handles);
+                    // Nothing comes out of it, but rows that failed on their way are published at the job's end.
+                    let inputs = vec![(stream, crate::operator::Exchange::Same)];
+                    let task = root(sink.schema.clone());
+                    driver::operator(scope, "publish", node + 1, ctx.clone(), inputs, task, Vec::new())
                 }
                 AnyOperator::Materialize(materialize) => {
                     let task = root(materialize.schema.clone());

@@ -2,12 +2,15 @@
 //!
 //! A connector and a format together implement [`Source`]; the engine knows neither.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use storage::{Batch, Column};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::expr::Functions;
 use crate::operator::RowError;
+use crate::sink::{Sink, SinkSpec};
 
 /// A position in a split: the number of the next record to read. Kafka's offset, a file's byte, a generator's event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -92,10 +95,15 @@ pub struct Records {
     pub bytes: usize,
 }
 
-/// Makes a [`Source`] out of what a CREATE statement said. Implemented where the connectors are known.
+/// Makes a [`Source`] or a [`Sink`] out of what a CREATE statement said. Implemented where the connectors are known.
 pub trait Sources: Send + Sync {
     /// Opens the source that `options` (the `WITH` clause; `format` and `encode` options included) describe.
-    fn open(&self, spec: &SourceSpec) -> Result<std::sync::Arc<dyn Source>>;
+    fn open(&self, spec: &SourceSpec) -> Result<Arc<dyn Source>>;
+
+    /// Opens the sink that `spec` describes; does not connect yet. Values become text by `functions`.
+    fn sink(&self, spec: &SinkSpec, _functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
+        Err(Error::Unsupported(format!("sink \"{}\" has no connector", spec.name)))
+    }
 }
 
 /// What a CREATE SOURCE statement said: plain data, kept in the catalog.

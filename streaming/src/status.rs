@@ -6,6 +6,7 @@ use serde::Serialize;
 use storage::{Epoch, RelationId};
 
 use crate::operator::StateSize;
+pub use crate::outbox::SinkStatus;
 
 /// What a job is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -48,6 +49,8 @@ pub struct JobStatus {
     pub rows_in: u64,
     /// Bytes that came in from outside since the server started.
     pub bytes_in: u64,
+    /// How the delivery of a sink stands.
+    pub sink: Option<SinkStatus>,
 }
 
 /// One split of a source.

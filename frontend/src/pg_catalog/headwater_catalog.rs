@@ -1,6 +1,7 @@
-//! `headwater_catalog`: the jobs and what they do, the sources and how far they are read, checkpoints, settings.
+//! `headwater_catalog`: the jobs and what they do, the sources and how far they are read, the sinks and how far
+//! they are delivered, checkpoints, settings.
 
-use streaming::engine::JobState;
+use streaming::engine::{EngineStatus, JobState, JobStatus, SinkStatus};
 
 use crate::pg_catalog::relation::{Fill, SystemRelation};
 use crate::row;
@@ -114,11 +115,45 @@ pub const RELATIONS: &[SystemRelation] = &[
             Ok(())
         },
     ),
+    relation(
+        "sinks",
+        13_207,
+        "relation:oid name:text connector:text type:text state:text epochs_behind:int8 seconds_behind:float8 \
+         rows_waiting:int8 bytes_waiting:int8 rows:int8 transactions:int8 retries:int8 last_error:text",
+        |context, rows| {
+            let status = context.shared.engine()?.status();
+            for job in &status.jobs {
+                let Some(sink) = &job.sink else { continue };
+                let spec = context.catalog.by_id(job.relation).and_then(|o| crate::catalog::sink_spec(o));
+                let connector = spec.and_then(crate::catalog::sink_connector).map(str::to_owned);
+                let (epochs, seconds) = sink_lag(&status, job, sink);
+                rows.push(row![
+                    job.relation.0,
+                    &job.name,
+                    connector,
+                    spec.map(|spec| spec.kind.name()),
+                    sink_state(job, sink),
+                    epochs,
+                    seconds,
+                    sink.rows_waiting,
+                    sink.bytes_waiting,
+                    sink.rows,
+                    sink.transactions,
+                    sink.retries,
+                    job.error.clone().or(sink.last_error.clone())
+                ]);
+            }
+            Ok(())
+        },
+    ),
     relation("errors", 13_204, "relation:oid name:text error:text", |context, rows| {
         let status = context.shared.engine()?.status();
         for job in &status.jobs {
             if let Some(error) = &job.error {
                 rows.push(row![job.relation.0, &job.name, error]);
+            }
+            if let Some(sink) = job.sink.as_ref().filter(|sink| sink.state == "retrying") {
+                rows.push(row![job.relation.0, &job.name, sink.last_error.clone()]);
             }
             for split in job.splits.iter() {
                 if let Some(error) = &split.error {
@@ -164,3 +199,18 @@ pub const RELATIONS: &[SystemRelation] = &[
         Ok(())
     }),
 ];
+
+/// What a sink is doing.
+pub fn sink_state(job: &JobStatus, sink: &SinkStatus) -> &'static str {
+    match job.state {
+        JobState::Creating => "creating",
+        JobState::Running => sink.state,
+        JobState::Failed => "failed",
+    }
+}
+
+/// How far a sink's target is behind: sealed epochs, and seconds.
+pub fn sink_lag(status: &EngineStatus, job: &JobStatus, sink: &SinkStatus) -> (u64, f64) {
+    let has = sink.oldest_epoch.map_or(job.epoch.0, |oldest| oldest - 1);
+    (status.epoch.0.saturating_sub(has), job.behind.max(sink.waiting).as_secs_f64())
+}

@@ -139,7 +139,9 @@ fn keyed<'a>(context: &'a Context<'_>) -> impl Iterator<Item = &'a planner::cata
 /// The relations that the standard knows of: like Postgres', neither materialized views nor indexes.
 fn listed<'a>(context: &'a Context<'_>) -> impl Iterator<Item = &'a planner::catalog::Object> {
     let objects = context.catalog.objects().map(AsRef::as_ref);
-    objects.filter(|o: &&planner::catalog::Object| !matches!(o.kind, ObjectKind::MaterializedView | ObjectKind::Index))
+    objects.filter(|o: &&planner::catalog::Object| {
+        !matches!(o.kind, ObjectKind::MaterializedView | ObjectKind::Index | ObjectKind::Sink)
+    })
 }
 
 fn columns(context: &Context<'_>, rows: &mut Rows) -> Result<()> {

@@ -19,7 +19,7 @@ pub fn key_index_oid(table: RelationId) -> u32 {
 
 /// Everything that can stand in FROM, system relations included.
 fn objects<'a>(context: &'a Context<'_>) -> impl Iterator<Item = &'a Object> {
-    context.catalog.objects().map(AsRef::as_ref)
+    context.catalog.objects().map(AsRef::as_ref).filter(|o: &&Object| o.kind != ObjectKind::Sink)
 }
 
 /// `pg_class.relkind`
@@ -34,6 +34,8 @@ pub fn relkind(object: &Object) -> &'static str {
         ObjectKind::View => "v",
         ObjectKind::MaterializedView => "m",
         ObjectKind::Index => "i",
+        // What goes elsewhere; it is listed in headwater_catalog only.
+        ObjectKind::Sink => "f",
     }
 }
 

@@ -1,7 +1,7 @@
-//! `ALTER kind name RENAME TO new`, `COMMENT ON kind name IS text`
+//! `ALTER kind name RENAME TO new`, `ALTER SINK name PAUSE | RESUME`, `COMMENT ON kind name IS text`
 
 use planner::catalog::{Object, ObjectKind};
-use planner::statement::{AlterRename, Comment, NamedKind};
+use planner::statement::{AlterRename, Comment, NamedKind, ObjectName};
 
 use crate::catalog;
 use crate::error::{Error, Result};
@@ -34,6 +34,16 @@ pub async fn rename(session: &mut Session, alter: &AlterRename) -> Result<Outcom
     }
     replace(&shared, renamed).await?;
     Ok(Outcome::Done(tag))
+}
+
+/// Holds the deliveries of a sink, or lets them go on.
+pub async fn pause(session: &mut Session, name: &ObjectName, pause: bool) -> Result<Outcome> {
+    const TAG: &str = "ALTER SINK";
+    session.before_ddl(TAG).await?;
+    let object = session.shared.catalogs.current().expect(name, &session.bind_settings())?.clone();
+    super::drop::check_kind(&object, NamedKind::Relation(ObjectKind::Sink))?;
+    session.shared.engine()?.pause_sink(object.id, pause).await?;
+    Ok(Outcome::Done(TAG.into()))
 }
 
 /// Keeps a comment.

@@ -25,7 +25,17 @@ pub async fn create(shared: &Arc<Shared>, object: Object, tell: Option<mpsc::Sen
     let changes = catalog::keep(&object)?;
     match &object.job {
         None => engine.change_catalog(changes).await?,
-        Some(job) => create_job(&engine, job, changes, tell).await?,
+        Some(job) => {
+            for helper in &object.helpers {
+                engine.create(helper.clone(), Vec::new()).await?;
+            }
+            let created = create_job(&engine, job, changes, tell).await;
+            if created.is_err() && !object.helpers.is_empty() {
+                let helpers = object.helpers.iter().map(|helper| helper.relation).collect();
+                Engine::drop(&engine, helpers, Vec::new()).await?;
+            }
+            created?;
+        }
     }
     shared.catalogs.add(object);
     Ok(())

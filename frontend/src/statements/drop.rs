@@ -1,4 +1,4 @@
-//! `DROP TABLE | SOURCE | VIEW | MATERIALIZED VIEW | INDEX [IF EXISTS] name [, ...] [RESTRICT | CASCADE]`
+//! `DROP TABLE | SOURCE | SINK | VIEW | MATERIALIZED VIEW | INDEX [IF EXISTS] name [, ...] [RESTRICT | CASCADE]`
 
 use std::sync::Arc;
 
@@ -74,8 +74,9 @@ pub async fn remove(shared: Arc<Shared>, dropped: Vec<Object>) -> Result<()> {
     let engine = shared.engine()?;
     let ids: Vec<RelationId> = dropped.iter().map(|o| o.id).collect();
     // Downstream before upstream.
-    let order = catalog::in_order(&dropped).into_iter().rev().filter(|o| o.job.is_some());
-    let jobs: Vec<RelationId> = order.map(|o| o.id).collect();
+    let order = catalog::in_order(&dropped).into_iter().rev();
+    let jobs = order.flat_map(|o| o.job.iter().chain(&o.helpers).map(|job| job.relation));
+    let jobs: Vec<RelationId> = jobs.collect();
     let changes = catalog::forget(&ids);
     // On a task of its own: once begun, it is finished even if the client goes away or cancels.
     let task = tokio::spawn(async move {

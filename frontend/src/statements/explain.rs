@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::fields::Field;
 use crate::outcome::{Outcome, Parameters, Rows, RowsTag};
 use crate::session::Session;
-use crate::statements::{create_materialized_view, select, show};
+use crate::statements::{create_materialized_view, create_sink, select, show};
 
 /// The column of a plan.
 pub fn fields() -> Vec<Field> {
@@ -37,6 +37,10 @@ pub async fn run(
     let text = match statement.statement.as_ref() {
         Statement::CreateMaterializedView(create) => {
             let plan = create_materialized_view::plan(session, create)?.0.job.plan;
+            if json { explain::explain_stream_json(&plan) } else { explain::explain_stream(&plan) }
+        }
+        Statement::CreateSink(create) => {
+            let plan = create_sink::plan(session, create)?.job.plan;
             if json { explain::explain_stream_json(&plan) } else { explain::explain_stream(&plan) }
         }
         Statement::Query(query) => read(session, select::bind(session, query, parameters)?, json).await?,

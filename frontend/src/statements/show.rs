@@ -1,4 +1,4 @@
-//! `SHOW name`, `SHOW ALL`, and `SHOW TABLES | SOURCES | MATERIALIZED VIEWS | VIEWS | INDEXES | JOBS | SCHEMAS |
+//! `SHOW name`, `SHOW ALL`, and `SHOW TABLES | SOURCES | SINKS | MATERIALIZED VIEWS | VIEWS | INDEXES | JOBS | SCHEMAS |
 //! DATABASES | COLUMNS FROM t | CREATE ... t` as RisingWave has them.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub fn run(session: &mut Session, show: &Show) -> Result<Outcome> {
                 .hint("pg_stat_activity tells who does what, headwater_catalog.settings how the server is set."))
         }
         // There are none.
-        Show::Sinks | Show::Other(_) => texts(session, names_of(show), Vec::new()),
+        Show::Other(_) => texts(session, names_of(show), Vec::new()),
         Show::Schemas => texts(session, names_of(show), SCHEMAS.iter().map(|s| vec![Some(s.0.to_owned())]).collect()),
         Show::Databases => texts(session, names_of(show), vec![vec![Some(DATABASE.to_owned())]]),
         Show::Columns(name) => columns(session, name),

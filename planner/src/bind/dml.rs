@@ -263,6 +263,7 @@ impl Binder<'_> {
             ObjectKind::Source => Error::new("42809", format!("cannot change source \"{shown}\""))
                 .with_hint("Create a table with the same connector to change rows."),
             ObjectKind::Index => Error::new("42809", format!("cannot change index \"{shown}\"")),
+            ObjectKind::Sink => Error::new("42809", format!("cannot change sink \"{shown}\"")),
             ObjectKind::System => Error::new("42501", format!("permission denied: \"{shown}\" is a system catalog")),
         };
         Err(at(refused, name.position))

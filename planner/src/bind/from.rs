@@ -276,6 +276,11 @@ impl Binder<'_> {
                 let error = error.with_detail("This operation is not supported for indexes.");
                 Err(at(error, name.position))
             }
+            ObjectKind::Sink => {
+                let error = Error::new("42809", format!("cannot open relation \"{}\"", object.name));
+                let error = error.with_detail("This operation is not supported for sinks.");
+                Err(at(error, name.position))
+            }
             _ => {
                 if object.kind == ObjectKind::Source && !self.view {
                     let error = Error::unsupported(format!("source \"{}\" keeps no rows to read", object.name));

@@ -32,6 +32,9 @@ impl Reader<'_> {
         if self.eat(&["unique", "index"]) {
             return self.create_index(true);
         }
+        if self.at(&["sink", "group"]) && !Self::is_word(&self.p.peek_nth_token_ref(2).token, "from") {
+            return self.unsupported("CREATE SINK GROUP");
+        }
         if self.eat(&["sink"]) {
             return self.create_sink();
         }
@@ -408,6 +411,7 @@ impl Reader<'_> {
         let if_not_exists = self.if_not_exists();
         let name = self.object_name()?;
         let into = if self.eat(&["into"]) { Some(self.object_name()?) } else { None };
+        let into_columns = if into.is_some() { self.optional_names()? } else { vec![] };
         let from = if self.eat(&["from"]) {
             SinkFrom::Relation(self.object_name()?)
         } else {
@@ -438,7 +442,8 @@ impl Reader<'_> {
             SinkFrom::Query(query)
         };
         let connection = self.connection(false)?;
-        Ok(Statement::CreateSink(CreateSink { name, if_not_exists, into, from, connection }))
+        let sink = CreateSink { name, if_not_exists, into, into_columns, from, connection };
+        Ok(Statement::CreateSink(sink))
     }
 
     /// `TABLE`, `MATERIALIZED VIEW`, ...
@@ -450,7 +455,7 @@ impl Reader<'_> {
             (&["materialized", "view"], NamedKind::Relation(MaterializedView)),
             (&["view"], NamedKind::Relation(View)),
             (&["index"], NamedKind::Relation(Index)),
-            (&["sink"], NamedKind::Sink),
+            (&["sink"], NamedKind::Relation(Sink)),
             (&["column"], NamedKind::Column),
             (&["schema"], NamedKind::Schema),
             (&["database"], NamedKind::Database),
@@ -503,7 +508,7 @@ impl Reader<'_> {
             .collect();
         let what = words.first().cloned().unwrap_or_default();
         let kind = match self.kind() {
-            Some(kind @ (NamedKind::Relation(_) | NamedKind::Sink)) => kind,
+            Some(kind @ NamedKind::Relation(_)) => kind,
             Some(NamedKind::Column) => return self.unexpected(),
             _ if ["USER", "ROLE", "SYSTEM", "DATABASE", "SCHEMA", "FUNCTION", "TYPE", "DEFAULT", "SEQUENCE"]
                 .contains(&what.as_str()) =>
@@ -515,6 +520,12 @@ impl Reader<'_> {
         let _ = self.if_exists();
         let _ = self.eat(&["only"]);
         let name = self.object_name()?;
+        if kind == NamedKind::Relation(ObjectKind::Sink) {
+            let pause = self.eat(&["pause"]);
+            if pause || self.eat(&["resume"]) {
+                return Ok(Statement::AlterSink { name, pause });
+            }
+        }
         if !self.eat(&["rename"]) {
             return self.unsupported(&format!("this form of ALTER {}", kind.words()));
         }

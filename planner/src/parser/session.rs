@@ -168,12 +168,13 @@ impl Reader<'_> {
 
     fn shown(&mut self) -> Result<Show> {
         use ObjectKind::*;
-        const LISTS: [(&[&str], ObjectKind); 5] = [
+        const LISTS: [(&[&str], ObjectKind); 6] = [
             (&["tables"], Table),
             (&["sources"], Source),
             (&["materialized", "views"], MaterializedView),
             (&["views"], View),
             (&["indexes"], Index),
+            (&["sinks"], Sink),
         ];
         if self.eat(&["all"]) {
             return Ok(Show::All);
@@ -213,15 +214,12 @@ impl Reader<'_> {
                 (&["materialized", "view"], Relation(MaterializedView)),
                 (&["view"], Relation(View)),
                 (&["index"], Relation(Index)),
-                (&["sink"], NamedKind::Sink),
+                (&["sink"], Relation(Sink)),
             ];
             let Some((_, kind)) = KINDS.into_iter().find(|(words, _)| self.eat(words)) else {
                 return self.unexpected();
             };
             return Ok(Show::Create(kind, self.object_name()?));
-        }
-        if self.eat(&["sinks"]) {
-            return Ok(Show::Sinks);
         }
         if self.eat(&["schemas"]) {
             return Ok(Show::Schemas);

@@ -218,6 +218,8 @@ impl Coordinator {
     /// Fixes what each input's rows are read as of, and gives the job its first target.
     fn start_reading(&self, state: &mut State, id: RelationId) {
         let upstreams = state.jobs[&id].upstreams.clone();
+        let root = state.jobs[&id].spec.plan.nodes.last().map(|node| &node.operator);
+        let with_snapshot = !matches!(root, Some(AnyOperator::Sink(sink)) if !sink.snapshot);
         let mut starts = Vec::new();
         let mut target = 0;
         let mut first = u64::MAX;
@@ -233,6 +235,7 @@ impl Coordinator {
             let epoch = owner.frontier;
             (first, target) = (first.min(epoch), target.max(epoch));
             let start = match (&owner.control.source, owner.relation_of(*upstream)) {
+                _ if !with_snapshot => Ok(Start::Resume { epoch }),
                 (Some(source), _) if *upstream == owner.spec.relation => {
                     let splits = source.splits.lock();
                     let splits = splits.iter().map(|s| (s.id.clone(), s.number, s.start, s.offset)).collect();
