@@ -3,6 +3,7 @@
 #
 #   postgres.sh start    starts it (makes the cluster first if there is none) and prints its address
 #   postgres.sh stop     stops it
+#   postgres.sh kill     ends it at once: the next start recovers
 #   postgres.sh status   tells whether it runs
 #
 # HEADWATER_SERVICES names the folder (default: ~/.cache/headwater/services), HEADWATER_POSTGRES_PORT the port (25432),
@@ -49,6 +50,7 @@ start() {
 case "${1:-}" in
   start) start ;;
   stop) if [ -e "$data/PG_VERSION" ]; then "${as[@]}" "$bin/pg_ctl" -D "$data" -m fast stop >/dev/null || true; fi ;;
+  kill) "${as[@]}" "$bin/pg_ctl" -D "$data" -m immediate stop >/dev/null ;;
   status) "${as[@]}" "$bin/pg_ctl" -D "$data" status ;;
-  *) sed -n '2,8p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,9p' "$0" >&2; exit 2 ;;
 esac

@@ -27,6 +27,7 @@ use crate::{Connector, OPTIONS as COMMON, formats};
 mod client;
 mod queue;
 mod reader;
+pub mod sink;
 
 use client::Clients;
 
@@ -120,10 +121,7 @@ struct Settings {
 
 impl Settings {
     fn new(options: &Options) -> Result<Settings> {
-        let brokers = match options.get("properties.bootstrap.servers") {
-            Some(brokers) if options.get("properties.bootstrap.server").is_none() => brokers,
-            _ => options.required("properties.bootstrap.server")?,
-        };
+        let brokers = brokers(options)?;
         let mut properties = Vec::new();
         for (name, value) in options.with_prefix("properties.") {
             if matches!(name, "bootstrap.server" | "bootstrap.servers" | "sync.call.timeout") {
@@ -138,7 +136,7 @@ impl Settings {
             properties.push((name.to_string(), value.to_string()));
         }
         Ok(Settings {
-            brokers: brokers.to_string(),
+            brokers,
             topic: options.required("topic")?.to_string(),
             timeout: options.duration("properties.sync.call.timeout", Duration::from_secs(5))?,
             discovery: options.duration("discovery.interval", Duration::from_secs(5))?.max(Duration::from_millis(50)),
@@ -171,6 +169,15 @@ impl Settings {
         }
         config
     }
+}
+
+/// Where the brokers are, under one of the two names that people use.
+fn brokers(options: &Options) -> Result<String> {
+    let brokers = match options.get("properties.bootstrap.servers") {
+        Some(brokers) if options.get("properties.bootstrap.server").is_none() => brokers,
+        _ => options.required("properties.bootstrap.server")?,
+    };
+    Ok(brokers.to_string())
 }
 
 fn options(spec: &SourceSpec) -> Result<Options> {

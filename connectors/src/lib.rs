@@ -45,6 +45,7 @@ pub mod formats;
 pub mod kafka;
 pub mod nexmark;
 pub mod options;
+pub mod postgres;
 pub mod sinks;
 pub mod transport;
 

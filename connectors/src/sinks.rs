@@ -9,7 +9,7 @@ use streaming::expr::Functions;
 use streaming::sink::{Sink, SinkSpec, SinkType};
 
 use crate::options::{OptionDoc, Options, invalid, invalid_hint};
-use crate::{blackhole, file};
+use crate::{blackhole, file, kafka, postgres};
 
 /// An outside system that takes changes.
 pub trait SinkConnector: Send + Sync {
@@ -24,7 +24,7 @@ pub trait SinkConnector: Send + Sync {
 }
 
 /// Every connector of sinks.
-pub const ALL: &[&dyn SinkConnector] = &[&blackhole::Blackhole, &file::sink::FileSinks, &blackhole::Print];
+pub const ALL: &[&dyn SinkConnector] = &[&blackhole::Blackhole, &file::sink::FileSinks, &kafka::sink::KafkaSinks, &postgres::PostgresSinks, &blackhole::Print];
 
 /// Opens a sink.
 pub fn open(spec: &SinkSpec, functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
@@ -87,6 +87,11 @@ pub(crate) fn refuse_encoding(spec: &SinkSpec, connector: &str) -> Result<()> {
         return Ok(());
     }
     Err(invalid(format!("connector \"{connector}\" takes no ENCODE clause")))
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn millis() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 /// A change of a key: rows of a batch.

@@ -27,7 +27,7 @@ use streaming::sink::{Delivery, Position, Sink, SinkSpec, SinkType};
 
 use crate::encoding::{Encoder, csv};
 use crate::options::{OptionDoc, Options, invalid};
-use crate::sinks::{self, SinkConnector, changes};
+use crate::sinks::{self, SinkConnector, changes, millis};
 
 /// The connector.
 pub struct FileSinks;
@@ -269,11 +269,6 @@ fn write(target: &Target, file: File, batches: &mut dyn Iterator<Item = Result<B
     }
     let file = out.into_inner().map_err(|e| target.failed(e.error()))?;
     Ok((file, n))
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn millis() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 /// The precision and scale that a column's modifier says.

@@ -10,7 +10,7 @@ use streaming::engine::{Engine, JobSpec};
 
 use crate::error::{Error, Result};
 use crate::session::Session;
-use crate::statements::insert::check_is_table;
+use crate::statements::writing::check_is_table;
 
 /// A table that a sink writes.
 pub struct Into {

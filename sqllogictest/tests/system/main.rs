@@ -1,7 +1,8 @@
 //! The server binary among real outside systems: a Kafka broker, SIGKILL, full disks, and the clients that people use.
 //!
 //! `HEADWATER_TEST_ORDERS` is how many orders the Kafka tests produce (default 100,000); `HEADWATER_TEST_KILLS` how often
-//! the server is killed (default 20); `HEADWATER_TEST_SEED` makes a run again.
+//! the server is killed (default 20); `HEADWATER_TEST_SINK_KILLS` how often anything is killed under sinks (default 8);
+//! `HEADWATER_TEST_SEED` makes a run again.
 
 mod clients;
 mod failures;
@@ -12,6 +13,7 @@ mod lives;
 mod orders;
 mod programs;
 mod protocol;
+mod sinks;
 
 use std::sync::OnceLock;
 

@@ -49,6 +49,11 @@ impl Broker {
         script("stop").map(|_| ())
     }
 
+    /// Kills it.
+    pub fn kill(&self) -> Result<()> {
+        script("kill").map(|_| ())
+    }
+
     /// Starts it again with the same data.
     pub fn start_again(&self) -> Result<()> {
         script("start").map(|_| ())

@@ -22,6 +22,9 @@ const EPOCH_ROWS: u64 = 1_000_000;
 const RETRY_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(15)];
 /// A thread without work looks at least this often whether it is still wanted.
 const IDLE_PAUSE: Duration = Duration::from_secs(60);
+/// How long a thread gets to finish its transaction when the server stops, and how often it is asked.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+const STOP_POLL: Duration = Duration::from_millis(1);
 
 /// The delivery threads of an engine.
 #[derive(Default)]
@@ -60,12 +63,19 @@ impl Deliveries {
         std::thread::Builder::new().name(name).spawn(after).expect("the system has a thread to spare");
     }
 
-    /// Ends all deliveries and waits for the threads.
+    /// Ends all deliveries and waits for the threads, for a while: one whose target does not answer is left to itself, and
+    /// its transaction to the target.
     pub fn stop(&self) {
         let threads = std::mem::take(&mut *self.threads.lock());
         threads.values().for_each(|running| running.outbox.stop());
+        let begun = Instant::now();
         for (_, running) in threads {
-            let _ = running.thread.join();
+            while !running.thread.is_finished() && begun.elapsed() < STOP_TIMEOUT {
+                std::thread::sleep(STOP_POLL);
+            }
+            if !running.thread.is_finished() {
+                tracing::warn!("the target of a sink does not answer: stopping without it");
+            }
         }
     }
 }
