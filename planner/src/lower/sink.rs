@@ -26,6 +26,7 @@ pub fn sink_of(view: ViewPlan, sink: SinkSpec, snapshot: bool, outbox_bytes_max:
             offset: 0,
             limit: Some(1),
             rank: Rank { kind: RankKind::RowNumber, output: false },
+            append_only: view.append_only,
             schema: arrow_schema(&view.columns),
         };
         root = job.plan.add(first, vec![root]);
