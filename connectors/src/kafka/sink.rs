@@ -377,7 +377,7 @@ impl Sink for KafkaSink {
         let target = &self.0;
         let options = AdminOptions::new().request_timeout(Some(target.timeout));
         let admin: std::result::Result<AdminClient<DefaultClientContext>, _> = target.client_config().create();
-        let removed = admin.map(|admin| block_on(admin.delete_topics(&[&target.progress], &options)));
+        let removed = admin.map(|admin| block_on(admin.delete_topics(&[target.progress.as_str()], &options)));
         if !matches!(removed, Ok(Ok(Ok(_)))) {
             tracing::warn!(topic = target.progress, "the progress topic of a dropped sink could not be removed");
         }
@@ -482,7 +482,7 @@ impl Delivery for Connection {
         self.send_all(changes)?;
         self.send(&self.target.progress, Some(&self.target.spec.id), Some(&until.to_string()))?;
         let committed = self.producer.commit_transaction(COMMIT_TIMEOUT);
-        let refused = self.producer.context().refused.lock().take();
+        let refused = self.producer.client().context().refused.lock().take();
         committed.map_err(|error| failed(refused.unwrap_or(error)))
     }
 }
