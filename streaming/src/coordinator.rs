@@ -356,7 +356,6 @@ impl Coordinator {
             let known = self.watermarks(state, job, limit);
             let changed = job.must_run
                 || (known.is_some() && job.waits_for_watermark)
-                || job.control.outbox.as_ref().is_some_and(|outbox| outbox.wants_trim())
                 || job.upstreams.iter().any(|(_, upstream)| {
                     state.owner(*upstream).is_some_and(|u| u.control.changed.load(Ordering::Acquire) > job.frontier)
                 });
@@ -366,7 +365,8 @@ impl Coordinator {
             if cut {
                 job.announce(limit);
             }
-            if !changed && !(cut && job.ran_since_cut) {
+            let trims = job.control.outbox.as_ref().is_some_and(|outbox| outbox.wants_trim());
+            if !changed && !(cut && (job.ran_since_cut || trims)) {
                 if cut {
                     job.cut = Cut::Done(limit);
                 }

@@ -327,11 +327,19 @@ impl Engine {
     pub async fn drop(&self, jobs: Vec<RelationId>, catalog: CatalogChanges) -> Result<()> {
         self.refuse_without_checkpoints()?;
         let mut catalog = catalog;
-        for job in &jobs {
-            self.deliveries.forget(*job);
-            catalog.push((outboxes::paused_key(*job), None));
+        catalog.extend(jobs.iter().map(|job| (outboxes::paused_key(*job), None)));
+        let running: Vec<Arc<Outbox>> = {
+            let state = self.coordinator.state.lock();
+            let outboxes = jobs.iter().filter_map(|id| state.jobs.get(id)?.control.outbox.clone());
+            outboxes.filter(|outbox| !outbox.is_paused()).collect()
+        };
+        running.iter().for_each(|outbox| outbox.pause(true));
+        let dropped = self.coordinator.drop_jobs(&jobs, catalog).await.map_err(|_| Error::Cancelled)?;
+        match &dropped {
+            Ok(()) => jobs.iter().for_each(|job| self.deliveries.forget(*job)),
+            Err(_) => running.iter().for_each(|outbox| outbox.pause(false)),
         }
-        self.coordinator.drop_jobs(&jobs, catalog).await.map_err(|_| Error::Cancelled)?
+        dropped
     }
 
     /// Holds the deliveries of a sink, or lets them go on; that is durable when the future resolves.

@@ -124,12 +124,13 @@ pub const RELATIONS: &[SystemRelation] = &[
             let status = context.shared.engine()?.status();
             for job in &status.jobs {
                 let Some(sink) = &job.sink else { continue };
-                let spec = context.catalog.by_id(job.relation).and_then(|o| crate::catalog::sink_spec(o));
+                let object = context.catalog.by_id(job.relation);
+                let spec = object.and_then(|o| crate::catalog::sink_spec(o));
                 let connector = spec.and_then(crate::catalog::sink_connector).map(str::to_owned);
                 let (epochs, seconds) = sink_lag(&status, job, sink);
                 rows.push(row![
                     job.relation.0,
-                    &job.name,
+                    object.map_or(&job.name, |o| &o.name),
                     connector,
                     spec.map(|spec| spec.kind.name()),
                     sink_state(job, sink),
