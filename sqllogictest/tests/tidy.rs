@@ -24,7 +24,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("axum", &["frontend/src/http"]),
     ("prometheus_client", &["frontend/src/http"]),
     ("clap", &["frontend/src/commands", "frontend/src/main"]),
-    ("tokio_postgres", &["frontend/src/commands", "frontend/tests/", "sqllogictest/"]),
+    ("tokio_postgres", &["connectors/src/postgres", "frontend/src/commands", "frontend/tests/", "sqllogictest/"]),
 ];
 
 /// Names that say nothing, and words that this code base does not use for its own things.
