@@ -111,9 +111,10 @@ E
   echo "127.0.0.1:$port"
 }
 
+# A process that ends gives its memory back before its port.
 gone() {
   for _ in $(seq 300); do
-    running || { rm -f "$data/pid"; return 0; }
+    running || answers "$port" || { rm -f "$data/pid"; return 0; }
     sleep 0.1
   done
   return 1

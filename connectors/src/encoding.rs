@@ -156,7 +156,9 @@ impl Encoder {
             SqlType::BigInt | SqlType::Oid => {
                 out.push_str(digits.format(values.as_primitive::<Int64Type>().value(row)));
             }
-            SqlType::Real if values.as_primitive::<Float32Type>().value(row).is_finite() => self.text(values, row, ty, out),
+            SqlType::Real if values.as_primitive::<Float32Type>().value(row).is_finite() => {
+                self.text(values, row, ty, out)
+            }
             SqlType::Double if values.as_primitive::<Float64Type>().value(row).is_finite() => {
                 self.text(values, row, ty, out);
             }
@@ -222,8 +224,8 @@ mod tests {
     use streaming::sink::SinkType;
 
     use super::*;
-    use crate::sinks::tests::{Plain, batch, spec};
     use crate::sinks::changes;
+    use crate::sinks::tests::{Plain, batch, spec};
 
     #[test]
     fn writes_rows_keys_and_envelopes() {

@@ -181,7 +181,8 @@ mod tests {
             ALL.iter().map(|connector| (connector.name(), connector.name(), connector.options())).collect();
         pages.push(("formats", "json", formats::json::OPTIONS));
         pages.push(("formats", "csv", formats::csv::OPTIONS));
-        pages.extend(sinks::ALL.iter().filter(|c| !c.options().is_empty()).map(|c| ("../sinks", c.name(), c.options())));
+        pages
+            .extend(sinks::ALL.iter().filter(|c| !c.options().is_empty()).map(|c| ("../sinks", c.name(), c.options())));
         pages.push(("../sinks", "sink-json", encoding::OPTIONS));
         for (page, what, docs) in pages {
             let path = folder.join(format!("{page}.md"));

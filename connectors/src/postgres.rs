@@ -78,8 +78,7 @@ impl SinkConnector for PostgresSinks {
             _ => options.required("table")?.to_owned(),
         };
         let create = options.boolean("create_table_if_not_exists", false)?;
-        let target =
-            Target { config: config(&options)?, schema, table, create, spec: spec.clone(), functions };
+        let target = Target { config: config(&options)?, schema, table, create, spec: spec.clone(), functions };
         Ok(Arc::new(PostgresSink(Arc::new(target))))
     }
 }
@@ -178,7 +177,8 @@ impl Target {
         let mut types = Vec::new();
         for column in &self.spec.columns {
             let found = there.get(&column.name).ok_or_else(|| {
-                let message = format!("column \"{}\" of table \"{}\" does not exist in PostgreSQL", column.name, self.table);
+                let message =
+                    format!("column \"{}\" of table \"{}\" does not exist in PostgreSQL", column.name, self.table);
                 Error::invalid("42703", message)
             })?;
             types.push(found.0.clone());
@@ -211,7 +211,10 @@ impl Target {
         let (_, is_key) = self.columns(client).await?;
         if self.spec.kind == SinkType::Upsert && !is_key {
             let message = format!("the key of the sink is not a unique key of PostgreSQL table \"{}\"", self.table);
-            return Err(invalid_hint(message, "Give the table a primary key or unique index of the sink's key columns."));
+            return Err(invalid_hint(
+                message,
+                "Give the table a primary key or unique index of the sink's key columns.",
+            ));
         }
         let sql = format!(
             "CREATE TABLE IF NOT EXISTS {} (sink text PRIMARY KEY, name text NOT NULL, position text, \
@@ -324,7 +327,12 @@ impl Statements {
                 values.join(", "),
                 unnest(columns.len())
             ),
-            delete: format!("DELETE FROM {} t USING {} WHERE {}", target.table(), unnest(key.len()), matches.join(" AND ")),
+            delete: format!(
+                "DELETE FROM {} t USING {} WHERE {}",
+                target.table(),
+                unnest(key.len()),
+                matches.join(" AND ")
+            ),
         }
     }
 }

@@ -24,7 +24,13 @@ pub trait SinkConnector: Send + Sync {
 }
 
 /// Every connector of sinks.
-pub const ALL: &[&dyn SinkConnector] = &[&blackhole::Blackhole, &file::sink::FileSinks, &kafka::sink::KafkaSinks, &postgres::PostgresSinks, &blackhole::Print];
+pub const ALL: &[&dyn SinkConnector] = &[
+    &blackhole::Blackhole,
+    &file::sink::FileSinks,
+    &kafka::sink::KafkaSinks,
+    &postgres::PostgresSinks,
+    &blackhole::Print,
+];
 
 /// Opens a sink.
 pub fn open(spec: &SinkSpec, functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {

@@ -121,7 +121,8 @@ impl Outbox {
                 let corrupt = || storage::Error::Corrupt("an entry of a sink's outbox".into());
                 let (epoch, number) = key.split_first_chunk::<8>().ok_or_else(corrupt)?;
                 let number: [u8; 8] = number.try_into().map_err(|_| corrupt())?;
-                let position = Position { epoch: u64::from_be_bytes(*epoch), vnode, number: u64::from_be_bytes(number) };
+                let position =
+                    Position { epoch: u64::from_be_bytes(*epoch), vnode, number: u64::from_be_bytes(number) };
                 let (rows, rest) = value.split_first_chunk::<8>().ok_or_else(corrupt)?;
                 let sealed = rest.first_chunk::<8>().ok_or_else(corrupt)?;
                 let (rows, sealed) = (u64::from_le_bytes(*rows), u64::from_le_bytes(*sealed));

@@ -270,7 +270,8 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                 }
                 AnyOperator::Sink(sink) => {
                     let task = task.expect("started above");
-                    let stream = driver::operator(scope, name, (node, &plan_node.inputs), ctx.clone(), inputs, task, handles);
+                    let stream =
+                        driver::operator(scope, name, (node, &plan_node.inputs), ctx.clone(), inputs, task, handles);
                     // Nothing comes out of it, but rows that failed on their way are published at the job's end.
                     let inputs = vec![(stream, crate::operator::Exchange::Same)];
                     let task = root(sink.schema.clone());

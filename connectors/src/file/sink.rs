@@ -366,7 +366,10 @@ mod tests {
         delivery.deliver(&mut [Ok(batch(&[(3, "c", 1)]))].into_iter(), at(4)).unwrap();
         let names = files(&path);
         assert_eq!(names.len(), 3, "{names:?}");
-        assert_eq!(fs::read_to_string(path.join(&names[1])).unwrap(), "{\"id\":1,\"name\":\"a\"}\n{\"id\":2,\"name\":\"b\"}\n");
+        assert_eq!(
+            fs::read_to_string(path.join(&names[1])).unwrap(),
+            "{\"id\":1,\"name\":\"a\"}\n{\"id\":2,\"name\":\"b\"}\n"
+        );
         assert_eq!(sink.connect().unwrap().position(), Some(at(4)));
         assert!(sink.prepare().unwrap_err().to_string().contains("belongs to another sink"));
     }
@@ -401,7 +404,8 @@ mod tests {
         sink.connect().unwrap().deliver(&mut batches.into_iter(), at(3)).unwrap();
         let name = files(dir.path()).pop().unwrap();
         let file = File::open(dir.path().join(name)).unwrap();
-        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+        let reader =
+            parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
         let rows: usize = reader.map(|batch| batch.unwrap().num_rows()).sum();
         assert_eq!(rows, 3);
     }

@@ -47,7 +47,11 @@ const OPTIONS: &[OptionDoc] = &[
         doc: "make the topic if it is not there, whatever the broker does by itself",
     },
     OptionDoc { name: "topic.partitions", default: "1", doc: "its partitions then" },
-    OptionDoc { name: "topic.replication.factor", default: "", doc: "its replicas then; the broker's default if left out" },
+    OptionDoc {
+        name: "topic.replication.factor",
+        default: "",
+        doc: "its replicas then; the broker's default if left out",
+    },
     OptionDoc {
         name: "topic.cleanup.policy",
         default: "",

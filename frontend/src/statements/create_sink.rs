@@ -114,8 +114,13 @@ struct Said {
 }
 
 /// Options of RisingWave's whose effect is always there, or that there is no need for.
-const WITHOUT_EFFECT: &[&str] =
-    &["commit_checkpoint_interval", "sink_rate_limit", "properties.retry.max", "properties.retry.interval", "sink_decouple"];
+const WITHOUT_EFFECT: &[&str] = &[
+    "commit_checkpoint_interval",
+    "sink_rate_limit",
+    "properties.retry.max",
+    "properties.retry.interval",
+    "sink_decouple",
+];
 
 impl Said {
     fn new(session: &Session, statement: &CreateSink) -> Result<Said> {

@@ -62,7 +62,9 @@ pub fn target(session: &Session, name: &ObjectName, columns: &[String], query: &
                             column.name,
                             planner::types::name(&column.ty)
                         );
-                        return Err(Error::new("42804", message).hint("You will need to rewrite or cast the expression."));
+                        return Err(
+                            Error::new("42804", message).hint("You will need to rewrite or cast the expression.")
+                        );
                     }
                     _ => format!("CAST({value} AS {wanted})"),
                 }

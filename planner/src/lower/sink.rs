@@ -2,8 +2,8 @@
 
 use storage::types::arrow_schema;
 use streaming::engine::JobSpec;
-use streaming::operators::{AnyOperator, Sink, TopN};
 use streaming::operators::top_n::{Rank, RankKind};
+use streaming::operators::{AnyOperator, Sink, TopN};
 use streaming::sink::{SinkSpec, SinkType};
 
 use super::ViewPlan;

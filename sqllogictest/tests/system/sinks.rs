@@ -164,7 +164,8 @@ async fn what_leaves_arrives_once_through_kills() -> Result<()> {
     assert_eq!(orders::rows(&target, "SELECT k, n, s FROM sums ORDER BY k").await?, expected_sums);
     assert_eq!(orders::rows(&target, "SELECT id, note FROM events ORDER BY id").await?, expected_events);
     let address = broker.address().to_owned();
-    let (sums, log) = tokio::task::spawn_blocking(move || anyhow::Ok((read(&address, &sums)?, read(&address, &log)?))).await??;
+    let (sums, log) =
+        tokio::task::spawn_blocking(move || anyhow::Ok((read(&address, &sums)?, read(&address, &log)?))).await??;
     let mut newest: BTreeMap<String, Option<String>> = BTreeMap::new();
     for (key, value) in sums {
         newest.insert(key.context("an upsert has a key")?, value);
@@ -172,7 +173,8 @@ async fn what_leaves_arrives_once_through_kills() -> Result<()> {
     let mut kept: Vec<String> = newest.into_values().flatten().map(|row| fields(&row, &["k", "n", "s"])).collect();
     kept.sort_by_key(|row| row.split('|').next().and_then(|k| k.parse::<i64>().ok()));
     assert_eq!(kept, expected_sums);
-    let mut arrived: Vec<String> = log.into_iter().filter_map(|(_, row)| Some(fields(&row?, &["id", "note"]))).collect();
+    let mut arrived: Vec<String> =
+        log.into_iter().filter_map(|(_, row)| Some(fields(&row?, &["id", "note"]))).collect();
     arrived.sort_by_key(|row| row.split('|').next().and_then(|id| id.parse::<i64>().ok()));
     assert_eq!(arrived, expected_events);
 

@@ -30,7 +30,8 @@ impl IntoTable {
     /// The sink that `spec` describes.
     pub fn new(spec: &SinkSpec, tables: Arc<Tables>) -> Result<IntoTable> {
         let relation = |name: &str| {
-            let value = spec.options.iter().find(|(option, _)| option == name).and_then(|(_, value)| value.parse().ok());
+            let value =
+                spec.options.iter().find(|(option, _)| option == name).and_then(|(_, value)| value.parse().ok());
             value.map(RelationId).ok_or_else(|| Error::Failed(format!("the sink has no option \"{name}\"")))
         };
         Ok(IntoTable { tables, table: relation("table")?, progress: relation("progress")?, key: spec.key.clone() })
@@ -83,10 +84,8 @@ impl Delivery for Connection {
             writes.push((*table, rows));
         }
         let before = self.sink.read_progress()?;
-        let schema = storage::types::arrow_schema(&[
-            Column::new("id", SqlType::BigInt),
-            Column::new("position", SqlType::Text),
-        ]);
+        let schema =
+            storage::types::arrow_schema(&[Column::new("id", SqlType::BigInt), Column::new("position", SqlType::Text)]);
         let position = StringViewArray::from(vec![until.to_string().as_str()]);
         let id: ArrayRef = Arc::new(Int64Array::from(vec![1]));
         let after = RecordBatch::try_new(schema.clone(), vec![id, Arc::new(position)])?;
