@@ -95,6 +95,13 @@ impl Error {
         Error::new("57014", "canceling statement due to user request")
     }
 
+    /// A transaction writes more than there may be memory for.
+    pub fn too_much_written(max: usize) -> Error {
+        Error::new("53200", "out of memory")
+            .detail(format!("A transaction may write at most {} MB.", max >> 20))
+            .hint("Write in several transactions, or raise --transaction-bytes-max.")
+    }
+
     /// The server stops, or somebody ended the connection.
     pub fn terminated() -> Error {
         Error::fatal("57P01", "terminating connection due to administrator command")

@@ -24,6 +24,7 @@ pub mod http;
 pub mod outcome;
 pub mod pg_catalog;
 pub mod pgwire;
+pub mod roles;
 pub mod server;
 pub mod session;
 pub mod settings;
@@ -31,4 +32,4 @@ pub mod shared;
 pub mod statements;
 
 pub use server::Server;
-pub use shared::ServerConfig;
+pub use shared::{Authenticate, ServerConfig};

@@ -11,6 +11,7 @@ pub mod information_schema;
 pub mod names;
 pub mod objects;
 pub mod relation;
+pub mod roles;
 pub mod types;
 
 use planner::catalog::{Object, ObjectKind};
@@ -22,6 +23,7 @@ use self::relation::{SystemRelation, columns};
 pub fn all() -> impl Iterator<Item = &'static SystemRelation> {
     objects::RELATIONS
         .iter()
+        .chain(roles::RELATIONS)
         .chain(types::RELATIONS)
         .chain(information_schema::RELATIONS)
         .chain(headwater_catalog::RELATIONS)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use planner::batch::ReadLimits;
 use storage::Store;
 use streaming::engine::{Engine, EngineConfig};
 use tokio::net::TcpListener;
@@ -14,7 +15,10 @@ use tokio::task::JoinSet;
 
 use crate::catalog::Catalogs;
 use crate::pgwire::cancel::Cancel;
-use crate::shared::{ServerConfig, Shared};
+use crate::pgwire::password::verifier;
+use crate::pgwire::tls::Tls;
+use crate::roles::{ROOT, Role, Roles};
+use crate::shared::{Authenticate, ServerConfig, Shared};
 
 /// How long statements get to finish when the server stops.
 const STATEMENT_GRACE: Duration = Duration::from_secs(3);
@@ -36,13 +40,18 @@ impl Server {
     /// Opens the directory, takes up every job, and listens. Must be called within a tokio runtime.
     pub async fn start(config: ServerConfig) -> anyhow::Result<Server> {
         let started_at = Instant::now();
-        for listen in [Some(config.listen), config.http_listen].into_iter().flatten() {
-            if !listen.ip().is_loopback() && !config.insecure {
-                anyhow::bail!(
-                    "refusing to listen on {listen}: everybody who can reach it could do everything. \
-                     Listen on a loopback address, or allow it with --insecure"
-                );
-            }
+        if !config.listen.ip().is_loopback() && !config.insecure && config.authenticate == Authenticate::Trust {
+            anyhow::bail!(
+                "refusing to listen on {}: everybody who can reach it could do everything. Listen on a loopback \
+                 address, ask for passwords with --auth scram-sha-256, or allow it with --insecure",
+                config.listen
+            );
+        }
+        if let Some(listen) = config.http_listen.filter(|l| !l.ip().is_loopback() && !config.insecure) {
+            anyhow::bail!(
+                "refusing to listen on {listen}: everybody who can reach it could read the metrics. Listen on a \
+                 loopback address, or allow it with --insecure"
+            );
         }
         // The doors first: a second server fails before it touches the directory.
         let listener = bind(config.listen).await?;
@@ -162,6 +171,8 @@ fn empty(dir: &Path) -> anyhow::Result<()> {
 fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>> {
     let store = open_store(&config.data_dir)?;
     let (catalogs, jobs) = Catalogs::load(&store, crate::pg_catalog::objects_of_all())?;
+    let roles = roles(&store, &config)?;
+    let tls = config.tls.as_ref().map(|(certificate, key)| Tls::read(certificate, key)).transpose()?;
     let starts = starts(&store)?;
     let engine_config = EngineConfig {
         workers: config.workers,
@@ -171,13 +182,33 @@ fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>
     let spill_dir = config.data_dir.join("tmp");
     empty(&spill_dir)?;
     let limits =
-        planner::batch::ReadLimits { spill_dir: Some(spill_dir), threads: config.workers, ..Default::default() };
+        ReadLimits { memory_bytes: config.read_memory_bytes, spill_dir: Some(spill_dir), threads: config.workers };
     let reads = planner::batch::Reads::new(limits)?;
     let functions = Arc::new(planner::functions::Registry);
     let sources = Arc::new(connectors::Connectors);
     let engine = Engine::start(engine_config, store.clone(), functions, sources, jobs)
         .map_err(|error| anyhow::anyhow!("cannot start from {}: {error}", config.data_dir.display()))?;
-    Ok(Arc::new(Shared::new(config, engine, store, reads, catalogs, (started_at, starts))))
+    Ok(Arc::new(Shared::new(config, engine, store, reads, (catalogs, roles, tls), (started_at, starts))))
+}
+
+/// The roles, with root's password if it is given.
+fn roles(store: &Store, config: &ServerConfig) -> anyhow::Result<Roles> {
+    let roles = Roles::load(store)?;
+    if let (Some(file), Some(root)) = (&config.password_file, roles.get(ROOT)) {
+        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let password = text.lines().next().unwrap_or_default();
+        if password.is_empty() {
+            anyhow::bail!("the first line of {} is no password", file.display());
+        }
+        roles.put(Role { password: Some(verifier(password)), ..root });
+    }
+    if config.authenticate == Authenticate::ScramSha256 && !roles.has_passwords() {
+        anyhow::bail!(
+            "nobody could log in: no role has a password. Give root one with --password-file, or start without --auth \
+             and say ALTER ROLE root PASSWORD '...'"
+        );
+    }
+    Ok(roles)
 }
 
 /// Opens a data directory, with errors that say what to do.
@@ -202,9 +233,12 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, mut stopping: watch:
         tokio::select! {
             _ = stopping.changed() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    sessions.spawn(crate::pgwire::serve(shared.clone(), stream));
-                }
+                Ok((stream, _)) => match shared.knock() {
+                    Some(knocking) => {
+                        sessions.spawn(crate::pgwire::serve(shared.clone(), stream, knocking));
+                    }
+                    None => crate::pgwire::turn_away(&stream),
+                },
                 Err(error) => {
                     // Out of file descriptors, mostly: wait for somebody to leave.
                     tracing::warn!(%error, "cannot accept a connection");

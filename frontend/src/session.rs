@@ -246,6 +246,7 @@ impl Session {
         Work {
             now: now_us(),
             writes: BTreeMap::new(),
+            bytes: 0,
             key_counts: BTreeMap::new(),
             locks: Vec::new(),
             locked: BTreeSet::new(),
@@ -489,10 +490,18 @@ impl Session {
     }
 
     /// Adds changes of a table to the transaction; its lock is held.
-    pub fn write(&mut self, table: RelationId, batch: Batch) {
-        if batch.num_rows() > 0 {
-            self.open_work().writes.entry(table).or_default().push(batch);
+    pub fn write(&mut self, table: RelationId, batch: Batch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
         }
+        let max = self.shared.config.transaction_bytes_max;
+        let work = self.open_work();
+        work.bytes += batch.data().get_array_memory_size();
+        if work.bytes > max {
+            return Err(Error::too_much_written(max));
+        }
+        work.writes.entry(table).or_default().push(batch);
+        Ok(())
     }
 
     /// The transaction adds `diff` rows with a key to a table.

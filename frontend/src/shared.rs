@@ -15,6 +15,34 @@ use crate::activity::Activities;
 use crate::catalog::Catalogs;
 use crate::error::{Error, Result};
 use crate::pgwire::cancel::Connections;
+use crate::pgwire::tls::Tls;
+use crate::roles::Roles;
+
+/// A message that is larger takes memory that all clients share.
+pub const LARGE_MESSAGE_BYTES: usize = 1 << 20;
+
+/// How clients prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Authenticate {
+    /// Not at all.
+    Trust,
+    /// With a password, which does not travel.
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+}
+
+impl std::str::FromStr for Authenticate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Authenticate, String> {
+        match text {
+            "trust" => Ok(Authenticate::Trust),
+            "scram-sha-256" => Ok(Authenticate::ScramSha256),
+            _ => Err("possible methods: trust, scram-sha-256".into()),
+        }
+    }
+}
 
 /// Everything that can be chosen about a server.
 #[derive(Clone, Debug)]
@@ -27,13 +55,27 @@ pub struct ServerConfig {
     pub http_listen: Option<SocketAddr>,
     /// Worker threads.
     pub workers: usize,
+    /// How clients prove who they are.
+    pub authenticate: Authenticate,
+    /// Root's password is the first line of this file.
+    pub password_file: Option<PathBuf>,
+    /// The certificate and its key; without them nothing is encrypted.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// Whether anybody may connect from anywhere.
     pub insecure: bool,
     /// Client connections at the same time.
     pub connections_max: usize,
     /// The largest message that a client may send.
     pub message_bytes_max: usize,
-    /// How long a client may leave what it is sent unread.
+    /// Memory of all reads together; beyond it they spill.
+    pub read_memory_bytes: usize,
+    /// What a transaction may write.
+    pub transaction_bytes_max: usize,
+    /// Clients that may be connecting at the same time.
+    pub connecting_max: usize,
+    /// How long they may take over that.
+    pub connect_timeout: Duration,
+    /// How long a client may leave what it is sent unread, or a message unended.
     pub write_timeout: Duration,
     /// How often changes are made durable.
     pub checkpoint_interval: Duration,
@@ -50,9 +92,16 @@ impl ServerConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 4566)),
             http_listen: Some(SocketAddr::from(([127, 0, 0, 1], 4567))),
             workers: engine.workers,
+            authenticate: Authenticate::Trust,
+            password_file: None,
+            tls: None,
             insecure: false,
             connections_max: 1000,
             message_bytes_max: 256 << 20,
+            read_memory_bytes: 1 << 30,
+            transaction_bytes_max: 1 << 30,
+            connecting_max: 4096,
+            connect_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(300),
             checkpoint_interval: engine.checkpoint_interval,
             epoch_interval_min: engine.epoch_interval_min,
@@ -79,6 +128,14 @@ pub struct Shared {
     pub store: Arc<Store>,
     /// What reads share: memory, threads, where they spill to.
     pub reads: planner::batch::Reads,
+    /// Who may log in.
+    pub roles: Roles,
+    /// What encrypts connections.
+    pub tls: Option<Tls>,
+    /// What strangers cannot know.
+    pub seed: [u8; 32],
+    /// The memory for large messages, in KiB.
+    pub large_messages: Arc<Semaphore>,
     /// What exists.
     pub catalogs: Catalogs,
     /// Who may be cancelled.
@@ -88,6 +145,7 @@ pub struct Shared {
     /// The newest epoch that any client's write was acknowledged with.
     last_write: AtomicU64,
     places: Arc<Semaphore>,
+    knocking: Arc<Semaphore>,
     /// When the server started.
     pub started: SystemTime,
     /// The same by a clock that does not jump.
@@ -103,10 +161,15 @@ impl Shared {
         engine: Engine,
         store: Arc<Store>,
         reads: planner::batch::Reads,
-        catalogs: Catalogs,
+        (catalogs, roles, tls): (Catalogs, Roles, Option<Tls>),
         (started_at, starts): (Instant, u64),
     ) -> Shared {
         Shared {
+            roles,
+            tls,
+            seed: rand::random(),
+            large_messages: Arc::new(Semaphore::new(config.message_bytes_max.max(LARGE_MESSAGE_BYTES) >> 9)),
+            knocking: Arc::new(Semaphore::new(config.connecting_max)),
             places: Arc::new(Semaphore::new(config.connections_max)),
             config,
             engine: RwLock::new(Some(Arc::new(engine))),
@@ -136,6 +199,11 @@ impl Shared {
             .read()
             .clone()
             .ok_or_else(|| Error::fatal("57P01", "terminating connection due to administrator command"))
+    }
+
+    /// A place at the door for one more client, if there is one.
+    pub fn knock(&self) -> Option<OwnedSemaphorePermit> {
+        self.knocking.clone().try_acquire_owned().ok()
     }
 
     /// A place for one more client, if there is one.

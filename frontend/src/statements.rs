@@ -18,6 +18,7 @@ pub mod insert;
 pub mod no_op;
 pub mod on_conflict;
 pub mod prepare;
+pub mod role;
 pub mod select;
 pub mod set;
 pub mod show;
@@ -65,6 +66,9 @@ pub async fn run(session: &mut Session, statement: &Statement, text: &str, param
         Statement::AlterRename(alter) => alter::rename(session, alter).await,
         Statement::AlterSink { name, pause } => alter::pause(session, name, *pause).await,
         Statement::Comment(comment) => alter::comment(session, comment).await,
+        Statement::CreateRole(create) => role::create(session, create).await,
+        Statement::AlterRole(alter) => role::alter(session, alter).await,
+        Statement::DropRole(drop) => role::drop(session, drop).await,
         Statement::Explain(explain) => explain::run(session, explain, parameters).await,
         Statement::Show(what) => show::run(session, what),
         Statement::Describe(name) => show::columns(session, name),
@@ -81,7 +85,7 @@ pub async fn run(session: &mut Session, statement: &Statement, text: &str, param
         Statement::Subscribe(subscribe) => subscribe::run(session, subscribe).await,
         Statement::Flush => flush::run(session, "FLUSH").await,
         Statement::Wait => flush::run(session, "WAIT").await,
-        Statement::Prepare(prepare) => prepare::declare(session, prepare),
+        Statement::Prepare(prepare) => prepare::declare(session, prepare).await,
         Statement::Execute(execute) => {
             let (prepared, parameters) = prepare::execute(session, execute).await?;
             Box::pin(run_prepared(session, &prepared, &parameters)).await

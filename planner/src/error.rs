@@ -77,6 +77,11 @@ fn from_datafusion(error: &DataFusionError) -> Error {
         _ => (),
     }
     let (sqlstate, message) = streaming::expr::sqlstate_of(error);
+    if sqlstate == "53200" {
+        return Error::new("53200", "out of memory")
+            .with_detail(message)
+            .with_hint("All reads share --read-memory-bytes. Sorts and aggregates spill beyond it; joins and ORDER BY with LIMIT do not.");
+    }
     // DataFusion checks by itself that a scalar subquery has one row.
     if sqlstate == "XX000" && message.contains("async functions should not be called directly") {
         let error = Error::unsupported("a function that waits can only be called in a select list and in WHERE");

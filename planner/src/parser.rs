@@ -5,6 +5,7 @@
 
 mod create;
 mod query;
+mod role;
 mod session;
 mod stream_joins;
 pub mod stream_windows;

@@ -48,6 +48,12 @@ pub enum Statement {
         /// `PAUSE`
         pause: bool,
     },
+    /// `CREATE USER | ROLE`
+    CreateRole(CreateRole),
+    /// `ALTER USER | ROLE`
+    AlterRole(AlterRole),
+    /// `DROP USER | ROLE`
+    DropRole(DropRole),
     /// `EXPLAIN`
     Explain(Explain),
     /// `SHOW`
@@ -525,6 +531,59 @@ impl NamedKind {
             NamedKind::Database => "DATABASE",
         }
     }
+}
+
+/// What is said of a role; `None` is what holds already.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RoleOptions {
+    /// `LOGIN`
+    pub can_login: Option<bool>,
+    /// `SUPERUSER`
+    pub is_super: Option<bool>,
+    /// `CREATEDB`
+    pub creates_databases: Option<bool>,
+    /// `CREATEROLE`
+    pub creates_roles: Option<bool>,
+    /// `PASSWORD 'x'`; inside `None` for `PASSWORD NULL`
+    pub password: Option<Option<String>>,
+    /// `VALID UNTIL 'timestamp'`
+    pub valid_until: Option<String>,
+}
+
+/// `CREATE USER | ROLE name [WITH] options`
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateRole {
+    /// Its name.
+    pub name: String,
+    /// What is said of it.
+    pub options: RoleOptions,
+}
+
+/// `ALTER USER | ROLE name ...`
+#[derive(Clone, Debug, PartialEq)]
+pub struct AlterRole {
+    /// Its name; `None` is who asks.
+    pub name: Option<String>,
+    /// What changes.
+    pub change: RoleChange,
+}
+
+/// What ALTER ROLE changes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RoleChange {
+    /// `[WITH] options`
+    Options(RoleOptions),
+    /// `RENAME TO name`
+    Rename(String),
+}
+
+/// `DROP USER | ROLE [IF EXISTS] name [, ...]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct DropRole {
+    /// The names.
+    pub names: Vec<String>,
+    /// `IF EXISTS`
+    pub if_exists: bool,
 }
 
 /// `DROP kind [IF EXISTS] name [, ...] [CASCADE | RESTRICT]`

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use crate::server::Server;
-use crate::shared::ServerConfig;
+use crate::shared::{Authenticate, ServerConfig};
 
 /// Flags, each with an environment variable and a key in the config file, in that order of precedence.
 #[derive(Args, Clone, Debug)]
@@ -32,7 +32,13 @@ pub struct Arguments {
     /// Largest message that a client may send [default: 268435456]
     #[arg(long, value_name = "N", env = "HEADWATER_MESSAGE_BYTES_MAX")]
     message_bytes_max: Option<usize>,
-    /// How long a client may leave what it is sent unread [default: 300000]
+    /// Memory of all reads together; beyond it they spill [default: 1073741824]
+    #[arg(long, value_name = "N", env = "HEADWATER_READ_MEMORY_BYTES")]
+    read_memory_bytes: Option<usize>,
+    /// What one transaction may write [default: 1073741824]
+    #[arg(long, value_name = "N", env = "HEADWATER_TRANSACTION_BYTES_MAX")]
+    transaction_bytes_max: Option<usize>,
+    /// How long a client may leave what it is sent unread, or a message unended [default: 300000]
     #[arg(long, value_name = "MS", env = "HEADWATER_WRITE_TIMEOUT_MS")]
     write_timeout_ms: Option<u64>,
     /// How often changes are made durable [default: 1000]
@@ -41,6 +47,18 @@ pub struct Arguments {
     /// Epochs are never sealed closer than this [default: 1]
     #[arg(long, value_name = "MS", env = "HEADWATER_EPOCH_INTERVAL_MIN_MS")]
     epoch_interval_min_ms: Option<u64>,
+    /// How clients prove who they are: trust, scram-sha-256 [default: trust]
+    #[arg(long, value_name = "METHOD", env = "HEADWATER_AUTH")]
+    auth: Option<Authenticate>,
+    /// File whose first line is root's password, set at each start
+    #[arg(long, value_name = "FILE", env = "HEADWATER_PASSWORD_FILE")]
+    password_file: Option<PathBuf>,
+    /// Certificate (PEM) to encrypt connections with, those that vouch for it behind it
+    #[arg(long, value_name = "FILE", env = "HEADWATER_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "FILE", env = "HEADWATER_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Let everybody who can reach the address in
     #[arg(long, env = "HEADWATER_INSECURE", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     insecure: Option<bool>,
@@ -65,9 +83,15 @@ struct File {
     workers: Option<usize>,
     connections_max: Option<usize>,
     message_bytes_max: Option<usize>,
+    read_memory_bytes: Option<usize>,
+    transaction_bytes_max: Option<usize>,
     write_timeout_ms: Option<u64>,
     checkpoint_interval_ms: Option<u64>,
     epoch_interval_min_ms: Option<u64>,
+    auth: Option<Authenticate>,
+    password_file: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     insecure: Option<bool>,
     log_level: Option<String>,
     log_format: Option<LogFormat>,
@@ -115,14 +139,18 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             "only so many files may be open: about {clients} clients can connect; raise the limit (ulimit -n)"
         );
     }
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let served = runtime.block_on(async {
         let server = Server::start(config).await?;
         let signal = stop_signal().await?;
         tracing::info!(signal, "stopping");
         server.shutdown().await?;
         tracing::info!("stopped");
         Ok(())
-    })
+    });
+    // What a client gave up may still be planned somewhere: nobody waits for that.
+    runtime.shutdown_background();
+    served
 }
 
 /// What the store, the logs and the threads keep open besides the clients.
@@ -186,6 +214,15 @@ fn merge(arguments: Arguments, file: File) -> anyhow::Result<ServerConfig> {
     choose(&mut config.workers, arguments.workers, file.workers);
     choose(&mut config.connections_max, arguments.connections_max, file.connections_max);
     choose(&mut config.message_bytes_max, arguments.message_bytes_max, file.message_bytes_max);
+    choose(&mut config.read_memory_bytes, arguments.read_memory_bytes, file.read_memory_bytes);
+    choose(&mut config.transaction_bytes_max, arguments.transaction_bytes_max, file.transaction_bytes_max);
+    choose(&mut config.authenticate, arguments.auth, file.auth);
+    config.password_file = arguments.password_file.or(file.password_file);
+    config.tls = match (arguments.tls_cert.or(file.tls_cert), arguments.tls_key.or(file.tls_key)) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => anyhow::bail!("a certificate and its key go together: tls_cert and tls_key"),
+    };
     choose(&mut config.insecure, arguments.insecure, file.insecure);
     let ms = |v: Option<u64>| v.map(Duration::from_millis);
     choose(&mut config.write_timeout, ms(arguments.write_timeout_ms), ms(file.write_timeout_ms));

@@ -42,6 +42,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 pub async fn connect(host: &str, port: u16, database: &str, user: &str) -> anyhow::Result<Client> {
     let mut config = tokio_postgres::Config::new();
     config.host(host).port(port).dbname(database).user(user).application_name("headwater sql");
+    if let Ok(password) = std::env::var("PGPASSWORD") {
+        config.password(password);
+    }
     let (client, mut connection) =
         config.connect(NoTls).await.with_context(|| format!("cannot connect to {host}:{port}"))?;
     tokio::spawn(async move {

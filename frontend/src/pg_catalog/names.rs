@@ -4,10 +4,8 @@
 pub const DATABASE_OID: u32 = 5;
 /// The database's name.
 pub const DATABASE: &str = "dev";
-/// The oid of the one role.
-pub const ROLE_OID: u32 = 10;
-/// The name of the one role.
-pub const ROLE: &str = "root";
+/// The role that everything belongs to: its oid and its name.
+pub use crate::roles::{ROOT as ROLE, ROOT_OID as ROLE_OID};
 
 /// Schemas and their oids.
 pub const SCHEMAS: &[(&str, u32)] =

@@ -179,55 +179,6 @@ pub const RELATIONS: &[SystemRelation] = &[
         rows.push(row![1663, "pg_default", ROLE_OID]);
         Ok(())
     }),
-    system(
-        "pg_roles",
-        12_100,
-        "rolname:name rolsuper:bool rolinherit:bool rolcreaterole:bool rolcreatedb:bool rolcanlogin:bool \
-                  rolreplication:bool rolconnlimit:int4 rolpassword:text rolvaliduntil:timestamptz rolbypassrls:bool \
-                  rolconfig:text[] oid:oid",
-        |_, rows| {
-            let none = None::<&str>;
-            rows.push(row![ROLE, true, true, true, true, true, true, -1, "********", none, true, none, ROLE_OID]);
-            rows.push(row![
-                "pg_database_owner",
-                false,
-                true,
-                false,
-                false,
-                false,
-                false,
-                -1,
-                "********",
-                none,
-                false,
-                none,
-                OWNER_OID
-            ]);
-            Ok(())
-        },
-    ),
-    system(
-        "pg_authid",
-        1260,
-        "oid:oid rolname:name rolsuper:bool rolinherit:bool rolcreaterole:bool rolcreatedb:bool \
-                  rolcanlogin:bool rolreplication:bool rolbypassrls:bool rolconnlimit:int4 rolpassword:text \
-                  rolvaliduntil:timestamptz",
-        |_, rows| {
-            rows.push(row![ROLE_OID, ROLE, true, true, true, true, true, true, true, -1]);
-            rows.push(row![OWNER_OID, "pg_database_owner", false, true, false, false, false, false, false, -1]);
-            Ok(())
-        },
-    ),
-    system(
-        "pg_user",
-        12_101,
-        "usename:name usesysid:oid usecreatedb:bool usesuper:bool userepl:bool usebypassrls:bool passwd:text \
-                  valuntil:timestamptz useconfig:text[]",
-        |_, rows| {
-            rows.push(row![ROLE, ROLE_OID, true, true, true, true, "********"]);
-            Ok(())
-        },
-    ),
     system("pg_group", 12_107, "groname:name grosysid:oid grolist:oid[]", |_, _| Ok(())),
     system(
         "pg_tables",

@@ -25,8 +25,18 @@ impl Connection {
     /// Answers a message of the extended protocol other than Sync.
     pub(super) async fn extended(&mut self, message: PgWireFrontendMessage) -> Result<()> {
         match message {
-            PgWireFrontendMessage::Parse(parse) => self.parse(parse).await,
-            PgWireFrontendMessage::Bind(bind) => self.bind(bind),
+            PgWireFrontendMessage::Parse(parse) => {
+                self.cancel.begin();
+                let done = self.parse(parse).await;
+                self.cancel.end();
+                done
+            }
+            PgWireFrontendMessage::Bind(bind) => {
+                self.cancel.begin();
+                let done = self.bind(bind).await;
+                self.cancel.end();
+                done
+            }
             PgWireFrontendMessage::Describe(describe) => self.describe(describe),
             PgWireFrontendMessage::Execute(execute) => {
                 self.cancel.begin();
@@ -79,7 +89,9 @@ impl Connection {
             statements::check_allowed(&self.session, &parsed.statement)?;
         }
         let types = parse.type_oids.iter().map(|&oid| planner::types::from_oid(oid)).collect();
-        let prepared = prepare::prepare(&mut self.session, parsed, types)?;
+        let deadline = self.session.deadline();
+        let Connection { wire, session, notices, cancel, .. } = self;
+        let prepared = attend(wire, notices, cancel, deadline, prepare::prepare(session, parsed, types)).await?;
         self.session.prepared.insert(name, Arc::new(prepared));
         self.wire.put(PgWireBackendMessage::ParseComplete(ParseComplete::new()));
         Ok(())
@@ -95,10 +107,13 @@ impl Connection {
         })
     }
 
-    fn bind(&mut self, bind: Bind) -> Result<()> {
+    async fn bind(&mut self, bind: Bind) -> Result<()> {
         let name = bind.portal_name.unwrap_or_default();
         let prepared = self.prepared(bind.statement_name.as_deref().unwrap_or_default())?;
-        let prepared = prepare::refresh(&mut self.session, prepared, bind.statement_name.as_deref())?;
+        let deadline = self.session.deadline();
+        let Connection { wire, session, notices, cancel, .. } = self;
+        let again = prepare::refresh(session, prepared, bind.statement_name.as_deref());
+        let prepared = attend(wire, notices, cancel, deadline, again).await?;
         if let Some(parsed) = &prepared.parsed {
             statements::check_allowed(&self.session, &parsed.statement)?;
         }

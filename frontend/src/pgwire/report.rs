@@ -9,13 +9,18 @@ use crate::pgwire::wire::Wire;
 impl Wire {
     /// Says that a statement failed.
     pub fn put_error(&mut self, error: &Error) {
-        self.put(PgWireBackendMessage::ErrorResponse(ErrorResponse::new(fields(error))));
+        self.put(error_message(error));
     }
 
     /// Says something that is no error.
     pub fn put_notice(&mut self, notice: &Error) {
         self.put(PgWireBackendMessage::NoticeResponse(NoticeResponse::new(fields(notice))));
     }
+}
+
+/// An error as a message.
+pub fn error_message(error: &Error) -> PgWireBackendMessage {
+    PgWireBackendMessage::ErrorResponse(ErrorResponse::new(fields(error)))
 }
 
 fn fields(error: &Error) -> Vec<(u8, String)> {

@@ -1,5 +1,5 @@
-//! The first messages of a connection: encryption is declined, the startup parameters become settings, a cancel
-//! request is passed on.
+//! The first messages of a connection: it is encrypted if that is wished, the startup parameters become settings, the
+//! client proves who it is, a cancel request is passed on.
 
 use std::sync::Arc;
 
@@ -7,28 +7,31 @@ use pgwire::messages::response::SslResponse;
 use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtocolVersion, ParameterStatus, Startup};
 use pgwire::messages::{DecodeContext, PgWireBackendMessage, PgWireFrontendMessage, ProtocolVersion};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::error::{Error, Result};
 use crate::pg_catalog::names::DATABASE;
+use crate::pgwire::authentication::authenticate;
 use crate::pgwire::connection::{Connection, NOTICES_MAX};
 use crate::pgwire::wire::{Wire, decode};
 use crate::session::Session;
 use crate::settings::SETTINGS;
 use crate::shared::Shared;
 
-/// A client that says nothing for so long is let go.
-const STARTUP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 /// Startup messages are small.
 const STARTUP_BYTES_MAX: usize = 10_000;
 
-/// Takes up a connection. `None` if it was a cancel request or left again.
-pub async fn accept(shared: Arc<Shared>, stream: TcpStream) -> Result<Option<Connection>> {
+/// Takes up a connection. `None` if it was a cancel request or left again. `knocking` is given back when it is in.
+pub async fn accept(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    knocking: OwnedSemaphorePermit,
+) -> Result<Option<Connection>> {
     let peer = stream.peer_addr().ok();
-    let mut wire = Wire::new(stream, &shared.config);
-    let startup = tokio::time::timeout(STARTUP_TIMEOUT, first_message(&shared, &mut wire))
+    let mut wire = Wire::new(stream, &shared);
+    let startup = tokio::time::timeout(shared.config.connect_timeout, introduce(&shared, &mut wire))
         .await
-        .unwrap_or_else(|_| Err(Error::fatal("08006", "no startup message came")));
+        .unwrap_or_else(|_| Err(Error::fatal("08006", "canceling authentication due to timeout")));
     let startup = match startup {
         Ok(Some(startup)) => startup,
         Ok(None) => return Ok(None),
@@ -38,6 +41,8 @@ pub async fn accept(shared: Arc<Shared>, stream: TcpStream) -> Result<Option<Con
     let Some(place) = shared.take_place() else {
         return refuse(wire, Error::fatal("53300", "sorry, too many clients already")).await;
     };
+    drop(knocking);
+    wire.welcome(&shared.config);
     let registered = shared.connections.register();
     let (sender, notices) = mpsc::channel(NOTICES_MAX);
     let mut session = Session::new(shared.clone(), registered.pid, peer, sender, place);
@@ -70,6 +75,18 @@ pub async fn accept(shared: Arc<Shared>, stream: TcpStream) -> Result<Option<Con
     }))
 }
 
+/// Reads until the client has said what it wants and proved who it is.
+async fn introduce(shared: &Shared, wire: &mut Wire) -> Result<Option<Startup>> {
+    let Some(startup) = first_message(shared, wire).await? else { return Ok(None) };
+    authenticate(shared, wire, user_of(&startup)?).await?;
+    Ok(Some(startup))
+}
+
+fn user_of(startup: &Startup) -> Result<&str> {
+    let user = startup.parameters.get("user").map(String::as_str).filter(|user| !user.is_empty());
+    user.ok_or_else(|| Error::fatal("28000", "no PostgreSQL user name specified in startup packet"))
+}
+
 async fn refuse(mut wire: Wire, error: Error) -> Result<Option<Connection>> {
     wire.put_error(&error);
     wire.flush().await?;
@@ -94,6 +111,14 @@ async fn first_message(shared: &Shared, wire: &mut Wire) -> Result<Option<Startu
         let code = u32::from_be_bytes(frame[4..8].try_into().expect("four bytes"));
         const SSL: u32 = 80_877_103;
         const GSS: u32 = 80_877_104;
+        if code == SSL
+            && let Some(tls) = shared.tls.as_ref().filter(|_| !wire.is_encrypted())
+        {
+            wire.put(PgWireBackendMessage::SslResponse(SslResponse::Accept));
+            wire.flush().await?;
+            wire.encrypt(tls).await?;
+            continue;
+        }
         if code == SSL || code == GSS {
             // Both are declined by the same byte.
             wire.put(PgWireBackendMessage::SslResponse(SslResponse::Refuse));
@@ -123,10 +148,7 @@ async fn first_message(shared: &Shared, wire: &mut Wire) -> Result<Option<Startu
 
 /// The startup parameters: user, database, and settings, alone or in `options`.
 fn apply(session: &mut Session, startup: &Startup) -> Result<()> {
-    let user = startup.parameters.get("user").cloned().unwrap_or_default();
-    if user.is_empty() {
-        return Err(Error::fatal("28000", "no PostgreSQL user name specified in startup packet"));
-    }
+    let user = user_of(startup)?.to_owned();
     session.user = user.clone();
     // There is one database. Clients that name none mean it by the user's name, and tools look for "postgres".
     let database = startup.parameters.get("database").map_or(DATABASE, String::as_str);

@@ -1,30 +1,90 @@
 //! A client's socket: messages in, messages out, with bounds on both.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use pgwire::messages::{DecodeContext, PgWireBackendMessage, PgWireFrontendMessage, ProtocolVersion};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use pgwire::tokio::tokio_rustls::server::TlsStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
-use crate::shared::ServerConfig;
+use crate::pgwire::tls::Tls;
+use crate::shared::{LARGE_MESSAGE_BYTES, ServerConfig, Shared};
 
 /// A row that is ready leaves at once if so many bytes are waiting.
 const OUTBOX_BYTES: usize = 32 << 10;
 /// What a client may send ahead while its statement runs.
 const INBOX_AHEAD_BYTES: usize = 64 << 10;
 
+/// Before a client is let in, it gets room for so little, and its messages must be as small.
+const STRANGER_READ_BYTES: usize = 512;
+const STRANGER_MESSAGE_BYTES_MAX: usize = 10_000;
+/// What is read at once of a client that is in.
+const READ_BYTES: usize = 8 << 10;
+
+/// A client's connection, encrypted or not.
+enum Socket {
+    Plain(TcpStream),
+    Encrypted(Box<TlsStream<TcpStream>>),
+    /// Between the two.
+    Closed,
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Socket::Encrypted(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Socket::Closed => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Socket::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Socket::Encrypted(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Socket::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Socket::Encrypted(socket) => Pin::new(socket).poll_flush(cx),
+            Socket::Closed => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Encrypted(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Closed => Poll::Ready(Ok(())),
+        }
+    }
+}
+
 /// The socket with what is read and not understood yet, and what is said and not sent yet.
 pub struct Wire {
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
+    socket: Socket,
     /// What came and is not understood yet.
     pub inbox: BytesMut,
     outbox: BytesMut,
+    read_bytes: usize,
     message_bytes_max: usize,
-    write_timeout: Duration,
+    /// How long a client may take over a message that it has begun, and leave what it is sent unread.
+    patience: Duration,
+    /// The memory for large messages of all clients together, and what this one holds of it.
+    large: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
 }
 
 /// What came in.
@@ -38,24 +98,50 @@ pub enum Incoming {
 }
 
 impl Wire {
-    /// The wire over a new socket.
-    pub fn new(stream: TcpStream, config: &ServerConfig) -> Wire {
-        let (reader, writer) = stream.into_split();
+    /// The wire over a new socket, to somebody who is not let in yet.
+    pub fn new(stream: TcpStream, shared: &Shared) -> Wire {
         Wire {
-            reader,
-            writer,
+            socket: Socket::Plain(stream),
             inbox: BytesMut::new(),
             outbox: BytesMut::new(),
-            message_bytes_max: config.message_bytes_max,
-            write_timeout: config.write_timeout,
+            read_bytes: STRANGER_READ_BYTES,
+            message_bytes_max: STRANGER_MESSAGE_BYTES_MAX.min(shared.config.message_bytes_max),
+            patience: shared.config.write_timeout,
+            large: shared.large_messages.clone(),
+            held: None,
         }
+    }
+
+    /// The client is let in.
+    pub fn welcome(&mut self, config: &ServerConfig) {
+        (self.read_bytes, self.message_bytes_max) = (READ_BYTES, config.message_bytes_max);
+    }
+
+    /// Encrypts what is said from here on.
+    pub async fn encrypt(&mut self, tls: &Tls) -> Result<()> {
+        // Whoever speaks before it is answered may be somebody in between.
+        if !self.inbox.is_empty() {
+            return Err(Error::fatal("08P01", "received unencrypted data after SSL request"));
+        }
+        match std::mem::replace(&mut self.socket, Socket::Closed) {
+            Socket::Plain(stream) => {
+                self.socket = Socket::Encrypted(Box::new(tls.acceptor.accept(stream).await?));
+                Ok(())
+            }
+            _ => Err(Error::fatal("08P01", "the connection is encrypted already")),
+        }
+    }
+
+    /// Whether nobody else can read what is said.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.socket, Socket::Encrypted(_))
     }
 
     /// Reads until `n` bytes are there; false if the client is gone before.
     pub async fn fill(&mut self, n: usize) -> Result<bool> {
         while self.inbox.len() < n {
-            self.inbox.reserve((n - self.inbox.len()).clamp(8 << 10, 1 << 20));
-            if self.reader.read_buf(&mut self.inbox).await? == 0 {
+            self.inbox.reserve((n - self.inbox.len()).clamp(self.read_bytes, 1 << 20));
+            if self.socket.read_buf(&mut self.inbox).await? == 0 {
                 return Ok(false);
             }
         }
@@ -64,6 +150,7 @@ impl Wire {
 
     /// The next message after the startup.
     pub async fn next(&mut self) -> Result<Incoming> {
+        self.held = None;
         if !self.fill(5).await? {
             return Ok(Incoming::Gone);
         }
@@ -89,7 +176,9 @@ impl Wire {
                 .hint("Send the data in smaller parts, or raise --message-bytes-max.");
             return Ok(Incoming::Refused(kind, error));
         }
-        if !self.fill(length).await? {
+        let patience = self.patience;
+        let slow = |_| Error::fatal("08006", "the client does not end the message that it has begun");
+        if !tokio::time::timeout(patience, self.whole(length)).await.map_err(slow)?? {
             return Ok(Incoming::Gone);
         }
         // Decoding sees this one message only: a wrong length inside cannot reach into the next.
@@ -109,6 +198,16 @@ impl Wire {
             Some(message) => Ok(Incoming::Message(message)),
             None => Err(Error::fatal("08P01", "invalid message format")),
         }
+    }
+
+    /// Reads until a message of `length` bytes is there, for which there must be memory.
+    async fn whole(&mut self, length: usize) -> Result<bool> {
+        if length > LARGE_MESSAGE_BYTES && self.held.is_none() {
+            let kib = u32::try_from(length >> 10).unwrap_or(u32::MAX);
+            let stopping = |_| Error::terminated();
+            self.held = Some(self.large.clone().acquire_many_owned(kib).await.map_err(stopping)?);
+        }
+        self.fill(length).await
     }
 
     /// Says something, some time before or at the next [`Wire::flush`].
@@ -132,7 +231,12 @@ impl Wire {
     pub async fn flush(&mut self) -> Result<()> {
         // A client that reads nothing for so long keeps what others could use.
         let stuck = |_| Error::fatal("08006", "the client does not read what it asked for");
-        tokio::time::timeout(self.write_timeout, self.writer.write_all(&self.outbox)).await.map_err(stuck)??;
+        let (socket, outbox) = (&mut self.socket, &self.outbox);
+        let write = async {
+            socket.write_all(outbox).await?;
+            socket.flush().await
+        };
+        tokio::time::timeout(self.patience, write).await.map_err(stuck)??;
         self.outbox.clear();
         if self.outbox.capacity() > 4 * OUTBOX_BYTES {
             self.outbox = BytesMut::new();
@@ -147,7 +251,7 @@ impl Wire {
                 return std::future::pending().await;
             }
             self.inbox.reserve(4 << 10);
-            match self.reader.read_buf(&mut self.inbox).await {
+            match self.socket.read_buf(&mut self.inbox).await {
                 Ok(n) if n > 0 => (),
                 _ => return,
             }

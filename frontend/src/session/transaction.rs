@@ -26,6 +26,8 @@ pub struct Work {
     pub now: i64,
     /// Changes that nobody else sees yet.
     pub writes: BTreeMap<RelationId, Vec<Batch>>,
+    /// The memory of all that was written.
+    pub bytes: usize,
     /// By table and encoded key: how many rows the transaction adds.
     pub key_counts: BTreeMap<RelationId, HashMap<Vec<u8>, i64>>,
     /// The right to write to them.
@@ -74,6 +76,8 @@ impl Work {
             batches.truncate(savepoint.writes.get(table).copied().unwrap_or(0));
             !batches.is_empty()
         });
+        let memory = |batch: &Batch| batch.data().get_array_memory_size();
+        self.bytes = self.writes.values().flatten().map(memory).sum();
         for (table, key, diff) in self.counted.drain(savepoint.counted..) {
             if let Some(count) = self.key_counts.get_mut(&table).and_then(|counts| counts.get_mut(&key)) {
                 *count -= diff;

@@ -38,7 +38,7 @@ pub async fn run(session: &mut Session, copy: &Copy) -> Result<Outcome> {
                 let names = names.join(", ");
                 let query =
                     format!("SELECT {names} FROM {}.{}", quote_ident(&object.schema), quote_ident(&object.name));
-                let ready = select::ready(session, select::bind_text(session, &query)?)?;
+                let ready = select::ready(session, select::bind_text(session, &query)?).await?;
                 let rows = select::rows(session, &ready, &[], RowsTag::Select).await?;
                 return Ok(Outcome::CopyOut(CopyOut { rows, options }));
             }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::statements::create::{create, exists, query_columns, schema_of};
-use crate::statements::storage_parameters;
+use crate::statements::{select, storage_parameters};
 
 /// Creates the view.
 pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text: &str) -> Result<Outcome> {
@@ -23,7 +23,7 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
         return Ok(Outcome::Done(TAG.into()));
     }
     storage_parameters::check(session, &statement.options)?;
-    let (plan, depends_on) = plan(session, statement)?;
+    let (plan, depends_on) = plan(session, statement).await?;
     let object = Object {
         id: plan.job.relation,
         schema,
@@ -60,18 +60,21 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
 }
 
 /// The job that maintains the view.
-pub fn plan(session: &Session, statement: &CreateMaterializedView) -> Result<(ViewPlan, Vec<RelationId>)> {
+pub async fn plan(session: &mut Session, statement: &CreateMaterializedView) -> Result<(ViewPlan, Vec<RelationId>)> {
     if statement.emit_on_window_close {
         return Err(Error::unsupported("EMIT ON WINDOW CLOSE is not supported yet"));
     }
     let catalog = session.shared.catalogs.current();
     let engine = session.shared.engine()?;
     let settings = session.bind_settings();
-    let name = statement.name.last();
-    let bound = planner::bind_view(&catalog, &settings, &statement.query)?;
-    let columns = query_columns(&bound, &statement.columns)?;
+    let (name, query) = (statement.name.last().to_owned(), statement.query.clone());
+    let names = statement.columns.clone();
     let (id, errors) = (engine.allocate_relation(), engine.allocate_relation());
-    let depends_on = bound.depends_on;
-    let plan = view_of(name, id, errors, bound.plan, bound.switches, columns)?;
-    Ok((plan, depends_on))
+    select::on_a_thread(move || {
+        let bound = planner::bind_view(&catalog, &settings, &query)?;
+        let columns = query_columns(&bound, &names)?;
+        let depends_on = bound.depends_on;
+        Ok((view_of(&name, id, errors, bound.plan, bound.switches, columns)?, depends_on))
+    })
+    .await
 }

@@ -36,7 +36,7 @@ pub async fn run(
     };
     let text = match statement.statement.as_ref() {
         Statement::CreateMaterializedView(create) => {
-            let plan = create_materialized_view::plan(session, create)?.0.job.plan;
+            let plan = create_materialized_view::plan(session, create).await?.0.job.plan;
             if json { explain::explain_stream_json(&plan) } else { explain::explain_stream(&plan) }
         }
         Statement::CreateSink(create) => {
@@ -74,7 +74,7 @@ pub async fn run(
 }
 
 async fn read(session: &mut Session, bound: planner::Bound, json: bool) -> Result<String> {
-    let ready = select::ready(session, bound)?;
+    let ready = select::ready(session, bound).await?;
     let (query, relations) = select::way(session, &ready);
     let tables = select::tables(session, relations, false).await?;
     Ok(if json {

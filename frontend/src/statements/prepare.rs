@@ -15,12 +15,12 @@ use crate::session::prepared::{Prepared, Ready};
 use crate::statements::select;
 
 /// Binds a statement as far as that is possible before it runs.
-pub fn prepare(session: &mut Session, parsed: Option<Parsed>, given: Vec<Option<SqlType>>) -> Result<Prepared> {
+pub async fn prepare(session: &mut Session, parsed: Option<Parsed>, given: Vec<Option<SqlType>>) -> Result<Prepared> {
     let catalog = session.shared.catalogs.current();
     let bound_with = bound_with(session)?;
     let mut types = given.clone();
     let described = match &parsed {
-        Some(parsed) => describe(session, &catalog, &parsed.statement, &mut types)?,
+        Some(parsed) => describe(session, &catalog, &parsed.statement, &mut types).await?,
         None => Description::default(),
     };
     // What nothing decides is text, as in Postgres.
@@ -67,8 +67,8 @@ struct Description {
     parameters: Option<Vec<SqlType>>,
 }
 
-fn describe(
-    session: &Session,
+async fn describe(
+    session: &mut Session,
     catalog: &Catalog,
     statement: &Statement,
     types: &mut Vec<Option<SqlType>>,
@@ -82,11 +82,10 @@ fn describe(
     };
     Ok(match statement {
         Statement::Query(query) => {
-            let bound = planner::bind_query(catalog, &settings, query, types)?;
-            let parameters = bound.params.clone();
-            let fields = Some(fields::of(&bound));
+            let (ready, parameters) = select::plan(session, query, std::mem::take(types)).await?;
+            let fields = Some(ready.fields.clone());
             // What is read out of the catalog or the clock when it is bound must be bound again for each run.
-            let ready = if depends_on_moment(&query.text) { None } else { Some(Ready::new(bound, catalog)?) };
+            let ready = Some(ready).filter(|_| !depends_on_moment(&query.text));
             Description { fields, ready, parameters: Some(parameters) }
         }
         Statement::Insert(insert) => {
@@ -119,7 +118,7 @@ fn describe(
 }
 
 /// `PREPARE`
-pub fn declare(session: &mut Session, statement: &Prepare) -> Result<Outcome> {
+pub async fn declare(session: &mut Session, statement: &Prepare) -> Result<Outcome> {
     if session.prepared.contains_key(&statement.name) {
         let message = format!("prepared statement \"{}\" already exists", statement.name);
         return Err(Error::new("42P05", message));
@@ -129,7 +128,8 @@ pub fn declare(session: &mut Session, statement: &Prepare) -> Result<Outcome> {
         text: statement.text.clone(),
         offset: statement.offset,
     };
-    let prepared = prepare(session, Some(parsed), statement.types.clone()).map_err(|e| e.shifted(statement.offset))?;
+    let prepared = prepare(session, Some(parsed), statement.types.clone()).await;
+    let prepared = prepared.map_err(|e| e.shifted(statement.offset))?;
     session.prepared.insert(statement.name.clone(), Arc::new(prepared));
     Ok(Outcome::Done("PREPARE".into()))
 }
@@ -140,7 +140,7 @@ pub async fn execute(session: &mut Session, statement: &Execute) -> Result<(Arc<
     let prepared = session.prepared.get(name).cloned();
     let prepared =
         prepared.ok_or_else(|| Error::new("26000", format!("prepared statement \"{name}\" does not exist")))?;
-    let prepared = refresh(session, prepared, Some(name))?;
+    let prepared = refresh(session, prepared, Some(name)).await?;
     let mut values = Vec::new();
     if let Some(query) = &statement.values {
         let bound = select::bind(session, query, &Parameters::default())?;
@@ -190,12 +190,12 @@ pub fn deallocate(session: &mut Session, name: Option<&str>) -> Result<Outcome> 
 }
 
 /// The same statement bound again if something was created, dropped or set since.
-pub fn refresh(session: &mut Session, prepared: Arc<Prepared>, name: Option<&str>) -> Result<Arc<Prepared>> {
+pub async fn refresh(session: &mut Session, prepared: Arc<Prepared>, name: Option<&str>) -> Result<Arc<Prepared>> {
     let catalog = session.shared.catalogs.current();
     if Arc::ptr_eq(&catalog, &prepared.catalog) && bound_with(session)? == prepared.bound_with {
         return Ok(prepared);
     }
-    let again = prepare(session, prepared.parsed.clone(), prepared.given.clone())?;
+    let again = prepare(session, prepared.parsed.clone(), prepared.given.clone()).await?;
     if again.fields != prepared.fields {
         return Err(Error::new("0A000", "cached plan must not change result type"));
     }

@@ -40,13 +40,40 @@ pub async fn rows(session: &mut Session, ready: &Ready, values: &[ScalarValue], 
 
 /// Binds and runs a query.
 pub async fn run(session: &mut Session, query: &planner::statement::Query, parameters: &Parameters) -> Result<Rows> {
-    let ready = ready(session, bind(session, query, parameters)?)?;
+    let (ready, _) = plan(session, query, parameters.known()).await?;
     rows(session, &ready, &parameters.values, RowsTag::Select).await
 }
 
+/// Binds and optimises a query, and tells its parameters' types.
+pub async fn plan(
+    session: &mut Session,
+    query: &planner::statement::Query,
+    mut types: Vec<Option<SqlType>>,
+) -> Result<(Ready, Vec<SqlType>)> {
+    let (catalog, settings, query) = (session.shared.catalogs.current(), session.bind_settings(), query.clone());
+    on_a_thread(move || {
+        let bound = planner::bind_query(&catalog, &settings, &query, &mut types)?;
+        let parameters = bound.params.clone();
+        Ok((Ready::new(bound, &catalog)?, parameters))
+    })
+    .await
+}
+
 /// Optimises a query against the catalog as of now.
-pub fn ready(session: &Session, bound: Bound) -> Result<Ready> {
-    Ready::new(bound, &session.shared.catalogs.current())
+pub async fn ready(session: &mut Session, bound: Bound) -> Result<Ready> {
+    let catalog = session.shared.catalogs.current();
+    on_a_thread(move || Ready::new(bound, &catalog)).await
+}
+
+/// Runs what may take its time where nobody else waits, so that whoever asked for it can stop waiting.
+pub async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::terminated()),
+        },
+    }
 }
 
 /// Binds a query.
@@ -144,8 +171,7 @@ pub async fn collect(
     to_change: bool,
 ) -> Result<Vec<RecordBatch>> {
     let tables = tables(session, &bound.relations, to_change).await?;
-    let stream = Query::new(bound.plan)?.run(values, &tables, &session.shared.reads).await?;
-    Ok(stream.try_collect().await?)
+    collect_from(session, bound, &tables, values).await
 }
 
 /// All rows of a bound query that reads, besides relations, rows of the statement's own under the id `own`.
@@ -158,8 +184,28 @@ pub async fn collect_over(
 ) -> Result<Vec<RecordBatch>> {
     let mut tables = tables(session, &bound.relations, true).await?;
     tables.add(own, rows);
-    let stream = Query::new(bound.plan)?.run(values, &tables, &session.shared.reads).await?;
-    Ok(stream.try_collect().await?)
+    collect_from(session, bound, &tables, values).await
+}
+
+/// What is written stays in memory until the transaction's end, so there may only be so much of it.
+async fn collect_from(
+    session: &mut Session,
+    bound: Bound,
+    tables: &SessionTables,
+    values: &[ScalarValue],
+) -> Result<Vec<RecordBatch>> {
+    let max = session.shared.config.transaction_bytes_max;
+    let query = on_a_thread(move || Ok(Query::new(bound.plan)?)).await?;
+    let mut stream = query.run(values, tables, &session.shared.reads).await?;
+    let (mut batches, mut bytes) = (Vec::new(), 0);
+    while let Some(batch) = stream.try_next().await? {
+        bytes += batch.get_array_memory_size();
+        if bytes > max {
+            return Err(Error::too_much_written(max));
+        }
+        batches.push(batch);
+    }
+    Ok(batches)
 }
 
 /// The rows of a RETURNING clause over the rows that were written.

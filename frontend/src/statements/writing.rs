@@ -38,6 +38,8 @@ pub async fn append(
     let mut changes = Vec::with_capacity(batches.len());
     let mut n = 0;
     for batch in batches.iter().filter(|b| b.num_rows() > 0) {
+        // A chance for whoever wants it to stop.
+        tokio::task::yield_now().await;
         check_not_null(table, batch)?;
         changes.push(Batch::inserts(completed(session, table, batch)?));
         n += batch.num_rows() as u64;
@@ -66,7 +68,7 @@ pub async fn apply(session: &mut Session, table: &Arc<Object>, changes: Vec<Batc
         check_key(session, table, &snapshot, &changes)?;
     }
     for batch in changes {
-        session.write(table.id, batch);
+        session.write(table.id, batch)?;
     }
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! The protocol as clients use it: psql 15, tokio-postgres and bare messages against a server in this process.
 
+mod authentication;
 mod bare;
 mod http;
 mod jobs;
+mod overload;
 mod prepared;
 mod psql;
 mod settings;

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::provider_as_source;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::session_state::SessionState;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use futures::stream::BoxStream;
@@ -31,6 +33,8 @@ use crate::{nodes, rules};
 /// The rows of a read, as they are computed. Dropping it cancels the read.
 pub type RowStream = BoxStream<'static, Result<RecordBatch>>;
 
+/// How many batches a read may be ahead of whoever takes its rows.
+const BATCHES_AHEAD: usize = 2;
 /// How many rows a read must have to be worth several threads.
 const PARALLEL_ROWS_MIN: u64 = 50_000;
 
@@ -107,8 +111,12 @@ impl Query {
             }
             Way::Plan => {}
         }
-        let (physical, state) = self.physical(params, tables, reads).await?;
-        Ok(rows(execute_stream(physical, state.task_ctx())?))
+        // On tasks of its own: whoever waits for it can stop waiting, however long a step of it takes.
+        let (plan, state) = self.logical(params, tables, reads)?;
+        let planned = state.clone();
+        let planning = SpawnedTask::spawn(async move { physical(&plan, &planned).await });
+        let physical = planning.join_unwind().await.map_err(|error| Error::new("57014", error.to_string()))??;
+        Ok(rows(buffered(physical, state.task_ctx())))
     }
 
     /// DataFusion's physical plan over `tables`.
@@ -118,6 +126,17 @@ impl Query {
         tables: &dyn Tables,
         reads: &'a Reads,
     ) -> Result<(Arc<dyn ExecutionPlan>, &'a SessionState)> {
+        let (plan, state) = self.logical(params, tables, reads)?;
+        Ok((physical(&plan, state).await?, state))
+    }
+
+    /// The plan with its parameters' values over `tables`.
+    fn logical<'a>(
+        &self,
+        params: &[ScalarValue],
+        tables: &dyn Tables,
+        reads: &'a Reads,
+    ) -> Result<(LogicalPlan, &'a Arc<SessionState>)> {
         let mut plan = self.plan.clone();
         if self.has_params {
             plan = with_params(plan, params)?;
@@ -136,10 +155,28 @@ impl Query {
             scan.source = provider_as_source(Arc::new(table));
             Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
         })?;
-        let state = reads.session(rows >= PARALLEL_ROWS_MIN);
-        let physical = DefaultPhysicalPlanner::default().create_physical_plan(&plan.data, state).await?;
-        Ok((physical, state))
+        Ok((plan.data, reads.session(rows >= PARALLEL_ROWS_MIN)))
     }
+}
+
+async fn physical(plan: &LogicalPlan, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
+    Ok(DefaultPhysicalPlanner::default().create_physical_plan(plan, state).await?)
+}
+
+/// Runs a plan on a task of its own, which ends when nobody wants its rows any more.
+fn buffered(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> SendableRecordBatchStream {
+    let mut builder = RecordBatchReceiverStream::builder(plan.schema(), BATCHES_AHEAD);
+    let sender = builder.tx();
+    builder.spawn(async move {
+        let mut batches = execute_stream(plan, context)?;
+        while let Some(batch) = batches.next().await {
+            if sender.send(batch).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    builder.build()
 }
 
 fn rows(stream: SendableRecordBatchStream) -> RowStream {

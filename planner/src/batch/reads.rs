@@ -1,13 +1,19 @@
 //! What all reads of one server share: their memory, where they spill to, how many threads each may use.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 
 use crate::error::Result;
+
+/// When there is no memory left, who has most of it is told: so many.
+const LARGEST_TOLD: NonZeroUsize = NonZeroUsize::new(3).expect("not zero");
 
 /// What reads may use.
 #[derive(Clone, Debug)]
@@ -28,8 +34,8 @@ impl Default for ReadLimits {
 
 /// What all reads of one server share. Each server has its own.
 pub struct Reads {
-    small: SessionState,
-    large: SessionState,
+    small: Arc<SessionState>,
+    large: Arc<SessionState>,
 }
 
 impl Reads {
@@ -43,20 +49,20 @@ impl Reads {
             None => DiskManagerMode::OsTmpDirectory,
         };
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_limit(limits.memory_bytes, 1.0)
+            .with_memory_pool(Arc::new(TrackConsumersPool::new(FairSpillPool::new(limits.memory_bytes), LARGEST_TOLD)))
             .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode))
             .build_arc()?;
         let session = |threads: usize| {
             let mut config = SessionConfig::new().with_target_partitions(threads).with_batch_size(8192);
             // A number from statistics would be a guess here: counts are estimates.
             config.options_mut().execution.collect_statistics = false;
-            SessionStateBuilder::new().with_config(config).with_runtime_env(runtime.clone()).build()
+            Arc::new(SessionStateBuilder::new().with_config(config).with_runtime_env(runtime.clone()).build())
         };
         Ok(Reads { small: session(1), large: session(limits.threads.max(1)) })
     }
 
     /// DataFusion's settings for a small read, or for one of many rows.
-    pub(super) fn session(&self, large: bool) -> &SessionState {
+    pub(super) fn session(&self, large: bool) -> &Arc<SessionState> {
         if large { &self.large } else { &self.small }
     }
 }

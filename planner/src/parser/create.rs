@@ -38,6 +38,9 @@ impl Reader<'_> {
         if self.eat(&["sink"]) {
             return self.create_sink();
         }
+        if let Some(can_login) = self.eat_role() {
+            return self.create_role(can_login);
+        }
         for words in [
             "temporary table",
             "temp table",
@@ -45,8 +48,7 @@ impl Reader<'_> {
             "temp view",
             "temporary source",
             "unlogged table",
-            "user",
-            "role",
+            "user mapping",
             "database",
             "schema",
             "function",
@@ -465,9 +467,10 @@ impl Reader<'_> {
 
     pub(super) fn drop(&mut self) -> Result<Statement> {
         self.expect(&["drop"])?;
+        if self.eat_role().is_some() {
+            return self.drop_role();
+        }
         for words in [
-            "user",
-            "role",
             "function",
             "aggregate",
             "type",
@@ -500,6 +503,9 @@ impl Reader<'_> {
 
     pub(super) fn alter(&mut self) -> Result<Statement> {
         self.expect(&["alter"])?;
+        if self.eat_role().is_some() {
+            return self.alter_role();
+        }
         let words: Vec<String> = (0..2)
             .filter_map(|i| match &self.p.peek_nth_token_ref(i).token {
                 Token::Word(w) => Some(w.value.to_uppercase()),
@@ -510,7 +516,7 @@ impl Reader<'_> {
         let kind = match self.kind() {
             Some(kind @ NamedKind::Relation(_)) => kind,
             Some(NamedKind::Column) => return self.unexpected(),
-            _ if ["USER", "ROLE", "SYSTEM", "DATABASE", "SCHEMA", "FUNCTION", "TYPE", "DEFAULT", "SEQUENCE"]
+            _ if ["SYSTEM", "DATABASE", "SCHEMA", "FUNCTION", "TYPE", "DEFAULT", "SEQUENCE"]
                 .contains(&what.as_str()) =>
             {
                 return self.unsupported(&format!("ALTER {what}"));
