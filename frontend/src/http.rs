@@ -134,6 +134,7 @@ fn measure_sources(status: &EngineStatus, registry: &mut Registry) {
     let lag = Family::<Split, Gauge>::default();
     let offset = Family::<Split, Gauge>::default();
     let up = Family::<Split, Gauge>::default();
+    measure_event_time(status, registry);
     for job in status.jobs.iter().filter(|job| !job.splits.is_empty()) {
         let label = Source { source: job.name.clone() };
         rows.get_or_create(&label).inc_by(job.rows_in);
@@ -153,6 +154,21 @@ fn measure_sources(status: &EngineStatus, registry: &mut Registry) {
     registry.register("split_lag", help, lag);
     registry.register("split_offset", "Up to where the split is read, in the same unit as its lag", offset);
     registry.register("split_up", "0 while the outside system does not give this split", up);
+}
+
+fn measure_event_time(status: &EngineStatus, registry: &mut Registry) {
+    let watermark = Family::<Job, Gauge<f64, AtomicU64>>::default();
+    let late = Family::<Source, Counter>::default();
+    for job in &status.jobs {
+        let Some(rows) = job.late_rows else { continue };
+        late.get_or_create(&Source { source: job.name.clone() }).inc_by(rows);
+        if let Some(mark) = job.watermarks.iter().find_map(|(_, mark)| *mark) {
+            watermark.get_or_create(&Job { job: job.name.clone() }).set(mark.at as f64 / 1e6);
+        }
+    }
+    let help = "The watermark of the source or table, as seconds since 1970";
+    registry.register_with_unit("watermark", help, Unit::Seconds, watermark);
+    registry.register("late_rows", "Rows that were late since the start", late);
 }
 
 fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {

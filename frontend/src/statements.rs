@@ -12,6 +12,7 @@ pub mod create_view;
 pub mod cursor;
 pub mod delete;
 pub mod drop;
+pub mod event_time;
 pub mod explain;
 pub mod flush;
 pub mod insert;

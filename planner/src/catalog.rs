@@ -22,6 +22,9 @@ pub const FIRST_USER_ID: u32 = 16384;
 /// What the name of a relation's error table ends with.
 pub const ERRORS_SUFFIX: &str = "$errors";
 
+/// What the name of a relation's late rows ends with.
+pub const LATE_SUFFIX: &str = "$late";
+
 /// A relation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Object {
@@ -150,8 +153,8 @@ pub fn quote_ident(name: &str) -> String {
 pub struct Catalog {
     by_id: BTreeMap<RelationId, Arc<Object>>,
     by_name: BTreeMap<(String, String), RelationId>,
-    /// The `$errors` relations, by their ids.
-    errors: BTreeMap<RelationId, Arc<Object>>,
+    /// The `$errors` and `$late` relations, by their ids.
+    aside: BTreeMap<RelationId, Arc<Object>>,
 }
 
 impl Catalog {
@@ -171,7 +174,22 @@ impl Catalog {
                 ..Object::default()
             };
             self.by_name.insert((errors.schema.clone(), errors.name.clone()), id);
-            self.errors.insert(id, Arc::new(errors));
+            self.aside.insert(id, Arc::new(errors));
+        }
+        if let Some((job, event)) = object.job.as_ref().and_then(|job| Some((job, job.event_time()?))) {
+            let late = Object {
+                id: event.late,
+                schema: object.schema.clone(),
+                name: format!("{}{LATE_SUFFIX}", object.name),
+                kind: ObjectKind::System,
+                columns: streaming::event_time::late_columns(&job.columns, event),
+                hidden: 1,
+                depends_on: vec![object.id],
+                append_only: true,
+                ..Object::default()
+            };
+            self.by_name.insert((late.schema.clone(), late.name.clone()), late.id);
+            self.aside.insert(late.id, Arc::new(late));
         }
         self.by_id.insert(object.id, Arc::new(object));
     }
@@ -186,20 +204,23 @@ impl Catalog {
             }
         };
         forget(&object);
-        if let Some(errors) = object.errors.and_then(|id| self.errors.remove(&id)) {
-            forget(&errors);
+        let late = object.job.as_ref().and_then(JobSpec::late);
+        for id in object.errors.into_iter().chain(late) {
+            if let Some(aside) = self.aside.remove(&id) {
+                forget(&aside);
+            }
         }
         Some(object)
     }
 
-    /// All objects, by id; the `$errors` relations are not among them.
+    /// All objects, by id; the `$errors` and `$late` relations are not among them.
     pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.by_id.values()
     }
 
     /// The object with an id.
     pub fn by_id(&self, id: RelationId) -> Option<&Arc<Object>> {
-        self.by_id.get(&id).or_else(|| self.errors.get(&id))
+        self.by_id.get(&id).or_else(|| self.aside.get(&id))
     }
 
     /// The object with exactly this name.

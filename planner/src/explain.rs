@@ -1,5 +1,7 @@
 //! EXPLAIN: a stream's plan with the state that each operator keeps, and a read's plan, for people and as JSON.
 
+mod bound;
+
 use std::collections::HashSet;
 use std::fmt::Write;
 
@@ -52,7 +54,7 @@ fn write_node(
     let what = describe(plan, i);
     let space = if what.is_empty() { "" } else { " " };
     let _ = writeln!(out, "{indent}{arrow}{name}{tag}{space}{what}{grows}");
-    if let Some(state) = node.operator.state() {
+    if let Some(state) = state(plan, i) {
         let pad = if depth == 0 { "  " } else { "     " };
         let _ = writeln!(out, "{indent}{pad}state: {state}");
     }
@@ -74,9 +76,18 @@ fn json_node(plan: &Plan, i: usize) -> Value {
         "operator": name(&node.operator),
         "details": describe(plan, i),
         "append_only": append_only(plan, i),
-        "state": node.operator.state(),
+        "state": state(plan, i),
         "columns": node.operator.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>(),
         "inputs": node.inputs.iter().map(|&input| json_node(plan, input)).collect::<Vec<_>>(),
+    })
+}
+
+/// What a node keeps and what bounds it.
+fn state(plan: &Plan, i: usize) -> Option<String> {
+    let state = plan.nodes[i].operator.state()?;
+    Some(match bound::of(plan, i) {
+        Some(bound) => format!("{state}, {bound}"),
+        None => state,
     })
 }
 
@@ -113,6 +124,7 @@ fn append_only(plan: &Plan, i: usize) -> bool {
         | AnyOperator::Materialize(_) => inputs(),
         AnyOperator::HashJoin(join) => matches!(join.kind, JoinKind::Inner | JoinKind::Semi) && inputs(),
         AnyOperator::TemporalJoin(_) => true,
+        AnyOperator::WindowClose(close) => close.every.is_none() && !close.updates,
         AnyOperator::SetOperation(operation) => operation.kind == SetKind::Intersect && inputs(),
         _ => false,
     }
@@ -323,7 +335,7 @@ fn order(keys: &[SortKey], schema: &Schema) -> String {
     keys.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-fn duration(us: i64) -> String {
+pub(crate) fn duration(us: i64) -> String {
     for (unit, name) in
         [(86_400_000_000, "day"), (3_600_000_000, "hour"), (60_000_000, "minute"), (1_000_000, "second"), (1_000, "ms")]
     {

@@ -4,6 +4,8 @@
 //! nobody above reads. Nodes that are the same are made once: a CTE that is used twice, a self-join's two scans.
 
 mod aggregate;
+mod emit;
+mod event_time;
 mod expr;
 mod filter;
 mod join;
@@ -38,6 +40,7 @@ use streaming::watermark::{Watermark, Watermarks};
 
 use crate::error::{Error, Result};
 use crate::{functions, nodes};
+pub use event_time::plan_event_time;
 pub use sink::sink_of;
 pub use view::{
     IndexPlan, Indexed, ViewPlan, plan_bound_view, plan_index, plan_source, plan_table, plan_view, view_of,

@@ -313,6 +313,22 @@ pub struct Watermark {
     pub column: String,
     /// The expression's text.
     pub expr: String,
+    /// Where it stands.
+    pub position: usize,
+    /// `WITH TTL`
+    pub ttl: bool,
+}
+
+/// When the rows of a view leave: `EMIT ...` behind its query.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Emit {
+    /// With every epoch.
+    #[default]
+    Immediately,
+    /// Once the watermark has passed their window.
+    OnWindowClose,
+    /// At most once in this time while their window is open.
+    Every(std::time::Duration),
 }
 
 /// `INCLUDE what ['key'] [AS name]`
@@ -405,8 +421,8 @@ pub struct CreateMaterializedView {
     pub options: Vec<(String, String)>,
     /// The query.
     pub query: Query,
-    /// `EMIT ON WINDOW CLOSE`
-    pub emit_on_window_close: bool,
+    /// `EMIT ...`
+    pub emit: Emit,
 }
 
 /// `CREATE [OR REPLACE] VIEW [IF NOT EXISTS] v [(columns)] AS query`

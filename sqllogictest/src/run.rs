@@ -244,10 +244,14 @@ impl Runner {
                 if let Some(parent) = path.parent() {
                     std::fs::create_dir_all(parent)?;
                 }
-                let before = if *append { std::fs::read_to_string(&path).unwrap_or_default() } else { String::new() };
+                if *append {
+                    // The same file, which a reader may have open, and in one piece.
+                    let mut file = std::fs::OpenOptions::new().append(true).open(path)?;
+                    return Ok(std::io::Write::write_all(&mut file, text.as_bytes())?);
+                }
                 // A reader must not see half a file: it appears under its name when it is whole.
                 let partial = self.directory.join(".partial");
-                std::fs::write(&partial, before + &text)?;
+                std::fs::write(&partial, &text)?;
                 Ok(std::fs::rename(partial, path)?)
             }
             Step::Loop { variable, range, body } => {
@@ -413,7 +417,8 @@ impl Runner {
                 let query = &text[at + 4..];
                 let mentioned: BTreeSet<String> =
                     lower[at..].split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_string).collect();
-                let clock = ["now", "proctime", "current_timestamp"].iter().any(|word| mentioned.contains(*word));
+                // What a view shows with EMIT depends on when its rows came, and not on which there are.
+                let clock = ["now", "proctime", "current_timestamp", "emit"].iter().any(|word| mentioned.contains(*word));
                 if clock || mentioned.iter().any(|word| self.moving.contains(word)) {
                     self.moving.insert(name);
                 } else if !lower[..at].contains('(') {

@@ -16,6 +16,7 @@ use storage::table::DirtyRun;
 use storage::{Epoch, Relation, RelationId, RelationSpec, Result, Store};
 
 use crate::coordinator::{Cut, Job, Stage};
+use crate::event_time::late_columns;
 use crate::job::SplitState;
 use crate::operators::AnyOperator;
 use crate::row_errors::error_columns;
@@ -67,6 +68,11 @@ pub fn table_key(relation: RelationId) -> Vec<u8> {
     format!("engine/table/{}", relation.0).into_bytes()
 }
 
+/// The key of what is announced of the event time of a source or table.
+pub fn event_key(relation: RelationId) -> Vec<u8> {
+    format!("engine/event/{}", relation.0).into_bytes()
+}
+
 /// The key of why a job is stopped.
 pub fn failed_key(relation: RelationId) -> Vec<u8> {
     format!("engine/failed/{}", relation.0).into_bytes()
@@ -85,6 +91,9 @@ pub fn note_inputs(job: &Job) {
     if let Some(table) = &job.control.table {
         table.noted.store(table.applied.load(Ordering::Acquire), Ordering::Release);
     }
+    if let Some(event) = job.control.event() {
+        event.noted.store(event.at.load(Ordering::Acquire), Ordering::Release);
+    }
 }
 
 /// Moves what changed in `job` up to its cut into `taken`.
@@ -97,7 +106,11 @@ pub fn take(job: &mut Job, taken: &mut Taken) {
     }
     let Cut::Done(cut) = job.cut else { return };
     taken.runs.append(&mut job.control.cut_runs.lock());
-    taken.relations.extend(job.relation.iter().chain([&job.errors]).map(|r| (r.clone(), Epoch(cut))));
+    taken.relations.extend(job.relations().map(|r| (r.clone(), Epoch(cut))));
+    if let Some(event) = job.control.event() {
+        let at = event.noted.load(Ordering::Acquire);
+        taken.meta.push((event_key(id), Some(at.to_be_bytes().to_vec())));
+    }
     taken.meta.push((cut_key(id), (cut < taken.epoch).then(|| cut.to_be_bytes().to_vec())));
     if let Some(outbox) = &job.control.outbox {
         outbox.note(cut);
@@ -153,6 +166,22 @@ pub fn open_errors(store: &Arc<Store>, spec: &JobSpec) -> Result<Arc<Relation>> 
         vnode_columns: vec![0],
         unique: true,
     })
+}
+
+/// The relation of a job's late rows, if it has an event time.
+pub fn open_late(store: &Arc<Store>, spec: &JobSpec) -> Result<Option<Arc<Relation>>> {
+    let Some(event) = spec.event_time() else { return Ok(None) };
+    let columns = late_columns(&spec.columns, event);
+    let key = columns.len() - 1;
+    let relation = store.relation(RelationSpec {
+        id: event.late,
+        schema: storage::types::arrow_schema(&columns),
+        key: vec![key],
+        key_options: Vec::new(),
+        vnode_columns: vec![key],
+        unique: true,
+    })?;
+    Ok(Some(relation))
 }
 
 /// The thread that writes checkpoints.

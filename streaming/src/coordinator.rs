@@ -150,9 +150,9 @@ impl State {
         }
     }
 
-    /// The job that maintains `relation`, be it its rows or its errors.
+    /// The job that maintains `relation`, be it its rows or what was set aside.
     pub fn owner(&self, relation: RelationId) -> Option<&Job> {
-        self.jobs.get(&relation).or_else(|| self.jobs.values().find(|job| job.spec.errors == relation))
+        self.jobs.get(&relation).or_else(|| self.jobs.values().find(|job| job.spec.is_aside(relation)))
     }
 
     fn frontier(&self, relation: RelationId) -> u64 {
@@ -200,6 +200,7 @@ impl Coordinator {
         Self::answer_flushes(state);
         self.answer(state);
         self.publish(state);
+        let due_in = watermarks::look_at_time(state);
         let dirty = state.jobs.values().any(|job| job.control.dirty.load(Ordering::Acquire));
         let since = state.sealed_at.elapsed();
         if state.force_seal {
@@ -216,7 +217,7 @@ impl Coordinator {
         } else {
             HEARTBEAT
         };
-        checkpoint_in.min(HEARTBEAT).max(Duration::from_micros(50))
+        checkpoint_in.min(HEARTBEAT).min(due_in).max(Duration::from_micros(50))
     }
 
     /// Takes up what the workers have done.
@@ -255,8 +256,10 @@ impl Coordinator {
                 let was_reading = reading(job);
                 // The snapshots that the job began with are read.
                 job.control.starts.lock().clear();
+                job.control.announce_event_time(target, job.spec.columns.len());
                 if let Some(source) = &job.control.source {
-                    self.visible.note(job.spec.relation, &source.splits.lock());
+                    let announced = source.event.as_ref().map(|event| event.at.load(Ordering::Acquire));
+                    self.visible.note(job.spec.relation, &source.splits.lock(), announced);
                 }
                 job.advance(target);
                 if was_reading {

@@ -81,6 +81,24 @@ impl CountedRows {
         self.entries[number as usize].count
     }
 
+    /// The numbers of all rows.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        let live = self.entries.iter().enumerate().filter(|(_, e)| e.flags & LIVE != 0);
+        live.map(|(i, _)| i as u32)
+    }
+
+    /// The row with this number is gone, however often it was there: also from `table`, with the next checkpoint.
+    pub fn forget(&mut self, number: u32, table: &mut StateTable) {
+        let entry = self.entries[number as usize];
+        if entry.flags & LIVE == 0 {
+            return;
+        }
+        if entry.flags & STORED != 0 {
+            table.delete(entry.vnode, self.rows.get(number));
+        }
+        self.remove(number);
+    }
+
     /// The bytes of the row with this number.
     pub fn row(&self, number: u32) -> &[u8] {
         self.rows.get(number)

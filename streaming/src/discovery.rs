@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use storage::RelationId;
 
 use crate::coordinator::{Coordinator, Stage};
+use crate::event_time::Progress;
 use crate::job::{JobControl, SplitState};
 use crate::source::Split;
 
@@ -113,6 +114,10 @@ pub fn new_split(split: Split, number: u16) -> SplitState {
         number,
         start: split.start,
         offset: split.start,
+        progress: Progress::default(),
+        idle: false,
+        last_record: None,
+        replay_until: split.start,
         end: None,
         error: None,
         end_error: None,

@@ -82,6 +82,8 @@ pub struct JobContext {
     pub workers: usize,
     /// Rows that failed in the epoch; the root publishes them.
     pub errors: Rc<RefCell<Vec<RowError>>>,
+    /// Rows that were late, by epoch; the root publishes them.
+    pub late: Rc<RefCell<Vec<(u64, Batch)>>>,
     /// Counts unfinished segments.
     pub probe: ProbeHandle<u64>,
 }

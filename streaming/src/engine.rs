@@ -19,6 +19,7 @@ use crate::coordinator::freshness::SealTimes;
 use crate::coordinator::{Coordinator, Job, Stage, State};
 use crate::discovery;
 use crate::error::{Error, Result};
+use crate::event_time::Announced;
 use crate::expr::Functions;
 pub use crate::job::Changes;
 use crate::job::{JobControl, SourceControl, SplitState, TableControl};
@@ -31,7 +32,8 @@ use crate::source::Sources;
 pub use crate::spec::{CatalogChanges, EngineConfig, JobSpec};
 pub use crate::status::{EngineStatus, JobState, JobStatus, SinkStatus, SplitStatus};
 use crate::table_log::TableLog;
-use crate::visible::VisibleLog;
+use crate::visible::{Visible, VisibleLog};
+use crate::watermark::Watermark;
 
 use tables::Tables;
 
@@ -87,9 +89,11 @@ impl Engine {
     ) -> Result<Engine> {
         let durable = store.last_checkpoint().0;
         // What was being created or dropped when the server ended.
-        let kept: Vec<RelationId> = jobs.iter().flat_map(|spec| [spec.relation, spec.errors]).collect();
+        let kept: Vec<RelationId> = 
+            jobs.iter().flat_map(|spec| [spec.relation, spec.errors].into_iter().chain(spec.late())).collect();
         store.purge_except(&kept)?;
         let clock = Arc::new(Clock::new(durable.max(1) + 1));
+        clock.recovering.store(true, Ordering::Release);
         let workers = config.workers;
         let notify = clock.notify.clone();
         let log = Arc::new(TableLog::open(&store)?);
@@ -110,10 +114,16 @@ impl Engine {
         let mut ordered = jobs;
         ordered.sort_by_key(|spec| spec.relation);
         for spec in ordered {
-            last = last.max(spec.relation.0).max(spec.errors.0);
+            last = last.max(spec.relation.0).max(spec.errors.0).max(spec.late().map_or(0, |late| late.0));
             let failed = store.meta_get(&checkpoint::failed_key(spec.relation))?;
             let failed = failed.map(|message| String::from_utf8_lossy(&message).into_owned());
             let mut control = JobControl::new(spec.relation, spec.name.clone(), coordinator.clock.clone());
+            let announced = store.meta_get(&checkpoint::event_key(spec.relation))?;
+            let announced = announced.and_then(|bytes| bytes.try_into().ok()).map_or(i64::MIN, i64::from_be_bytes);
+            let event = || {
+                let event = spec.event_time()?.clone();
+                Some(Announced::new(event, announced, visible.announced(spec.relation)))
+            };
             match spec.plan.nodes.first().map(|node| &node.operator) {
                 Some(AnyOperator::Source(source)) => {
                     let meta = store.meta_get(&checkpoint::source_key(spec.relation))?.unwrap_or_default();
@@ -121,12 +131,18 @@ impl Engine {
                         storage::Error::Corrupt(format!("the offsets of source \"{}\": {error}", spec.name))
                     })?;
                     let source = sources.open(&source.spec)?;
-                    control.source = Some(source_control(source, meta.splits, workers));
+                    let mut splits = meta.splits;
+                    for split in &mut splits {
+                        visible.restore(spec.relation, split);
+                    }
+                    control.source = Some(source_control(source, splits, workers, event()));
                 }
                 Some(AnyOperator::TableSource(_)) if spec.plan.nodes.len() == 2 => {
                     let applied = store.meta_get(&checkpoint::table_key(spec.relation))?;
                     let applied = applied.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
-                    let table = TableControl::default();
+                    // All that was written is in the log: what was announced follows from it again.
+                    let event = spec.event_time().map(|event| Announced::new(event.clone(), announced, i64::MIN));
+                    let table = TableControl { event, at: AtomicI64::new(announced), ..TableControl::default() };
                     table.applied.store(applied, Ordering::Release);
                     table.noted.store(applied, Ordering::Release);
                     control.table = Some(table);
@@ -173,6 +189,7 @@ impl Engine {
         };
         let replayed = engine.replay()?;
         engine.catch_up(&visible, replayed);
+        engine.coordinator.clock.recovering.store(false, Ordering::Release);
         let reserve = vec![(NEXT_ROW_ID_KEY.to_vec(), Some((row_id + ROW_IDS_RESERVED).to_be_bytes().to_vec()))];
         drop(engine.coordinator.drop_jobs(&[], reserve));
         // A sink into a table sees what was replayed.
@@ -206,7 +223,7 @@ impl Engine {
     }
 
     /// Waits until everything that was visible before the server ended is visible again.
-    fn catch_up(&self, visible: &BTreeMap<(RelationId, u16), i64>, replayed: u64) {
+    fn catch_up(&self, visible: &Visible, replayed: u64) {
         let begun = std::time::Instant::now();
         let behind = || {
             let state = self.coordinator.state.lock();
@@ -217,7 +234,7 @@ impl Engine {
                         && source.splits.lock().iter().any(|s| s.number == *number && s.offset.0 < *offset)
                 })
             };
-            visible.iter().any(is_behind)
+            visible.offsets.iter().any(is_behind)
         };
         while behind() {
             if begun.elapsed() > RECOVERY_MAX {
@@ -264,10 +281,13 @@ impl Engine {
                 .await?;
                 let splits =
                     splits.into_iter().enumerate().map(|(i, split)| discovery::new_split(split, i as u16)).collect();
-                control.source = Some(source_control(source, splits, self.coordinator.config.workers));
+                let event = job.event_time().map(|event| Announced::new(event.clone(), i64::MIN, i64::MIN));
+                control.source = Some(source_control(source, splits, self.coordinator.config.workers, event));
             }
             Some(AnyOperator::TableSource(_)) if job.plan.nodes.len() == 2 => {
-                control.table = Some(TableControl::default());
+                let event = job.event_time().map(|event| Announced::new(event.clone(), i64::MIN, i64::MIN));
+                let table = TableControl { event, at: AtomicI64::new(i64::MIN), ..TableControl::default() };
+                control.table = Some(table);
             }
             _ => {}
         }
@@ -530,9 +550,15 @@ async fn off_thread<R: Send + 'static>(act: impl FnOnce() -> Result<R> + Send + 
     receive.await.map_err(|_| Error::Failed("opening the source panicked".into()))?
 }
 
-fn source_control(source: Arc<dyn crate::source::Source>, splits: Vec<SplitState>, workers: usize) -> SourceControl {
+fn source_control(
+    source: Arc<dyn crate::source::Source>,
+    splits: Vec<SplitState>,
+    workers: usize,
+    event: Option<Announced>,
+) -> SourceControl {
     SourceControl {
         source,
+        event,
         durable_splits: AtomicUsize::new(splits.len()),
         splits: Mutex::new(splits),
         version: AtomicU64::new(0),
@@ -571,13 +597,24 @@ fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
                 id: s.id,
                 offset: s.offset.0,
                 end: s.end.map(|end| end.0),
+                watermark: Some(s.progress.at).filter(|at| *at > i64::MIN),
+                idle: s.idle,
                 error: s.error.or(s.end_error),
             })
             .collect(),
+        watermarks: known_watermarks(job),
+        late_rows: control.event().map(|event| event.late_rows.load(Ordering::Relaxed)),
         rows_in: control.rows_in.load(Ordering::Relaxed),
         bytes_in: control.bytes_in.load(Ordering::Relaxed),
         sink: control.outbox.as_ref().map(|outbox| outbox.status()),
     }
+}
+
+/// The columns of a job's relation that have a watermark, and what is known of them as of what is visible.
+fn known_watermarks(job: &Job) -> Vec<(usize, Option<Watermark>)> {
+    let known = job.control.history.lock().at(job.frontier);
+    let known = known.iter().flat_map(|marks| marks.iter().enumerate());
+    known.filter_map(|(c, mark)| Some((c, Some((*mark)?).filter(|mark| mark.at > i64::MIN)))).collect()
 }
 
 /// The right to write to some tables.

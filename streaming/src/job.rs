@@ -9,6 +9,7 @@ use storage::table::DirtyRun;
 use storage::{Batch, Epoch, RelationId, RelationSnapshot};
 
 use crate::clock::Clock;
+use crate::event_time::{self, Announced, Judge, Progress, SplitTime};
 use crate::operator::{Seal, StateSize};
 use crate::outbox::Outbox;
 use crate::source::{Offset, Source};
@@ -93,8 +94,10 @@ pub enum Start {
     Records {
         /// The source.
         source: Arc<dyn Source>,
-        /// Split id, number, first offset, offset to stop before.
-        splits: Vec<(String, u16, Offset, Offset)>,
+        /// Its splits, to be read from their start up to their offset.
+        splits: Vec<SplitState>,
+        /// Which of the records are late.
+        judge: Option<Arc<Judge>>,
         /// The columns that its shared readers read. They are read here too, so that a record that cannot be decoded is
         /// set aside by both, whichever of its columns the job wants.
         columns: Arc<Vec<usize>>,
@@ -112,6 +115,8 @@ pub enum Start {
 pub struct SourceControl {
     /// The source.
     pub source: Arc<dyn Source>,
+    /// Its event time, if it has one.
+    pub event: Option<Announced>,
     /// Its splits; offsets are as of the last sealed epoch.
     pub splits: Mutex<Vec<SplitState>>,
     /// How many of the splits a checkpoint holds. The others are not read yet: after a crash they might get other numbers,
@@ -142,6 +147,18 @@ pub struct SplitState {
     pub start: Offset,
     /// The next record to read, as of the last sealed epoch.
     pub offset: Offset,
+    /// How far its event time is.
+    #[serde(default)]
+    pub progress: Progress,
+    /// Whether it does not hold the other splits' event time back.
+    #[serde(skip)]
+    pub idle: bool,
+    /// When a record last came of it.
+    #[serde(skip)]
+    pub last_record: Option<std::time::Instant>,
+    /// Up to here it was visible before the restart.
+    #[serde(skip)]
+    pub replay_until: Offset,
     /// The end when it was last asked.
     #[serde(skip)]
     pub end: Option<Offset>,
@@ -162,6 +179,10 @@ pub struct TableControl {
     pub applied: AtomicU64,
     /// The same as of the checkpoint under way.
     pub noted: AtomicU64,
+    /// Its event time, if it has one.
+    pub event: Option<Announced>,
+    /// Its watermark as of the last sealed epoch.
+    pub at: AtomicI64,
 }
 
 /// The changes of one sealed epoch (or of several, merged) of a relation. Empty batches are progress.
@@ -225,6 +246,32 @@ impl JobControl {
         self.error.lock().get_or_insert(message);
         self.failed.store(true, Ordering::Release);
         self.clock.notify.notify();
+    }
+
+    /// What is announced of the source's or table's event time.
+    pub fn event(&self) -> Option<&Announced> {
+        let of_source = self.source.as_ref().and_then(|source| source.event.as_ref());
+        of_source.or_else(|| self.table.as_ref()?.event.as_ref())
+    }
+
+    /// The source or table has completed `epoch`: announces what follows for its event time.
+    pub fn announce_event_time(&self, epoch: u64, columns: usize) {
+        let Some(event) = self.event() else { return };
+        let at = match (&self.source, &self.table) {
+            (Some(source), _) => {
+                let splits = source.splits.lock();
+                let replayed = splits.iter().all(|split| split.offset >= split.replay_until);
+                let times: Vec<SplitTime> =
+                    splits.iter().map(|split| SplitTime { at: split.progress.at, idle: split.idle }).collect();
+                event_time::announce(&times, if replayed { event.before } else { i64::MIN })
+            }
+            (_, Some(table)) => table.at.load(Ordering::Acquire),
+            _ => return,
+        };
+        event.announce(epoch, at);
+        self.history.lock().note(epoch, &event.watermarks(columns));
+        // Splits that waited for this.
+        self.wake();
     }
 
     /// The end of `epoch`, the target, for the operator that the nodes `from` feed.

@@ -13,6 +13,8 @@ mod discovery;
 mod driver;
 pub mod engine;
 pub mod error;
+pub mod event_time;
+pub mod expiry;
 pub mod expr;
 pub mod inbox;
 pub mod int_table;

@@ -37,6 +37,11 @@ pub trait Operator: Debug + Send + Sync {
         Vec::new()
     }
 
+    /// The columns of inputs, as (input, column), each of which lets it drop what it keeps below that column's watermark.
+    fn expires_by(&self) -> Vec<(usize, usize)> {
+        Vec::new()
+    }
+
     /// Whether a watermark alone makes it emit, without any change in the epoch: then its job runs for that.
     fn waits_for_watermark(&self) -> bool {
         false

@@ -50,6 +50,7 @@ operators! {
     top_n::TopN,
     window::Window,
     single_row::SingleRow,
+    window_close::WindowClose,
     materialize::Materialize,
     sink::Sink,
 }
@@ -72,6 +73,9 @@ impl Operator for AnyOperator {
     }
     fn watermarks(&self, inputs: &[Watermarks], ctx: &WatermarkContext) -> Watermarks {
         self.operator().watermarks(inputs, ctx)
+    }
+    fn expires_by(&self) -> Vec<(usize, usize)> {
+        self.operator().expires_by()
     }
     fn waits_for_watermark(&self) -> bool {
         self.operator().waits_for_watermark()

@@ -22,8 +22,10 @@ const RETRY_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_s
 pub enum Message {
     /// Records.
     Records(Records),
-    /// The position moved without a record, or the split ended.
+    /// The position moved without a record.
     Position(Offset),
+    /// The split is read to its end.
+    End(Offset),
     /// The outside system does not answer; the reader goes on trying.
     Unavailable(String),
     /// The split cannot be read on: the job fails.
@@ -94,7 +96,7 @@ fn read(source: &dyn Source, split: &str, number: u16, from: Offset, projection:
                         }
                     }
                     Ok(Read::End { next }) => {
-                        out.deliver(Message::Position(next));
+                        out.deliver(Message::End(next));
                         return;
                     }
                     Err(error) => break error,

@@ -15,6 +15,7 @@ use timely::worker::Worker;
 
 use crate::driver::{self, JobContext, Leaf, Next};
 use crate::error::{Error, Result};
+use crate::event_time::Judge;
 use crate::expr::Functions;
 use crate::inbox::Inbox;
 use crate::job::{JobControl, Start};
@@ -52,6 +53,8 @@ pub struct Installation {
     pub relation: Option<Arc<Relation>>,
     /// The relation of its errors.
     pub errors: Arc<Relation>,
+    /// The relation of its late rows.
+    pub late: Option<Arc<Relation>>,
     /// The store that its state tables are in.
     pub store: Arc<Store>,
     /// The SQL functions.
@@ -163,12 +166,23 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
     let dataflow = worker.next_dataflow_index();
     let (index, workers) = (worker.index(), worker.peers());
     let probe = ProbeHandle::new();
-    let ctx =
-        JobContext { job: job.control.clone(), worker: index, workers, errors: Rc::default(), probe: probe.clone() };
+    let ctx = JobContext {
+        job: job.control.clone(),
+        worker: index,
+        workers,
+        errors: Rc::default(),
+        late: Rc::default(),
+        probe: probe.clone(),
+    };
     // Every worker must build the same graph, also when a task cannot start: so tasks are opened first.
     let mut tasks = Vec::new();
     let mut inboxes = HashMap::new();
     let mut failed = None;
+    let judge = job.spec.event_time().map(|event| Judge::new(event, &job.spec.columns, &job.functions));
+    let judge = judge.transpose().unwrap_or_else(|error| {
+        failed = Some(error);
+        None
+    });
     for (node, plan_node) in job.spec.plan.nodes.iter().enumerate() {
         let mut handles = Vec::new();
         let mut tables = 0u8;
@@ -232,8 +246,9 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
             let name = operator.name();
             let root = |schema| {
                 let errors = (job.spec.errors, job.errors.clone());
-                let task =
-                    Root::new(ctx.clone(), taps.clone(), job.spec.relation, job.relation.clone(), errors, schema);
+                let late = job.spec.late().zip(job.late.clone());
+                let (id, relation) = (job.spec.relation, job.relation.clone());
+                let task = Root::new(ctx.clone(), taps.clone(), id, relation, errors, late, schema);
                 Box::new(task) as Box<dyn Task>
             };
             let inputs: Vec<_> = plan_node
@@ -248,7 +263,7 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
             let stream = match operator {
                 AnyOperator::Source(source) => {
                     let leaf = driver::leaf(scope, name, ctx.clone(), handles, |wake| {
-                        Box::new(SourceLeaf::new(ctx.clone(), taps.clone(), wake))
+                        Box::new(SourceLeaf::new(ctx.clone(), taps.clone(), judge.clone(), wake))
                     });
                     debug_assert_eq!(node, last, "a source's job has one node");
                     let task = root(source.schema.clone());
@@ -256,7 +271,12 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                     driver::operator(scope, "publish", (node, &[]), ctx.clone(), inputs, task, Vec::new())
                 }
                 AnyOperator::TableSource(_) => {
-                    driver::leaf(scope, name, ctx.clone(), handles, |_| Box::new(TableLeaf::new(ctx.clone())))
+                    let key = match &job.spec.plan.root().operator {
+                        AnyOperator::Materialize(root) => root.key.clone(),
+                        _ => Vec::new(),
+                    };
+                    let judge = judge.clone().map(|judge| (judge, key));
+                    driver::leaf(scope, name, ctx.clone(), handles, |_| Box::new(TableLeaf::new(ctx.clone(), judge)))
                 }
                 AnyOperator::TapReader(tap) => {
                     let inbox = inboxes.remove(&node);

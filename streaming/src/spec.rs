@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use storage::{Column, RelationId};
 
+use crate::event_time::EventTime;
+use crate::operators::AnyOperator;
 use crate::plan::Plan;
 
 /// How to run an engine.
@@ -41,6 +43,27 @@ pub struct JobSpec {
     pub columns: Vec<Column>,
     /// The relation that `<name>$errors` reads: columns [`error_columns`], maintained by the same job.
     pub errors: RelationId,
+}
+
+impl JobSpec {
+    /// The event time that a source or table was declared to have.
+    pub fn event_time(&self) -> Option<&EventTime> {
+        match &self.plan.nodes.first()?.operator {
+            AnyOperator::Source(source) => source.event_time.as_ref(),
+            AnyOperator::TableSource(table) => table.event_time.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The relation that `<name>$late` reads, if there is one.
+    pub fn late(&self) -> Option<RelationId> {
+        self.event_time().map(|event| event.late)
+    }
+
+    /// Whether `id` is what was set aside: `<name>$errors` or `<name>$late`.
+    pub fn is_aside(&self, id: RelationId) -> bool {
+        id == self.errors || self.late() == Some(id)
+    }
 }
 
 /// Changes of keys of the catalog's part of the store: `None` deletes.

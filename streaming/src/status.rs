@@ -7,6 +7,7 @@ use storage::{Epoch, RelationId};
 
 use crate::operator::StateSize;
 pub use crate::outbox::SinkStatus;
+use crate::watermark::Watermark;
 
 /// What a job is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -45,6 +46,10 @@ pub struct JobStatus {
     pub operators: Vec<(usize, &'static str, StateSize)>,
     /// Per source split: id, next offset, end offset if known, last error.
     pub splits: Vec<SplitStatus>,
+    /// The columns of its relation that have a watermark, and what is known of them as of its epoch.
+    pub watermarks: Vec<(usize, Option<Watermark>)>,
+    /// Rows that were late since the server started, of a source or table with a watermark.
+    pub late_rows: Option<u64>,
     /// Rows that came in since the server started.
     pub rows_in: u64,
     /// Bytes that came in from outside since the server started.
@@ -62,6 +67,10 @@ pub struct SplitStatus {
     pub offset: i64,
     /// The end of the split when it was last asked.
     pub end: Option<i64>,
+    /// Its watermark, once there is one.
+    pub watermark: Option<i64>,
+    /// Whether it does not hold the source's watermark back.
+    pub idle: bool,
     /// The last error, while the outside system does not answer.
     pub error: Option<String>,
 }

@@ -4,7 +4,10 @@
 //! checkpoint's offsets; the server answers once they are where they were visible.
 //!
 //! ```text
-//!  DIR/visible.N    records of 14 bytes: relation u32 | split number u16 | offset i64, little endian
+//!  DIR/visible-2.N    records of 24 bytes, little endian: relation u32 | kind u16 | split number u16 | a i64 | b i64
+//!    kind 0           the split is visible up to offset a
+//!         1           a is announced as the source's watermark
+//!         2           from offset a on the split's watermark was at least b
 //! ```
 //!
 //! Written without a sync: it has to outlive the process, not the machine. A new file begins with each checkpoint; the
@@ -18,10 +21,41 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use storage::RelationId;
 
+use crate::event_time::Raise;
 use crate::job::SplitState;
+use crate::source::Offset;
 
-const PREFIX: &str = "visible.";
-const RECORD_BYTES: usize = 14;
+const PREFIX: &str = "visible-2.";
+const RECORD_BYTES: usize = 24;
+const OFFSET: u16 = 0;
+const ANNOUNCED: u16 = 1;
+const RAISED: u16 = 2;
+
+/// What was visible when the server ended.
+#[derive(Debug, Default, PartialEq)]
+pub struct Visible {
+    /// The offsets by (relation, split number).
+    pub offsets: BTreeMap<(RelationId, u16), i64>,
+    announced: BTreeMap<RelationId, i64>,
+    raises: BTreeMap<(RelationId, u16), Vec<Raise>>,
+}
+
+impl Visible {
+    /// What was announced as a source's watermark; `i64::MIN` for nothing.
+    pub fn announced(&self, relation: RelationId) -> i64 {
+        self.announced.get(&relation).copied().unwrap_or(i64::MIN)
+    }
+
+    /// What the checkpoint does not know of a split: that it was visible farther, and raised since.
+    pub fn restore(&self, relation: RelationId, split: &mut SplitState) {
+        let key = (relation, split.number);
+        let visible = self.offsets.get(&key).map_or(split.offset, |offset| Offset(*offset));
+        split.replay_until = visible.max(split.offset);
+        if let Some(raises) = self.raises.get(&key) {
+            split.progress.restore(raises);
+        }
+    }
+}
 
 /// The log.
 pub struct VisibleLog {
@@ -35,29 +69,46 @@ impl VisibleLog {
         VisibleLog { dir: dir.to_owned(), current: Mutex::new((epoch, None)) }
     }
 
-    /// What was visible when the server ended, by (relation, split number).
-    pub fn read(dir: &Path) -> BTreeMap<(RelationId, u16), i64> {
-        let mut visible = BTreeMap::new();
+    /// What was visible when the server ended.
+    pub fn read(dir: &Path) -> Visible {
+        let mut visible = Visible::default();
         for path in files(dir).into_values() {
             let bytes = std::fs::read(path).unwrap_or_default();
             for record in bytes.chunks_exact(RECORD_BYTES) {
-                let relation = u32::from_le_bytes(record[..4].try_into().expect("four bytes"));
-                let number = u16::from_le_bytes(record[4..6].try_into().expect("two bytes"));
-                let offset = i64::from_le_bytes(record[6..].try_into().expect("eight bytes"));
-                let last = visible.entry((RelationId(relation), number)).or_insert(offset);
-                *last = offset.max(*last);
+                let short = |at: usize| u16::from_le_bytes(record[at..at + 2].try_into().expect("two bytes"));
+                let long = |at: usize| i64::from_le_bytes(record[at..at + 8].try_into().expect("eight bytes"));
+                let relation = RelationId(u32::from_le_bytes(record[..4].try_into().expect("four bytes")));
+                let (split, a, b) = (short(6), long(8), long(16));
+                let newest = |last: &mut i64| *last = a.max(*last);
+                match short(4) {
+                    OFFSET => newest(visible.offsets.entry((relation, split)).or_insert(a)),
+                    ANNOUNCED => newest(visible.announced.entry(relation).or_insert(a)),
+                    _ => {
+                        let raises = visible.raises.entry((relation, split)).or_default();
+                        raises.push(Raise { offset: a, at: b, used: false });
+                    }
+                }
             }
         }
         visible
     }
 
-    /// The splits of `relation` are visible up to their offsets.
-    pub fn note(&self, relation: RelationId, splits: &[SplitState]) {
-        let mut bytes = Vec::with_capacity(splits.len() * RECORD_BYTES);
-        for split in splits {
+    /// The splits of `relation` are visible up to their offsets, and its watermark as announced.
+    pub fn note(&self, relation: RelationId, splits: &[SplitState], announced: Option<i64>) {
+        let mut bytes = Vec::with_capacity((splits.len() + 1) * RECORD_BYTES);
+        let mut record = |kind: u16, split: u16, a: i64, b: i64| {
             bytes.extend(relation.0.to_le_bytes());
-            bytes.extend(split.number.to_le_bytes());
-            bytes.extend(split.offset.0.to_le_bytes());
+            bytes.extend(kind.to_le_bytes());
+            bytes.extend(split.to_le_bytes());
+            bytes.extend(a.to_le_bytes());
+            bytes.extend(b.to_le_bytes());
+        };
+        for split in splits {
+            record(OFFSET, split.number, split.offset.0, 0);
+            split.progress.raises.iter().for_each(|raise| record(RAISED, split.number, raise.offset, raise.at));
+        }
+        if let Some(announced) = announced.filter(|announced| *announced > i64::MIN) {
+            record(ANNOUNCED, 0, announced, 0);
         }
         let mut current = self.current.lock();
         let path = self.dir.join(format!("{PREFIX}{}", current.0));
@@ -92,28 +143,31 @@ fn files(dir: &Path) -> BTreeMap<u64, PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::Offset;
+    use crate::discovery::new_split;
+    use crate::source::Split;
 
     fn split(number: u16, offset: i64) -> SplitState {
-        SplitState {
-            id: String::new(),
-            number,
-            start: Offset(0),
-            offset: Offset(offset),
-            end: None,
-            error: None,
-            end_error: None,
-        }
+        let split = new_split(Split { id: String::new(), start: Offset(0) }, number);
+        SplitState { offset: Offset(offset), ..split }
     }
 
     #[test]
     fn keeps_what_no_checkpoint_holds() {
         let dir = tempfile::tempdir().expect("a folder");
         let log = VisibleLog::open(dir.path(), 1);
-        log.note(RelationId(7), &[split(0, 10), split(1, 20)]);
+        log.note(RelationId(7), &[split(0, 10), split(1, 20)], None);
         log.cut(5);
-        log.note(RelationId(7), &[split(0, 12)]);
+        log.note(RelationId(7), &[split(0, 12)], Some(99));
+        let mut raised = split(0, 14);
+        raised.progress.raise(12, 99);
+        log.note(RelationId(7), &[raised.clone()], Some(100));
         log.committed(5);
-        assert_eq!(VisibleLog::read(dir.path()), BTreeMap::from([((RelationId(7), 0), 12)]));
+        let visible = VisibleLog::read(dir.path());
+        assert_eq!(visible.offsets, BTreeMap::from([((RelationId(7), 0), 14)]));
+        assert_eq!((visible.announced(RelationId(7)), visible.announced(RelationId(8))), (100, i64::MIN));
+        // What the checkpoint had of it.
+        let mut before = split(0, 10);
+        visible.restore(RelationId(7), &mut before);
+        assert_eq!((before.replay_until, before.progress.raises), (Offset(14), raised.progress.raises));
     }
 }

@@ -153,7 +153,7 @@ const SOURCE: u32 = 16390;
 fn table() -> JobSpec {
     let mut plan = Plan::default();
     let names = ["id", "v"];
-    let source = plan.add(TableSource { relation: RelationId(TABLE), schema: schema(&names) }, vec![]);
+    let source = plan.add(TableSource { relation: RelationId(TABLE), event_time: None, schema: schema(&names) }, vec![]);
     let root = Materialize {
         relation: RelationId(TABLE),
         key: vec![0],
@@ -174,7 +174,7 @@ fn numbers() -> JobSpec {
         columns: columns(&["k", "v"]),
     };
     let mut plan = Plan::default();
-    plan.add(Source { spec, schema: schema(&["k", "v", "_row_id"]) }, vec![]);
+    plan.add(Source { spec, event_time: None, schema: schema(&["k", "v", "_row_id"]) }, vec![]);
     job(SOURCE, "numbers", plan, &["k", "v", "_row_id"])
 }
 

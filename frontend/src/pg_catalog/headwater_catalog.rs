@@ -1,6 +1,7 @@
 //! `headwater_catalog`: the jobs and what they do, the sources and how far they are read, the sinks and how far
 //! they are delivered, checkpoints, settings.
 
+use storage::SqlType;
 use streaming::engine::{EngineStatus, JobState, JobStatus, SinkStatus};
 
 use crate::pg_catalog::relation::{Fill, SystemRelation};
@@ -178,6 +179,37 @@ pub const RELATIONS: &[SystemRelation] = &[
             Ok(())
         },
     ),
+    relation(
+        "watermarks",
+        13_207,
+        "relation:oid name:text kind:text column:text split:text watermark:text idle:bool late_rows:int8",
+        |context, rows| {
+            for job in &context.shared.engine()?.status().jobs {
+                let Some(object) = context.catalog.by_id(job.relation) else { continue };
+                let kind = crate::catalog::kind_name(object.kind);
+                for (column, mark) in &job.watermarks {
+                    let Some(column) = object.columns.get(*column) else { continue };
+                    let text = |at: i64| watermark_text(at, &column.ty);
+                    rows.push(row![
+                        job.relation.0,
+                        &job.name,
+                        kind,
+                        &column.name,
+                        None::<String>,
+                        mark.map(|mark| text(mark.at)),
+                        None::<bool>,
+                        job.late_rows
+                    ]);
+                    for split in job.splits.iter().filter(|_| job.late_rows.is_some()) {
+                        let at = split.watermark.map(text);
+                        let name = &column.name;
+                        rows.push(row![job.relation.0, &job.name, kind, name, &split.id, at, split.idle]);
+                    }
+                }
+            }
+            Ok(())
+        },
+    ),
     relation("settings", 13_206, "name:text setting:text description:text", |context, rows| {
         for setting in crate::settings::SETTINGS.iter() {
             rows.push(row![setting.name, context.settings.of(setting), setting.description]);
@@ -214,4 +246,17 @@ pub fn sink_state(job: &JobStatus, sink: &SinkStatus) -> &'static str {
 pub fn sink_lag(status: &EngineStatus, job: &JobStatus, sink: &SinkStatus) -> (u64, f64) {
     let has = sink.oldest_epoch.map_or(job.epoch.0, |oldest| oldest - 1);
     (status.epoch.0.saturating_sub(has), job.behind.max(sink.waiting).as_secs_f64())
+}
+
+/// A watermark as its column's values are written, timestamptz in UTC.
+fn watermark_text(at: i64, ty: &SqlType) -> String {
+    use planner::types::datetime;
+    let mut text = String::new();
+    match ty {
+        SqlType::Timestamp => datetime::write_timestamp(at, &mut text),
+        SqlType::TimestampTz => datetime::write_timestamptz(at, &datetime::UTC, &mut text),
+        SqlType::Date => datetime::write_date(at as i32, &mut text),
+        _ => text = at.to_string(),
+    }
+    text
 }

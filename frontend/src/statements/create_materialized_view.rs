@@ -61,20 +61,19 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
 
 /// The job that maintains the view.
 pub async fn plan(session: &mut Session, statement: &CreateMaterializedView) -> Result<(ViewPlan, Vec<RelationId>)> {
-    if statement.emit_on_window_close {
-        return Err(Error::unsupported("EMIT ON WINDOW CLOSE is not supported yet"));
-    }
     let catalog = session.shared.catalogs.current();
     let engine = session.shared.engine()?;
     let settings = session.bind_settings();
     let (name, query) = (statement.name.last().to_owned(), statement.query.clone());
     let names = statement.columns.clone();
     let (id, errors) = (engine.allocate_relation(), engine.allocate_relation());
+    let emit = statement.emit;
     select::on_a_thread(move || {
         let bound = planner::bind_view(&catalog, &settings, &query)?;
         let columns = query_columns(&bound, &names)?;
         let depends_on = bound.depends_on;
-        Ok((view_of(&name, id, errors, bound.plan, bound.switches, columns)?, depends_on))
+        let view = view_of(&name, id, errors, bound.plan, bound.switches, columns)?;
+        Ok((view.emitting(emit)?, depends_on))
     })
     .await
 }

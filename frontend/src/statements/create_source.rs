@@ -13,6 +13,7 @@ use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::statements::create::{check_unique, create, exists, schema_of};
 use crate::statements::create_table::ROW_ID;
+use crate::statements::event_time;
 
 /// Creates a source.
 pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) -> Result<Outcome> {
@@ -26,7 +27,9 @@ pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) ->
     }
     // Asking the outside system may take its time.
     drop(changing);
-    let spec = spec(statement)?;
+    let mut options = statement.connection.options.clone();
+    let of_time = event_time::Options::take(&mut options)?;
+    let spec = spec(statement, options)?;
     let asked = tokio::task::spawn_blocking(move || connectors::Connectors.prepare(&spec));
     let spec = asked.await.map_err(|e| Error::new("XX000", e.to_string()))??;
     check_unique(&spec.columns)?;
@@ -40,9 +43,13 @@ pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) ->
     columns.push(Column { not_null: true, ..Column::new(ROW_ID, SqlType::BigInt) });
     let id = engine.allocate_relation();
     let errors = engine.allocate_relation();
-    let mut plan = Plan::default();
-    plan.add(Source { spec, schema: storage::types::arrow_schema(&columns) }, vec![]);
     let name = statement.name.last().to_owned();
+    let own = event_time::Relation { name: &name, columns: &columns, visible: columns.len() - 1, append_only: true };
+    let (settings, watermarks) = (session.bind_settings(), &statement.columns.watermarks);
+    let event = event_time::event_time(&settings, &own, watermarks, of_time, || engine.allocate_relation())?;
+    let watermarks = event_time::watermarks(event.as_ref(), columns.len());
+    let mut plan = Plan::default();
+    plan.add(Source { spec, event_time: event, schema: storage::types::arrow_schema(&columns) }, vec![]);
     let job = JobSpec { relation: id, name: name.clone(), plan, columns: columns.clone(), errors };
     let object = Object {
         id,
@@ -56,6 +63,7 @@ pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) ->
         job: Some(job),
         errors: Some(errors),
         append_only: true,
+        watermarks,
         ..Default::default()
     };
     create(&shared, object, None).await?;
@@ -63,12 +71,9 @@ pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) ->
 }
 
 /// What the statement says, for the connector.
-fn spec(statement: &CreateSource) -> Result<SourceSpec> {
+fn spec(statement: &CreateSource, mut options: Vec<(String, String)>) -> Result<SourceSpec> {
     let columns = &statement.columns;
     let connection = &statement.connection;
-    if !columns.watermarks.is_empty() {
-        return Err(Error::unsupported("watermarks are not supported yet"));
-    }
     if !columns.primary_key.is_empty() {
         return Err(Error::unsupported("a primary key of a source is not supported yet")
             .hint("A source only appends: keep the newest row of each key in a materialized view."));
@@ -87,7 +92,6 @@ fn spec(statement: &CreateSource) -> Result<SourceSpec> {
         not_null: c.not_null,
     };
     // `INCLUDE partition AS p` is an option of the connector, which adds the column.
-    let mut options = connection.options.clone();
     for include in &connection.includes {
         let what = include.key.iter().fold(include.what.clone(), |what, key| format!("{what}.{key}"));
         let column = include.alias.clone().unwrap_or_else(|| format!("_rw_{}", what.replace('.', "_")));

@@ -5,6 +5,7 @@ use planner::catalog::{Object, ObjectKind};
 use planner::statement::{ColumnDef, CreateTable};
 use storage::{Column, RelationId, SqlType};
 use streaming::engine::JobSpec;
+use streaming::event_time::EventTime;
 use streaming::operators::materialize::Materialize;
 use streaming::operators::table_source::TableSource;
 use streaming::plan::Plan;
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::statements::create::{check_unique, create, exists, query_columns, schema_of};
-use crate::statements::{select, storage_parameters, writing};
+use crate::statements::{event_time, select, storage_parameters, writing};
 
 /// The hidden column that tells equal rows of a table without a key apart.
 pub const ROW_ID: &str = "_row_id";
@@ -26,13 +27,15 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
         return Err(Error::unsupported("a table with a connector is not supported yet")
             .hint("Use CREATE SOURCE, and a materialized view over it to keep its rows."));
     }
-    storage_parameters::check(session, &statement.connection.options)?;
+    let mut options = statement.connection.options.clone();
+    let of_time = event_time::Options::take(&mut options)?.of_table()?;
+    storage_parameters::check(session, &options)?;
     if statement.on_conflict.is_some() {
         return Err(Error::unsupported("ON CONFLICT of a table is not supported yet")
             .hint("A second row with the same key is refused; UPDATE changes the first."));
     }
-    if !statement.columns.watermarks.is_empty() || statement.columns.wildcard {
-        return Err(Error::unsupported("watermarks and * are not supported in a table yet"));
+    if statement.columns.wildcard {
+        return Err(Error::unsupported("* is not supported in a table yet"));
     }
     let shared = session.shared.clone();
     let _changing = shared.catalogs.lock().await;
@@ -72,7 +75,16 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
         object.stream_key = vec![object.columns.len()];
         object.columns.push(Column { not_null: true, ..Column::new(ROW_ID, SqlType::BigInt) });
     }
-    object.job = Some(job(&object));
+    let own = event_time::Relation {
+        name,
+        columns: &object.columns,
+        visible: object.columns.len() - object.hidden,
+        append_only: object.append_only,
+    };
+    let (settings, watermarks) = (session.bind_settings(), &statement.columns.watermarks);
+    let event = event_time::event_time(&settings, &own, watermarks, of_time, || engine.allocate_relation())?;
+    object.watermarks = event_time::watermarks(event.as_ref(), object.columns.len());
+    object.job = Some(job(&object, event));
     create(&shared, object.clone(), None).await?;
     let Some(bound) = query else { return Ok(Outcome::Done(TAG.into())) };
     let batches = select::collect(session, bound, &[], false).await?;
@@ -80,10 +92,10 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
     Ok(Outcome::Done(format!("SELECT {n}")))
 }
 
-fn job(object: &Object) -> JobSpec {
+fn job(object: &Object, event_time: Option<EventTime>) -> JobSpec {
     let schema = storage::types::arrow_schema(&object.columns);
     let mut plan = Plan::default();
-    let source = plan.add(TableSource { relation: object.id, schema: schema.clone() }, vec![]);
+    let source = plan.add(TableSource { relation: object.id, event_time, schema: schema.clone() }, vec![]);
     let key = object.stream_key.clone();
     plan.add(Materialize { relation: object.id, key, key_order: Vec::new(), unique: true, schema }, vec![source]);
     JobSpec {

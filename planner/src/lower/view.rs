@@ -195,7 +195,7 @@ pub fn plan_table(
 ) -> JobSpec {
     let schema = arrow_schema(&columns);
     let mut plan = Plan::default();
-    let changes = plan.add(TableSource { relation, schema: schema.clone() }, vec![]);
+    let changes = plan.add(TableSource { relation, event_time: None, schema: schema.clone() }, vec![]);
     plan.add(Materialize { relation, key, key_order: vec![], unique: true, schema }, vec![changes]);
     JobSpec { relation, name: name.to_string(), plan, columns, errors }
 }
@@ -208,7 +208,7 @@ pub fn plan_source(name: &str, relation: RelationId, errors: RelationId, spec: S
     row_id.not_null = true;
     columns.push(row_id);
     let mut plan = Plan::default();
-    plan.add(Source { spec, schema: arrow_schema(&columns) }, vec![]);
+    plan.add(Source { spec, event_time: None, schema: arrow_schema(&columns) }, vec![]);
     JobSpec { relation, name: name.to_string(), plan, columns, errors }
 }
 

@@ -95,32 +95,52 @@ impl Reader<'_> {
         let columns = self.optional_names()?;
         let options = if self.eat(&["with"]) { self.options()? } else { vec![] };
         self.expect(&["as"])?;
-        let (query, emit_on_window_close) = self.emitting_query()?;
+        let (query, emit) = self.emitting_query()?;
         if !self.eat(&["with", "data"]) && self.at(&["with", "no", "data"]) {
             return Err(Error::unsupported("CREATE MATERIALIZED VIEW ... WITH NO DATA is not supported")
                 .at(self.position())
                 .with_hint("A materialized view is kept up to date from its creation on."));
         }
-        let view = CreateMaterializedView { name, if_not_exists, columns, options, query, emit_on_window_close };
+        let view = CreateMaterializedView { name, if_not_exists, columns, options, query, emit };
         Ok(Statement::CreateMaterializedView(view))
     }
 
-    /// A query and `EMIT ON WINDOW CLOSE` or `EMIT IMMEDIATELY` behind it. `emit` would be taken for an alias.
-    fn emitting_query(&mut self) -> Result<(Query, bool)> {
+    /// A query and `EMIT ON WINDOW CLOSE`, `EMIT IMMEDIATELY` or `EMIT EVERY INTERVAL '...'` behind it. `emit` would be
+    /// taken for an alias.
+    fn emitting_query(&mut self) -> Result<(Query, Emit)> {
         let from = self.p.index();
         let words = |n: usize| {
             let tail = &self.tokens[self.tokens.len().saturating_sub(n)..];
             tail.iter().map(|t| t.token.to_string().to_lowercase()).collect::<Vec<_>>()
         };
-        let (n, on_close) = match () {
-            _ if words(4) == ["emit", "on", "window", "close"] => (4, true),
-            _ if words(2) == ["emit", "immediately"] => (2, false),
-            _ => return Ok((self.query()?, false)),
+        let every = |n: usize| words(n).starts_with(&["emit".into(), "every".into(), "interval".into()]);
+        let (n, emit) = match () {
+            _ if words(4) == ["emit", "on", "window", "close"] => (4, Emit::OnWindowClose),
+            _ if words(2) == ["emit", "immediately"] => (2, Emit::Immediately),
+            _ if every(4) => (4, self.emit_every(&words(1))?),
+            // INTERVAL '10' SECOND
+            _ if every(5) => (5, self.emit_every(&words(2))?),
+            _ => return Ok((self.query()?, Emit::Immediately)),
         };
         let end = self.tokens.len() - n;
         let query = self.query_between(from, end)?;
         self.skip();
-        Ok((query, on_close))
+        Ok((query, emit))
+    }
+
+    /// The interval that the last words of a statement are.
+    fn emit_every(&self, words: &[String]) -> Result<Emit> {
+        let text = words.join(" ").replace('\'', "");
+        let read = crate::types::text::read(&text, &storage::SqlType::Interval, -1);
+        let span = match read.map_err(|error| Error::new(error.sqlstate, error.message))? {
+            datafusion::common::ScalarValue::IntervalMonthDayNano(Some(span)) if span.months == 0 => span,
+            _ => return Err(Error::new("22023", "EMIT EVERY takes an interval of days and time")),
+        };
+        let nanos = i128::from(span.days) * 86_400_000_000_000 + i128::from(span.nanoseconds);
+        match u64::try_from(nanos) {
+            Ok(nanos) if nanos >= 1_000_000 => Ok(Emit::Every(std::time::Duration::from_nanos(nanos))),
+            _ => Err(Error::new("22023", "EMIT EVERY takes an interval of at least a millisecond")),
+        }
     }
 
     /// The query that is the tokens `from..to`.
@@ -229,9 +249,10 @@ impl Reader<'_> {
         if self.eat(&["watermark", "for"]) {
             let column = self.ident()?;
             self.expect(&["as"])?;
+            let position = self.position();
             let expr = self.expr_text()?;
-            let _ = self.eat(&["with", "ttl"]);
-            all.watermarks.push(Watermark { column, expr });
+            let ttl = self.eat(&["with", "ttl"]);
+            all.watermarks.push(Watermark { column, expr, position, ttl });
             return Ok(());
         }
         if self.eat(&["constraint"]) {

@@ -247,6 +247,8 @@ async fn metrics(local: &Local, client: &Client, kept: &Kept) -> Result<String> 
     // One of everything that has metrics.
     for sql in [
         "CREATE TABLE t (a int)",
+        "CREATE TABLE e (at timestamp, WATERMARK FOR at AS at)",
+        "INSERT INTO e VALUES ('2024-07-01')",
         "CREATE SOURCE s (a int) WITH (connector = 'datagen', datagen.rows = '1')",
         "CREATE MATERIALIZED VIEW v AS SELECT a, count(*) AS n FROM t GROUP BY a",
         "CREATE MATERIALIZED VIEW w AS SELECT a FROM s",

@@ -13,7 +13,9 @@ use super::followed::{Cut, Job, STEP_ROWS, Stage, Wait};
 use super::{Change, Coordinator, State, watermarks};
 use crate::checkpoint;
 use crate::error::{Error, Result};
+use crate::event_time::Judge;
 use crate::job::{JobControl, Start};
+use crate::operator::Operator;
 use crate::operators::AnyOperator;
 use crate::runtime::{Command, Installation};
 use crate::spec::{CatalogChanges, JobSpec};
@@ -67,6 +69,9 @@ impl Coordinator {
             self.install(&job);
         }
         let mut state = self.state.lock();
+        if let Some(event) = job.control.event() {
+            job.control.history.lock().note(epoch, &event.watermarks(job.spec.columns.len()));
+        }
         // What it has closed already is known again before those who read it go on.
         let known = self.watermarks(&state, &job, epoch);
         job.know(epoch, known);
@@ -78,11 +83,13 @@ impl Coordinator {
     fn job(&self, spec: JobSpec, control: JobControl, stage: Stage) -> Result<Job> {
         let relation = checkpoint::open_relation(&self.store, &spec)?;
         let errors = checkpoint::open_errors(&self.store, &spec)?;
+        let late = checkpoint::open_late(&self.store, &spec)?;
         Ok(Job {
             upstreams: upstreams(&spec),
             control: Arc::new(control),
             relation,
             errors,
+            late,
             frontier: 0,
             stage,
             steps: Steps::default(),
@@ -95,6 +102,8 @@ impl Coordinator {
             has_watermarks: watermarks::has_watermarks(&spec.plan, &self.functions),
             waits_for_watermark: watermarks::waits_for_watermark(&spec.plan),
             known_at: 0,
+            emits_every: spec.plan.nodes.iter().filter_map(|node| node.operator.emits_every()).min(),
+            ran_at: None,
             cut: Cut::Outside,
             created: None,
             catalog: None,
@@ -108,6 +117,7 @@ impl Coordinator {
             control: job.control.clone(),
             relation: job.relation.clone(),
             errors: job.errors.clone(),
+            late: job.late.clone(),
             store: self.store.clone(),
             functions: self.functions.clone(),
         })));
@@ -237,10 +247,15 @@ impl Coordinator {
             let start = match (&owner.control.source, owner.relation_of(*upstream)) {
                 _ if !with_snapshot => Ok(Start::Resume { epoch }),
                 (Some(source), _) if *upstream == owner.spec.relation => {
-                    let splits = source.splits.lock();
-                    let splits = splits.iter().map(|s| (s.id.clone(), s.number, s.start, s.offset)).collect();
+                    let splits = source.splits.lock().clone();
                     let columns = source.projection.lock().clone();
-                    Ok(Start::Records { source: source.source.clone(), splits, columns, epoch })
+                    let judge = owner.spec.event_time();
+                    let judge = judge.map(|event| Judge::new(event, &owner.spec.columns, &self.functions)).transpose();
+                    let source = source.source.clone();
+                    let start = |judge: Option<Judge>| {
+                        Start::Records { source, splits, columns, judge: judge.map(Arc::new), epoch }
+                    };
+                    judge.map(start).map_err(|error| error.to_string())
                 }
                 (_, Some(relation)) => relation
                     .snapshot(Epoch(epoch))
@@ -294,6 +309,7 @@ impl Coordinator {
             if let Some(job) = state.jobs.remove(id) {
                 self.runtime.send(Command::Remove(*id));
                 dropped.extend([job.spec.relation, job.spec.errors]);
+                dropped.extend(job.spec.late());
                 if let Some(created) = job.created {
                     let _ = created.send(Err(Error::Cancelled));
                 }
@@ -338,6 +354,10 @@ fn widen(source: &crate::job::SourceControl, columns: &[usize]) -> u64 {
     let mut projection = source.projection.lock();
     let mut wider: BTreeSet<usize> = projection.iter().copied().collect();
     wider.extend(columns);
+    if source.event.is_some() {
+        // A row that is late is kept whole.
+        wider.extend(0..=source.source.columns().len());
+    }
     let active = source.active.swap(true, Ordering::AcqRel);
     if !active || wider.len() > projection.len() {
         *projection = Arc::new(wider.into_iter().collect());

@@ -30,6 +30,8 @@ pub struct Job {
     pub relation: Option<Arc<Relation>>,
     /// The relation of its errors.
     pub errors: Arc<Relation>,
+    /// The relation of its late rows.
+    pub late: Option<Arc<Relation>>,
     /// The relation can be read at this epoch.
     pub frontier: u64,
     /// What it is doing.
@@ -51,6 +53,10 @@ pub struct Job {
     pub(super) waits_for_watermark: bool,
     /// The epoch that its watermarks are as of.
     pub(super) known_at: u64,
+    /// How long after a change at most it wants to run again, though nothing changed since.
+    pub(super) emits_every: Option<Duration>,
+    /// When it last ran because something changed, until it has run for the time that has passed since.
+    pub(super) ran_at: Option<Instant>,
     /// Where it stands in the checkpoint under way.
     pub cut: Cut,
     /// Its clients are told when it can be read.
@@ -113,12 +119,21 @@ impl Job {
 
     /// The relation object behind one of the job's ids.
     pub fn relation_of(&self, id: RelationId) -> Option<&Arc<Relation>> {
-        if id == self.spec.errors { Some(&self.errors) } else { self.relation.as_ref() }
+        match id {
+            id if id == self.spec.errors => Some(&self.errors),
+            id if self.spec.late() == Some(id) => self.late.as_ref(),
+            _ => self.relation.as_ref(),
+        }
+    }
+
+    /// Everything that it keeps.
+    pub fn relations(&self) -> impl Iterator<Item = &Arc<Relation>> {
+        self.relation.iter().chain([&self.errors]).chain(&self.late)
     }
 
     /// Keeps what the job's relations have up to `epoch` apart from what comes later.
     pub(super) fn announce(&self, epoch: u64) {
-        for relation in self.relation.iter().chain([&self.errors]) {
+        for relation in self.relations() {
             relation.cut(Epoch(epoch));
         }
     }
@@ -163,6 +178,7 @@ impl Job {
         self.control.target.store(target, Ordering::Release);
         self.busy = Some(target);
         self.busy_since = Instant::now();
+        self.ran_at = Some(self.busy_since);
         self.ran_since_cut = true;
         self.control.wake();
     }
@@ -170,10 +186,7 @@ impl Job {
     pub(super) fn advance(&mut self, epoch: u64) {
         if epoch > self.frontier {
             self.frontier = epoch;
-            if let Some(relation) = &self.relation {
-                relation.advance(Epoch(epoch));
-            }
-            self.errors.advance(Epoch(epoch));
+            self.relations().for_each(|relation| relation.advance(Epoch(epoch)));
         }
     }
 

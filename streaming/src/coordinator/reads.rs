@@ -78,7 +78,7 @@ impl Coordinator {
                 .owner(*id)
                 .ok_or_else(|| Error::NotFound(format!("relation {} does not exist any more", id.0)))?;
             if let Some(failed) = state.failed(*id)
-                && *id != failed.spec.errors
+                && !failed.spec.is_aside(*id)
             {
                 let why = failed.control.error.lock().clone().unwrap_or_default();
                 return Err(Error::Failed(format!("\"{}\" has failed: {why}", failed.spec.name)));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use storage::RelationId;
 
@@ -95,3 +96,41 @@ impl Job {
         self.control.now.store(now(), Ordering::Release);
     }
 }
+
+/// Lets those run for whom time has passed: splits that have become idle, views that emit at intervals. Returns how long
+/// that is to be looked at no more.
+pub(super) fn look_at_time(state: &mut State) -> Duration {
+    let mut next = Duration::MAX;
+    for job in state.jobs.values_mut().filter(|job| job.is_live()) {
+        if let Some(source) = &job.control.source
+            && let Some(timeout) = source.event.as_ref().and_then(|event| event.spec.idle_timeout)
+            && source.active.load(Ordering::Acquire)
+        {
+            let splits = source.splits.lock();
+            let waits = splits.iter().filter(|split| !split.idle && split.offset >= split.replay_until);
+            // One that has brought nothing since the start is looked at when another has.
+            let since = waits.map(|split| split.last_record.map_or(Duration::ZERO, |at| at.elapsed())).max();
+            if let Some(since) = since {
+                if since >= timeout {
+                    job.control.dirty.store(true, Ordering::Release);
+                }
+                next = next.min(timeout.saturating_sub(since).max(IDLE_LOOK_MIN));
+            }
+        }
+        if let Some(every) = job.emits_every
+            && let Some(ran_at) = job.ran_at
+            && job.busy.is_none()
+            && !job.is_input()
+        {
+            if ran_at.elapsed() >= every && !job.must_run {
+                job.must_run = true;
+                state.force_seal = true;
+            }
+            next = next.min(every.saturating_sub(ran_at.elapsed()).max(IDLE_LOOK_MIN));
+        }
+    }
+    next
+}
+
+/// Time is not looked at more often than this.
+const IDLE_LOOK_MIN: Duration = Duration::from_millis(1);

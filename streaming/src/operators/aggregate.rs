@@ -5,9 +5,12 @@
 //!         if they are equal. A group without rows has no row.
 //! State   `groups`: group key -> number of rows, sums, counts. `values`: (aggregate, group key, value) -> count, for
 //!         the aggregates that need every input (min and max under retraction, DISTINCT, string_agg, array_agg).
+//!         Below the watermark of a group column nothing is kept: no row of those groups will come.
 //! Epochs  Rows are added as they come; everything is emitted at the seal.
 //! Limits  The seal emits pieces of OUTPUT_ROWS_MAX rows and yields when the output is full; a checkpoint's step puts
 //!         SAVE_MAX entries into the tables at most.
+
+mod expire;
 
 use std::sync::Arc;
 
@@ -85,6 +88,9 @@ impl Operator for Aggregate {
         marks.resize(self.schema.fields().len(), None);
         marks
     }
+    fn expires_by(&self) -> Vec<(usize, usize)> {
+        self.group.iter().map(|column| (0, *column)).collect()
+    }
 }
 
 fn keeps_values(call: &AggregateCall, append_only: bool) -> bool {
@@ -118,6 +124,10 @@ impl Task for AggregateTask {
         }
         self.sealing = None;
         self.groups.settle();
+        if self.groups.expire(at, &mut self.tables)? == Progress::More {
+            self.sealing = Some(0);
+            return Ok(Progress::More);
+        }
         if at.checkpoint && !self.groups.save(&mut self.tables)? {
             return Ok(Progress::More);
         }
@@ -181,6 +191,8 @@ const STORED: i64 = 8;
 const OUT: i64 = 16;
 /// The group's only column is NULL.
 const NULL_KEY: i64 = 32;
+/// The group stands in [`Groups::expiry`].
+const EXPIRES: i64 = 64;
 
 impl Layout {
     fn new(node: &Aggregate, input: &SchemaRef) -> Result<Layout> {
@@ -396,6 +408,8 @@ struct Groups {
     /// Groups changed since the last checkpoint.
     changed: Vec<u32>,
     numbers: Vec<u32>,
+    /// The groups by the column whose watermark drops them; `None` until one is known to have one.
+    expiry: Option<expire::ByColumn>,
 }
 
 impl Groups {
@@ -421,6 +435,7 @@ impl Groups {
             gone: Vec::new(),
             changed: Vec::new(),
             numbers: Vec::new(),
+            expiry: None,
         })
     }
 
@@ -672,6 +687,9 @@ impl Groups {
             for first in (0..n).step_by(OUTPUT_ROWS_MAX) {
                 out.emit(batch.slice(first, OUTPUT_ROWS_MAX.min(n - first)));
             }
+        }
+        if let Some(expiry) = &mut self.expiry {
+            expiry.fresh.extend(flags.iter().filter(|(_, is)| *is).map(|(number, _)| *number));
         }
         for (number, is) in flags {
             let flags = &mut self.words[number as usize * stride + FLAGS];

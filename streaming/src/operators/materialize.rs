@@ -73,6 +73,7 @@ pub struct Root {
     /// `None` for a source, which keeps no rows.
     relation: Option<Arc<Relation>>,
     errors: (RelationId, Arc<Relation>),
+    late: Option<(RelationId, Arc<Relation>)>,
     schema: SchemaRef,
     pending: Vec<Batch>,
 }
@@ -85,9 +86,10 @@ impl Root {
         id: RelationId,
         relation: Option<Arc<Relation>>,
         errors: (RelationId, Arc<Relation>),
+        late: Option<(RelationId, Arc<Relation>)>,
         schema: SchemaRef,
     ) -> Root {
-        Root { ctx, taps, id, relation, errors, schema, pending: Vec::new() }
+        Root { ctx, taps, id, relation, errors, late, schema, pending: Vec::new() }
     }
 
     fn publish(&self, id: RelationId, epoch: u64, batch: &Batch) {
@@ -139,6 +141,13 @@ impl Task for Root {
         if errors.num_rows() > 0 {
             self.errors.1.publish(self.ctx.worker, Epoch(epoch), &errors)?;
             self.publish(self.errors.0, epoch, &errors);
+        }
+        if let Some((id, relation)) = &self.late {
+            let due: Vec<(u64, Batch)> = self.ctx.late.borrow_mut().extract_if(.., |(e, _)| *e <= epoch).collect();
+            for (_, batch) in due {
+                relation.publish(self.ctx.worker, Epoch(epoch), &batch)?;
+                self.publish(*id, epoch, &batch);
+            }
         }
         Ok(Progress::Done)
     }

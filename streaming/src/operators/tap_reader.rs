@@ -19,6 +19,7 @@ use storage::Batch;
 
 use crate::driver::{JobContext, Leaf, Next};
 use crate::error::{Error, Result};
+use crate::event_time::{Judge, Progress};
 use crate::inbox::Inbox;
 use crate::job::Start;
 use crate::operator::{Exchange, Operator, Task, TaskContext};
@@ -83,6 +84,8 @@ pub struct TapLeaf {
     /// Changes up to here are in what was read first; `None` before the start.
     start: Option<u64>,
     first: First,
+    /// Which records of a source are late: those that its shared readers set aside.
+    judge: Option<Arc<Judge>>,
 }
 
 /// What is read before the changes.
@@ -99,6 +102,8 @@ struct CatchUp {
     row_id: usize,
     /// Output column -> column of what the reader returns.
     columns: Vec<usize>,
+    /// What the split says of late rows, from its beginning on.
+    progress: Progress,
 }
 
 impl TapLeaf {
@@ -121,6 +126,7 @@ impl TapLeaf {
             wake,
             start: None,
             first: First::Done,
+            judge: None,
         }
     }
 
@@ -134,7 +140,8 @@ impl TapLeaf {
                 self.first = First::Rows(snapshot.scan(Some(&self.columns), vnodes));
                 self.start = Some(epoch);
             }
-            Start::Records { source, splits, columns, epoch } => {
+            Start::Records { source, splits, columns, judge, epoch } => {
+                self.judge = judge;
                 let hidden = source.columns().len();
                 let mut projection = self.columns.clone();
                 projection.extend(columns.iter());
@@ -145,13 +152,15 @@ impl TapLeaf {
                 let place = |column: usize| projection.binary_search(&column).expect("projected");
                 let catch_ups = splits
                     .into_iter()
-                    .filter(|(_, number, from, until)| *number as usize % workers == worker && from < until)
-                    .map(|(id, number, from, until)| {
+                    .filter(|split| split.number as usize % workers == worker && split.start < split.offset)
+                    .map(|split| {
+                        let (number, from, until) = (split.number, split.start, split.offset);
                         let wake = self.wake.clone();
                         let wake = Box::new(move || wake());
-                        let reader = reader::start(source.clone(), id, number, from, projection.clone(), wake);
+                        let reader = reader::start(source.clone(), split.id, number, from, projection.clone(), wake);
                         let columns = self.columns.iter().map(|c| place(*c)).collect();
-                        CatchUp { reader, until, row_id: place(hidden), columns }
+                        let progress = Progress::from_start(split.progress.raises);
+                        CatchUp { reader, until, row_id: place(hidden), columns, progress }
                     })
                     .collect();
                 self.first = First::Records(catch_ups);
@@ -185,15 +194,20 @@ impl TapLeaf {
             },
             First::Records(catch_ups) => {
                 for i in 0..catch_ups.len() {
-                    let catch_up = &catch_ups[i];
+                    let catch_up = &mut catch_ups[i];
                     let end: Option<()> = match catch_up.reader.messages.try_recv() {
                         Err(_) => continue,
                         Ok(Message::Failed(error)) => return Ok(Next::Failed(error)),
                         Ok(Message::Unavailable(_)) => continue,
-                        Ok(Message::Position(next)) => (next >= catch_up.until).then_some(()),
+                        Ok(Message::Position(next) | Message::End(next)) => (next >= catch_up.until).then_some(()),
                         Ok(Message::Records(records)) => {
                             let done = records.next >= catch_up.until;
-                            let batch = before(&records.batch, catch_up.row_id, catch_up.until)?;
+                            let mut batch = before(&records.batch, catch_up.row_id, catch_up.until)?;
+                            if let Some(judge) = &self.judge {
+                                let last = records.next.0.min(catch_up.until.0) - 1;
+                                // Its late rows and errors are set aside by the source's own job.
+                                batch = judge.records("", &mut catch_up.progress, &batch, Some(last))?.taken;
+                            }
                             let columns = catch_up.columns.clone();
                             let data = self.rename(batch.data(), columns.into_iter())?;
                             let batch = Batch::new(data, batch.diffs().cloned());
