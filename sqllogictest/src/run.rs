@@ -418,7 +418,8 @@ impl Runner {
                 let mentioned: BTreeSet<String> =
                     lower[at..].split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_string).collect();
                 // What a view shows with EMIT depends on when its rows came, and not on which there are.
-                let clock = ["now", "proctime", "current_timestamp", "emit"].iter().any(|word| mentioned.contains(*word));
+                let clock =
+                    ["now", "proctime", "current_timestamp", "emit"].iter().any(|word| mentioned.contains(*word));
                 if clock || mentioned.iter().any(|word| self.moving.contains(word)) {
                     self.moving.insert(name);
                 } else if !lower[..at].contains('(') {

@@ -6,7 +6,7 @@ mod tables;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -89,7 +89,7 @@ impl Engine {
     ) -> Result<Engine> {
         let durable = store.last_checkpoint().0;
         // What was being created or dropped when the server ended.
-        let kept: Vec<RelationId> = 
+        let kept: Vec<RelationId> =
             jobs.iter().flat_map(|spec| [spec.relation, spec.errors].into_iter().chain(spec.late())).collect();
         store.purge_except(&kept)?;
         let clock = Arc::new(Clock::new(durable.max(1) + 1));

@@ -213,7 +213,13 @@ impl Judge {
     }
 
     /// The records of a split, which end with their offsets in the low bits of the hidden row id, in their order.
-    pub fn records(&self, split: &str, progress: &mut Progress, batch: &Batch, last_offset: Option<i64>) -> Result<Judged> {
+    pub fn records(
+        &self,
+        split: &str,
+        progress: &mut Progress,
+        batch: &Batch,
+        last_offset: Option<i64>,
+    ) -> Result<Judged> {
         const OFFSET_MASK: i64 = (1 << 48) - 1;
         let n = batch.num_rows();
         let (times, says, errors) = self.read(batch);
@@ -251,7 +257,8 @@ impl Judge {
         (progress.at, progress.own) = (at, own);
         // What the split has passed by itself, and no record was late by, came to nothing.
         progress.raises.retain(|raise| raise.used || raise.at > own);
-        let ids: Vec<String> = at_row.iter().map(|(row, _)| format!("{split}:{}", ids.value(*row as usize) & OFFSET_MASK)).collect();
+        let ids: Vec<String> =
+            at_row.iter().map(|(row, _)| format!("{split}:{}", ids.value(*row as usize) & OFFSET_MASK)).collect();
         self.judged(batch, keep, &at_row, ids, errors)
     }
 
@@ -267,7 +274,8 @@ impl Judge {
         if (0..n).any(is_below) {
             let columns: Vec<ArrayRef> = key.iter().map(|c| batch.column(*c).clone()).collect();
             let keys = storage::row::encode_rows(&columns, n)?;
-            let replaced: hashbrown::HashSet<&[u8]> = (0..n).filter(|r| batch.diff(*r) < 0).map(|r| keys.get(r)).collect();
+            let replaced: hashbrown::HashSet<&[u8]> =
+                (0..n).filter(|r| batch.diff(*r) < 0).map(|r| keys.get(r)).collect();
             for row in (0..n).filter(|row| is_below(*row)) {
                 if !replaced.contains(keys.get(row)) {
                     keep[row] = false;
@@ -297,7 +305,14 @@ impl Judge {
         (times, watermark::values(&says), errors)
     }
 
-    fn judged(&self, batch: &Batch, keep: Vec<bool>, late: &[(u32, i64)], ids: Vec<String>, errors: Vec<RowError>) -> Result<Judged> {
+    fn judged(
+        &self,
+        batch: &Batch,
+        keep: Vec<bool>,
+        late: &[(u32, i64)],
+        ids: Vec<String>,
+        errors: Vec<RowError>,
+    ) -> Result<Judged> {
         if late.is_empty() {
             return Ok(Judged { taken: batch.clone(), late: Batch::empty(self.late.clone()), errors });
         }
@@ -334,7 +349,11 @@ mod tests {
     use datafusion::common::ScalarValue;
 
     fn columns() -> Vec<Column> {
-        vec![Column::new("ts", SqlType::BigInt), Column::new("says", SqlType::BigInt), Column::new("_row_id", SqlType::BigInt)]
+        vec![
+            Column::new("ts", SqlType::BigInt),
+            Column::new("says", SqlType::BigInt),
+            Column::new("_row_id", SqlType::BigInt),
+        ]
     }
 
     /// The watermark is what `says` says.
@@ -443,10 +462,12 @@ mod tests {
         let one = Expr::Literal(Literal::from_scalar(&ScalarValue::Int64(Some(1))).unwrap());
         let mut judge = judge(0);
         let functions: Arc<dyn Functions> = Arc::new(TestFunctions);
-        judge.spec.expr = Expr::Call { function: "int8_div".into(), args: vec![one, Expr::Column(1)], returns: DataType::Int64 };
+        judge.spec.expr =
+            Expr::Call { function: "int8_div".into(), args: vec![one, Expr::Column(1)], returns: DataType::Int64 };
         let judge = Judge::new(&judge.spec, &columns(), &functions).unwrap();
         let mut progress = Progress::default();
-        let judged = judge.records("s", &mut progress, &records(0, &[(Some(1), Some(0)), (Some(0), Some(1))]), None).unwrap();
+        let judged =
+            judge.records("s", &mut progress, &records(0, &[(Some(1), Some(0)), (Some(0), Some(1))]), None).unwrap();
         assert_eq!((judged.errors.len(), times(&judged.taken).len(), progress.at), (1, 2, 1));
     }
 
@@ -457,13 +478,16 @@ mod tests {
         let write = |progress: &mut Progress, n, rows: &[(i64, i64, i64, i64)]| {
             let rows: Vec<_> = rows
                 .iter()
-                .map(|(ts, says, id, diff)| (vec![Some(ts.to_string()), Some(says.to_string()), Some(id.to_string())], *diff))
+                .map(|(ts, says, id, diff)| {
+                    (vec![Some(ts.to_string()), Some(says.to_string()), Some(id.to_string())], *diff)
+                })
                 .collect();
             judge.write(n, progress, &batch(&storage::types::arrow_schema(&columns()), &rows), &[2]).unwrap()
         };
         let first = write(&mut progress, 1, &[(100, 90, 1, 1), (1, 1, 2, 1)]);
         assert_eq!(first.late.num_rows(), 0);
-        let second = write(&mut progress, 2, &[(89, 0, 3, 1), (90, 0, 4, 1), (100, 90, 1, -1), (5, 0, 1, 1), (1, 1, 2, -1)]);
+        let second =
+            write(&mut progress, 2, &[(89, 0, 3, 1), (90, 0, 4, 1), (100, 90, 1, -1), (5, 0, 1, 1), (1, 1, 2, -1)]);
         assert_eq!(times(&second.late), [Some(89)]);
         assert_eq!(second.taken.num_rows(), 4);
         let ids: Vec<Option<&str>> = second.late.column(3).as_string_view().iter().collect();

@@ -181,7 +181,7 @@ pub const RELATIONS: &[SystemRelation] = &[
     ),
     relation(
         "watermarks",
-        13_207,
+        13_208,
         "relation:oid name:text kind:text column:text split:text watermark:text idle:bool late_rows:int8",
         |context, rows| {
             for job in &context.shared.engine()?.status().jobs {

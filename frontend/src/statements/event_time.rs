@@ -28,14 +28,16 @@ impl Options {
         let mut own = Options::default();
         let mut failed = None;
         options.retain(|(name, value)| {
-            let Some(known) = [IDLE_TIMEOUT, MAX_DRIFT, LATENESS].into_iter().find(|known| name.eq_ignore_ascii_case(known))
+            let Some(known) =
+                [IDLE_TIMEOUT, MAX_DRIFT, LATENESS].into_iter().find(|known| name.eq_ignore_ascii_case(known))
             else {
                 return true;
             };
             own.given = Some(known);
             match connectors::options::parse_duration(value) {
                 None => {
-                    let message = format!("option \"{known}\" must be a time with its unit, as 500ms or 5s, not \"{value}\"");
+                    let message =
+                        format!("option \"{known}\" must be a time with its unit, as 500ms or 5s, not \"{value}\"");
                     failed.get_or_insert(Error::new("22023", message));
                 }
                 Some(time) => match known {

@@ -21,11 +21,13 @@ impl ViewPlan {
         };
         let column = self.window();
         if column.is_none() && every.is_none() {
-            return Err(Error::unsupported("EMIT ON WINDOW CLOSE needs a watermark on a column of the result or of its key")
-                .with_hint(
-                    "Declare WATERMARK FOR ... AS ... on the source or table, and group by window_start or window_end of \
+            return Err(Error::unsupported(
+                "EMIT ON WINDOW CLOSE needs a watermark on a column of the result or of its key",
+            )
+            .with_hint(
+                "Declare WATERMARK FOR ... AS ... on the source or table, and group by window_start or window_end of \
                      TUMBLE or HOP over it, or by the column itself.",
-                ));
+            ));
         }
         let mark = column.and_then(|column| self.watermarks[column]);
         let updates = mark.is_some_and(|mark| mark.lateness);

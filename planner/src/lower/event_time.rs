@@ -58,8 +58,9 @@ pub fn plan_event_time(
     }
     let names: Vec<String> = (0..bound.columns.len()).map(|i| format!("c{i}")).collect();
     let one_row = || {
-        at(Error::new("42P17", "a watermark must be computed from one row alone"))
-            .with_hint("Use no subquery, no aggregate and nothing that depends on the time, as ts - INTERVAL '5 seconds'.")
+        at(Error::new("42P17", "a watermark must be computed from one row alone")).with_hint(
+            "Use no subquery, no aggregate and nothing that depends on the time, as ts - INTERVAL '5 seconds'.",
+        )
     };
     let plan = lower(&bound.plan, &names).map_err(|_| one_row())?.plan;
     let expr = match plan.nodes.last().map(|node| (&node.operator, node.inputs.as_slice())) {

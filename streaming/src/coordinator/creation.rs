@@ -252,8 +252,12 @@ impl Coordinator {
                     let judge = owner.spec.event_time();
                     let judge = judge.map(|event| Judge::new(event, &owner.spec.columns, &self.functions)).transpose();
                     let source = source.source.clone();
-                    let start = |judge: Option<Judge>| {
-                        Start::Records { source, splits, columns, judge: judge.map(Arc::new), epoch }
+                    let start = |judge: Option<Judge>| Start::Records {
+                        source,
+                        splits,
+                        columns,
+                        judge: judge.map(Arc::new),
+                        epoch,
                     };
                     judge.map(start).map_err(|error| error.to_string())
                 }
