@@ -1,5 +1,5 @@
 //! Runs suites by hand: `slt [--against postgres|ADDRESS] [--complete] [--mode NAME] [--keep-going] FILE or
-//! FOLDER ...`.
+//! FOLDER ...`, or `slt fuzz --against postgres` for random queries.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,10 @@ use slt::target::Mode;
 fn main() -> Result<ExitCode> {
     let (mut paths, mut complete, mut against, mut modes) = (Vec::new(), false, None, Mode::ALL.to_vec());
     let mut run_file: fn(&Path, Mode) -> Result<()> = run::run_file;
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|argument| argument == "fuzz").is_some() {
+        return Ok(if slt::fuzz::main(arguments)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--complete" => complete = true,
