@@ -16,13 +16,14 @@ pub mod keys;
 pub mod mark_join;
 pub mod not_in;
 pub mod scalar_subquery;
+pub mod simple;
 pub mod top_n;
 
 use std::sync::Arc;
 
 use datafusion::common::Result as DfResult;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{Expr, InvariantLevel, LogicalPlan};
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
@@ -105,14 +106,14 @@ pub fn optimize_batch(plan: LogicalPlan) -> Result<LogicalPlan> {
 
 /// Constants folded, DISTINCT ON a ranking, correlated subqueries joins.
 fn unnest(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let plan = fold::fold(plan)?;
     let plan = distinct_on::to_ranking(plan)?;
+    let plan = fold::fold(plan)?;
     if !has_subqueries(&plan) {
         return Ok(plan);
     }
     // DataFusion refuses scalar subqueries that are not aggregated: those come first.
     let plan = correlated::prepare(plan)?;
-    let plan = run(plan, vec![Arc::new(RewriteSetComparison::new())])?;
+    let plan = RewriteSetComparison::new().rewrite(plan, &OptimizerContext::new())?.data;
     let plan = not_in::to_not_exists(plan)?;
     let mut n = 0;
     let plan = mark_join::to_mark_joins(plan, false, &mut n)?;
@@ -122,7 +123,10 @@ fn unnest(plan: LogicalPlan) -> Result<LogicalPlan> {
         Arc::new(ScalarSubqueryToJoin::new()),
         Arc::new(DecorrelateLateralJoin::new()),
     ];
-    let plan = run_leniently(plan, simple)?;
+    let plan = match plan.check_invariants(InvariantLevel::Executable) {
+        Ok(()) => run_leniently(plan, simple)?,
+        Err(_) => plan,
+    };
     let plan = mark_join::to_mark_joins(plan, true, &mut n)?;
     dependent::unnest(plan, &mut n)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_schema::{Field, Schema};
 use datafusion::common::Column;
-use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, Subquery};
+use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit};
 use sqlparser::ast;
 
 use super::names::{Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
@@ -158,6 +158,8 @@ impl Binder<'_> {
         }
         left = match (conditions.is_empty(), kind) {
             (true, JoinType::Inner) => LogicalPlanBuilder::from(left).cross_join(right)?.build()?,
+            // NATURAL, without a name in common.
+            (true, _) => LogicalPlanBuilder::from(left).join_on(right, kind, [lit(true)])?.build()?,
             _ => LogicalPlanBuilder::from(left).join_on(right, kind, conditions)?.build()?,
         };
         // The columns of USING come first, once.

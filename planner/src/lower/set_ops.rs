@@ -12,7 +12,8 @@ impl Lowering {
         let mut inputs = Vec::with_capacity(union.inputs.len());
         for input in &union.inputs {
             let node = self.lower(input)?;
-            inputs.push(self.exactly(node, n));
+            // Where nobody reads a column, each branch brings another one along.
+            inputs.push(if n == 0 { self.presence(&node)? } else { self.exactly(node, n) });
         }
         let schema = inputs[0].schema.clone();
         // Operators may be told apart by their columns' names alone: all branches carry the first one's.

@@ -27,6 +27,13 @@ impl Lowering {
         Ok(self.add(Values { rows: vec![vec![present]], schema }, &[], true))
     }
 
+    /// A column that nobody reads for each row of the input.
+    pub(super) fn presence(&mut self, input: &Node) -> Result<Node> {
+        let schema = Arc::new(Schema::new(vec![field("present", DataType::Boolean)]));
+        let present = expr::literal(&ScalarValue::Boolean(Some(true)))?;
+        Ok(self.project(input, vec![present], schema))
+    }
+
     pub(super) fn values(&mut self, values: &DfValues) -> Result<Node> {
         let fields: Vec<Field> =
             values.schema.fields().iter().map(|f| field(f.name(), f.data_type().clone())).collect();

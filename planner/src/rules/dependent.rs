@@ -57,7 +57,8 @@ fn scalar_subqueries(node: LogicalPlan, n: &mut usize) -> DfResult<Transformed<L
             if !is_correlated(&subquery.subquery) {
                 return Ok(Transformed::no(e));
             }
-            let (plan, on) = over_outer(&subquery.subquery, &input, n)?;
+            // Over the input as it was: over what was joined to it so far, plans would double each time.
+            let (plan, on) = over_outer(&subquery.subquery, node.inputs()[0], n)?;
             *n += 1;
             let value = format!("dependent_value_{n}");
             let first = Expr::Column(subquery.subquery.schema().columns().swap_remove(0)).alias(&value);
@@ -99,6 +100,10 @@ fn lateral_join(join: Join, n: &mut usize) -> DfResult<LogicalPlan> {
     let outputs: Vec<Expr> = join.schema.columns().into_iter().map(Expr::Column).collect();
     let right = lateral(&join.right).expect("checked before");
     let mut conditions = conditions(&join);
+    if conditions.is_empty() {
+        // Without any, only an inner join can be made.
+        conditions.push(lit(true));
+    }
     if !is_correlated(right) {
         return LogicalPlanBuilder::from(join.left.as_ref().clone())
             .join_on(without_subquery(right)?, join.join_type, conditions)?

@@ -27,6 +27,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
 
 use super::dependent;
+use super::simple::is_simple;
 use crate::error::Result;
 
 /// Rewrites the plan, and its subqueries.
@@ -35,7 +36,7 @@ use crate::error::Result;
 pub fn to_mark_joins(plan: LogicalPlan, all: bool, n: &mut usize) -> Result<LogicalPlan> {
     super::rewrite_nodes(plan, |node| match node {
         LogicalPlan::Filter(filter) => {
-            let mut marks = Marks { n, plan: filter.input.as_ref().clone(), changed: false };
+            let mut marks = Marks::over(&filter.input, n);
             let terms = split_conjunction_owned(filter.predicate.clone()).into_iter();
             let terms =
                 terms.map(|term| if !all && is_condition(&term, &filter.input) { Ok(term) } else { marks.value(term) });
@@ -48,7 +49,7 @@ pub fn to_mark_joins(plan: LogicalPlan, all: bool, n: &mut usize) -> Result<Logi
             Ok(Transformed::yes(plan))
         }
         LogicalPlan::Projection(projection) => {
-            let mut marks = Marks { n, plan: projection.input.as_ref().clone(), changed: false };
+            let mut marks = Marks::over(&projection.input, n);
             let mut exprs = Vec::with_capacity(projection.expr.len());
             for (e, (qualifier, field)) in projection.expr.iter().zip(projection.schema.iter()) {
                 let value = marks.value(e.clone())?;
@@ -71,8 +72,8 @@ pub fn to_mark_joins(plan: LogicalPlan, all: bool, n: &mut usize) -> Result<Logi
 fn is_condition(term: &Expr, input: &LogicalPlan) -> bool {
     match term {
         Expr::Not(e) => is_condition(e, input),
-        Expr::Exists(e) => !passes_on(&e.subquery.subquery, input),
-        Expr::InSubquery(e) => !passes_on(&e.subquery.subquery, input),
+        Expr::Exists(e) => !passes_on(&e.subquery.subquery, input) && is_simple(&e.subquery.subquery),
+        Expr::InSubquery(e) => !passes_on(&e.subquery.subquery, input) && is_simple(&e.subquery.subquery),
         _ => false,
     }
 }
@@ -86,11 +87,17 @@ fn passes_on(subquery: &LogicalPlan, input: &LogicalPlan) -> bool {
 /// The input of a node, with a mark join for each subquery that was met so far.
 struct Marks<'a> {
     n: &'a mut usize,
+    /// The input itself.
+    input: LogicalPlan,
     plan: LogicalPlan,
     changed: bool,
 }
 
-impl Marks<'_> {
+impl<'a> Marks<'a> {
+    fn over(input: &LogicalPlan, n: &'a mut usize) -> Marks<'a> {
+        Marks { n, input: input.clone(), plan: input.clone(), changed: false }
+    }
+
     /// The expression over the marks.
     fn value(&mut self, e: Expr) -> DfResult<Expr> {
         let e = e.transform_up(|e| match e {
@@ -136,7 +143,7 @@ impl Marks<'_> {
     fn mark(&mut self, subquery: &LogicalPlan) -> DfResult<Option<Expr>> {
         *self.n += 1;
         let alias = format!("mark_{}", self.n);
-        if passes_on(subquery, &self.plan) {
+        if passes_on(subquery, &self.plan) || !is_simple(subquery) {
             return self.dependent_mark(subquery, alias).map(Some);
         }
         let mut pull_up = PullUpCorrelatedExpr::new().with_exists_sub_query(true);
@@ -161,7 +168,13 @@ impl Marks<'_> {
 
     /// The same for a correlation that only [`dependent`] takes out.
     fn dependent_mark(&mut self, subquery: &LogicalPlan, alias: String) -> DfResult<Expr> {
-        let (plan, on) = dependent::over_outer(subquery, &self.plan, self.n)?;
+        // Over the input alone if it has what is asked for: over what was joined to it so far, plans would double each time.
+        let known = |e: &Expr| match e {
+            Expr::OuterReferenceColumn(_, c) => self.input.schema().has_column(c) || !self.plan.schema().has_column(c),
+            _ => true,
+        };
+        let outer = if subquery.all_out_ref_exprs().iter().all(known) { &self.input } else { &self.plan };
+        let (plan, on) = dependent::over_outer(subquery, outer, self.n)?;
         let keys = on.iter().map(|(_, d)| Expr::Column(d.clone()));
         let right = LogicalPlanBuilder::from(plan).project(keys)?.alias(alias.clone())?.build()?;
         let equal = on.iter().map(|(value, d)| {

@@ -193,9 +193,9 @@ impl Generator {
                 let compared = *self.pick(&[Kind::Int, Kind::Int, Kind::Int, Kind::Text, Kind::Big, Kind::Numeric]);
                 match self.up_to(10) {
                     0..4 => {
-                        let not = if self.chance(40) { "NOT EXISTS (" } else { "EXISTS (" };
+                        let not = if self.chance(40) { "(NOT EXISTS (" } else { "(EXISTS (" };
                         let (query, _) = self.select(&around, None, depth);
-                        vec![text(not), query, text(")")]
+                        vec![text(not), query, text("))")]
                     }
                     4..7 => {
                         let left = self.value(compared, scope, depth);

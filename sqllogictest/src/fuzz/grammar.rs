@@ -373,10 +373,6 @@ pub const FRAMES: &[&str] = &[
     "BETWEEN {1-3} PRECEDING AND UNBOUNDED FOLLOWING",
 ];
 
-/// What a frame may leave out.
-pub const EXCLUSIONS: &[&str] =
-    &[" EXCLUDE CURRENT ROW", " EXCLUDE GROUP", " EXCLUDE TIES", " EXCLUDE NO OTHERS"];
-
 /// Expressions that fail for some values, with the same SQLSTATE everywhere.
 pub const FAILING: &[(Kind, &str)] = &[
     (Int, "({i} / {I})"),

@@ -342,8 +342,7 @@ impl Generator {
         let Sql::Value(_, frame) = self.fill(Kind::Int, frame, &Scope::default(), 0) else {
             unreachable!("a template makes a value")
         };
-        let exclusion = if self.chance(12) { *self.pick(grammar::EXCLUSIONS) } else { "" };
-        maybe([text(unit), Sql::Parts(frame), text(exclusion)])
+        maybe([text(unit), Sql::Parts(frame)])
     }
 
     /// An order by one column with a frame of its values around.
