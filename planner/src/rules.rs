@@ -15,6 +15,7 @@ pub mod join_order;
 pub mod keys;
 pub mod mark_join;
 pub mod not_in;
+pub mod on_subqueries;
 pub mod scalar_subquery;
 pub mod simple;
 pub mod top_n;
@@ -72,6 +73,8 @@ pub fn optimize_stream(plan: LogicalPlan, switches: Switches) -> Result<(Logical
         plan,
         vec![
             Arc::new(ReplaceDistinctWithAggregate::new()),
+            // A condition without columns is not pushed below an aggregate over everything: that has a row for no rows.
+            Arc::new(EliminateFilter::new()),
             Arc::new(PushDownFilter::new()),
             Arc::new(equalities::Equalities),
         ],
@@ -111,6 +114,7 @@ fn unnest(plan: LogicalPlan) -> Result<LogicalPlan> {
     if !has_subqueries(&plan) {
         return Ok(plan);
     }
+    let plan = on_subqueries::to_filters(plan)?;
     // DataFusion refuses scalar subqueries that are not aggregated: those come first.
     let plan = correlated::prepare(plan)?;
     let plan = RewriteSetComparison::new().rewrite(plan, &OptimizerContext::new())?.data;

@@ -56,6 +56,8 @@ impl Reads {
             let mut config = SessionConfig::new().with_target_partitions(threads).with_batch_size(8192);
             // A number from statistics would be a guess here: counts are estimates.
             config.options_mut().execution.collect_statistics = false;
+            // Whether a column may be NULL is known more exactly to some plan nodes than to others; the values are right.
+            config.options_mut().execution.skip_physical_aggregate_schema_check = true;
             Arc::new(SessionStateBuilder::new().with_config(config).with_runtime_env(runtime.clone()).build())
         };
         Ok(Reads { small: session(1), large: session(limits.threads.max(1)) })

@@ -1,7 +1,7 @@
 //! Queries and SELECT, in the order in which Postgres computes them: FROM, WHERE, GROUP BY, HAVING, the select list,
 //! windows, DISTINCT, ORDER BY, LIMIT.
 
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, SortExpr};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Sort, SortExpr};
 use sqlparser::ast;
 use storage::SqlType;
 
@@ -228,7 +228,8 @@ impl Binder<'_> {
             bound.plan = LogicalPlanBuilder::from(bound.plan).distinct_on(keys, all, Some(by))?.build()?;
         }
         if !sorts.is_empty() {
-            bound.plan = LogicalPlanBuilder::from(bound.plan).sort(sorts)?.build()?;
+            // The builder would look for columns that are not there, and cannot rebuild a DISTINCT ON for that.
+            bound.plan = LogicalPlan::Sort(Sort { expr: sorts, input: bound.plan.into(), fetch: None });
         }
         if bound.fields.len() > visible {
             bound.fields.truncate(visible);

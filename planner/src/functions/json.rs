@@ -331,13 +331,21 @@ fn extract_path(as_text: bool) -> Run {
     })
 }
 
+/// What `->` finds at a position: to Postgres a scalar on its own is the only element of an array.
+fn element_of(value: &str, index: i64) -> Option<&str> {
+    match value.as_bytes().first() {
+        Some(b'[' | b'{') => json::element(value, index),
+        _ => matches!(index, 0 | -1).then_some(value),
+    }
+}
+
 #[rustfmt::skip]
 pub fn functions() -> Vec<Definition> {
     let mut list = functions! {
         "->" jsonb_object_field (Jsonb, Text) -> Maybe<Jsonb> = |a, key| owned(json::field(a, key));
-        "->" jsonb_array_element (Jsonb, Int4) -> Maybe<Jsonb> = |a, i| owned(json::element(a, i as i64));
+        "->" jsonb_array_element (Jsonb, Int4) -> Maybe<Jsonb> = |a, i| owned(element_of(a, i as i64));
         "->>" jsonb_object_field_text (Jsonb, Text) -> Maybe<Text> = |a, key| text_of(json::field(a, key));
-        "->>" jsonb_array_element_text (Jsonb, Int4) -> Maybe<Text> = |a, i| text_of(json::element(a, i as i64));
+        "->>" jsonb_array_element_text (Jsonb, Int4) -> Maybe<Text> = |a, i| text_of(element_of(a, i as i64));
         "#>" jsonb_extract_path_op (Jsonb, TextArray) -> Maybe<Jsonb> = |a, path| owned(at_path(a, &path));
         "#>>" jsonb_extract_path_text_op (Jsonb, TextArray) -> Maybe<Text> = |a, path| text_of(at_path(a, &path));
         "@>" jsonb_contains (Jsonb, Jsonb) -> Bool = |a, b| Ok(parse(a)?.contains(&parse(b)?));

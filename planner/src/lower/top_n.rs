@@ -128,8 +128,9 @@ impl Lowering {
         let mut keys: Vec<SortKey> = Vec::with_capacity(order.len());
         for sort in order {
             let key = SortKey { column: column(&sort.expr)?, descending: !sort.asc, nulls_first: sort.nulls_first };
-            // A column that was compared decides nothing more.
-            if !keys.iter().any(|k| k.column == key.column) && !partition.contains(&key.column) {
+            // A column that was compared decides nothing more. The only one stays: a frame may be bounded by its values.
+            let decided = keys.iter().any(|k| k.column == key.column) || partition.contains(&key.column);
+            if !decided || order.len() == 1 {
                 keys.push(key);
             }
         }

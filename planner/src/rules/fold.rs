@@ -60,7 +60,14 @@ pub fn constant(e: &Expr) -> Option<ScalarValue> {
         Expr::ScalarFunction(f) => f.func.signature().volatility == Volatility::Immutable && f.args.iter().all(literal),
         Expr::BinaryExpr(b) => literal(&b.left) && literal(&b.right),
         Expr::Cast(c) => literal(&c.expr),
-        Expr::Not(e) | Expr::IsNull(e) | Expr::IsNotNull(e) => literal(e),
+        Expr::Not(e) | Expr::IsNull(e) | Expr::IsNotNull(e) | Expr::IsTrue(e) | Expr::IsFalse(e) => literal(e),
+        Expr::IsUnknown(e) | Expr::IsNotTrue(e) | Expr::IsNotFalse(e) | Expr::IsNotUnknown(e) => literal(e),
+        Expr::InList(list) => literal(&list.expr) && list.list.iter().all(literal),
+        Expr::Between(b) => [&b.expr, &b.low, &b.high].into_iter().all(|e| literal(e)),
+        Expr::Case(c) => {
+            let whens = c.when_then_expr.iter().flat_map(|(when, then)| [when, then]);
+            whens.chain(&c.expr).chain(&c.else_expr).all(|e| literal(e))
+        }
         _ => false,
     };
     if foldable { evaluate(e).ok() } else { None }
