@@ -133,7 +133,11 @@ pub fn round(seed: u64, n_queries: usize) -> Case {
     }
     for table in &tables {
         let kinds = table.columns.iter().map(|column| column.kind).collect();
-        queries.push(Asked { query: Query { sql: text(format!("SELECT * FROM {}", table.name)), kinds }, born: 0, name: None });
+        queries.push(Asked {
+            query: Query { sql: text(format!("SELECT * FROM {}", table.name)), kinds },
+            born: 0,
+            name: None,
+        });
     }
     for _ in 0..n_queries {
         let born = if generator.chance(60) { 0 } else { generator.up_to(N_BATCHES) };
@@ -222,7 +226,9 @@ async fn report(
     let title = format!("slt fuzz --seed {seed}");
     let suite = match &shrunk {
         Some((case, mismatch)) => shrink::suite(case, mismatch, &title),
-        None => shrink::suite(&shrink::alone(case, mismatch), mismatch, &format!("{title}, not when it is played alone")),
+        None => {
+            shrink::suite(&shrink::alone(case, mismatch), mismatch, &format!("{title}, not when it is played alone"))
+        }
     };
     std::fs::create_dir_all(&options.folder)?;
     let path = options.folder.join(format!("{seed}-{}.slt", figures.mismatches.len()));

@@ -133,7 +133,8 @@ pub fn difference(expected: &Rows, came: &Rows, kinds: &[Kind]) -> Option<String
         return None;
     }
     let line = |sign: char, row: &Vec<Option<String>>| format!("{sign} {}", show(row));
-    let lines = missing.iter().take(12).map(|row| line('-', row)).chain(extra.iter().take(12).map(|row| line('+', row)));
+    let lines =
+        missing.iter().take(12).map(|row| line('-', row)).chain(extra.iter().take(12).map(|row| line('+', row)));
     Some(format!("(- expected, + came)\n{}", lines.collect::<Vec<_>>().join("\n")))
 }
 
@@ -168,7 +169,10 @@ pub fn show(row: &[Option<String>]) -> String {
 
 /// Runs one statement that gives no rows.
 pub async fn run(client: &Client, sql: &str) -> Result<()> {
-    crate::run::ask(client, sql).await.map(|_| ()).map_err(|failure| anyhow::anyhow!("{}: {}\n{sql}", failure.code, failure.message))
+    crate::run::ask(client, sql)
+        .await
+        .map(|_| ())
+        .map_err(|failure| anyhow::anyhow!("{}: {}\n{sql}", failure.code, failure.message))
 }
 
 #[cfg(test)]
@@ -183,7 +187,10 @@ mod tests {
     fn rows_are_multisets_and_floats_are_near() {
         let kinds = [Kind::Int, Kind::Float];
         let expected = rows(&[&["1", "0.1"], &["1", "0.1"], &["2", "3"]]);
-        assert_eq!(difference(&expected, &rows(&[&["2", "3"], &["1", "0.10000000000001"], &["1", "0.1"]]), &kinds), None);
+        assert_eq!(
+            difference(&expected, &rows(&[&["2", "3"], &["1", "0.10000000000001"], &["1", "0.1"]]), &kinds),
+            None
+        );
         assert!(difference(&expected, &rows(&[&["2", "3"], &["1", "0.1"]]), &kinds).is_some());
         assert!(difference(&expected, &rows(&[&["2", "3"], &["2", "3"], &["1", "0.1"]]), &kinds).is_some());
         assert!(difference(&expected, &rows(&[&["2", "3"], &["1", "0.11"], &["1", "0.1"]]), &kinds).is_some());

@@ -183,7 +183,8 @@ impl Case {
         let mut refused = vec![false; n_queries];
         let made = |at: usize| ours.views.last().is_some_and(|views| matches!(views[at], Some(Ok(_))));
         let lost = (0..n_queries).any(|at| self.queries[at].name.is_some() && !made(at));
-        result.n_views = ours.views.last().map_or(0, |views| views.iter().flatten().filter(|view| view.is_ok()).count());
+        result.n_views =
+            ours.views.last().map_or(0, |views| views.iter().flatten().filter(|view| view.is_ok()).count());
         for batch in 0..self.batches.len() {
             for (at, (theirs, ours)) in theirs.changed[batch].iter().zip(&ours.changed[batch]).enumerate() {
                 let outcome = |changed: &std::result::Result<u64, Failure>| -> Outcome {
@@ -198,7 +199,8 @@ impl Case {
             }
             for at in 0..n_queries {
                 let expected = &theirs.answers[batch][at];
-                let both = [(Place::View, ours.views[batch][at].as_ref()), (Place::Read, Some(&ours.answers[batch][at]))];
+                let both =
+                    [(Place::View, ours.views[batch][at].as_ref()), (Place::Read, Some(&ours.answers[batch][at]))];
                 for (place, came) in both {
                     let Some(came) = came.filter(|_| !wrong[at]) else { continue };
                     // What reads a view that we cannot make, we cannot do either.
@@ -226,7 +228,12 @@ impl Case {
     }
 
     /// Whether a smaller case still shows a wrong answer: the last query's, of the same kind.
-    pub async fn shows(&self, mismatch: &Mismatch, subject: &mut Subject, postgres: &Postgres) -> Result<Option<Mismatch>> {
+    pub async fn shows(
+        &self,
+        mismatch: &Mismatch,
+        subject: &mut Subject,
+        postgres: &Postgres,
+    ) -> Result<Option<Mismatch>> {
         let theirs = self.on_postgres(postgres).await?;
         let last = theirs.answers.last().and_then(|answers| answers.last());
         if mismatch.place != Place::Change

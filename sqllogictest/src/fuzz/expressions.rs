@@ -170,8 +170,7 @@ impl Generator {
 
     /// The text of a column of a type whose equal values are written alike, or of a literal.
     fn exact_column(&mut self, kind: Kind, scope: &Scope) -> String {
-        let columns: Vec<&Column> =
-            scope.columns.iter().filter(|column| column.kind == kind && column.exact).collect();
+        let columns: Vec<&Column> = scope.columns.iter().filter(|column| column.kind == kind && column.exact).collect();
         if columns.is_empty() { kind.literal(&mut self.random) } else { self.pick(&columns).sql.to_string() }
     }
 
@@ -232,7 +231,10 @@ impl Generator {
         if aggregates.is_empty() || self.chance(25) {
             let value = self.value(kind, &scope, depth.min(1));
             let order = maybe([text(format!(" ORDER BY {}", scope.order()))]);
-            return (Sql::Query(vec![text("SELECT "), value, text(" FROM "), from, filter, order, text(" LIMIT 1")]), kind);
+            return (
+                Sql::Query(vec![text("SELECT "), value, text(" FROM "), from, filter, order, text(" LIMIT 1")]),
+                kind,
+            );
         }
         let template = *self.pick(&aggregates);
         // An aggregate over nothing but columns of the query around belongs to that one.

@@ -68,8 +68,12 @@ impl Generator {
         let first = self.value(Kind::Int, &scope, 1);
         let filter = self.filter(&scope, 0);
         let column = |generator: &mut Generator, alias: &str| {
-            let ints: Vec<&str> =
-                table.columns.iter().filter(|column| column.kind == Kind::Int).map(|column| column.name.as_str()).collect();
+            let ints: Vec<&str> = table
+                .columns
+                .iter()
+                .filter(|column| column.kind == Kind::Int)
+                .map(|column| column.name.as_str())
+                .collect();
             match ints.is_empty() {
                 true => "1".to_string(),
                 false => format!("{alias}.{}", generator.pick(&ints)),
@@ -111,8 +115,7 @@ impl Generator {
                 &["UNION ALL", "UNION", "INTERSECT", "EXCEPT", "INTERSECT ALL", "EXCEPT ALL", "UNION ALL"];
             let operation = if all_only { "UNION ALL" } else { *self.pick(operations) };
             let right = self.select(around, Some(&kinds), depth - 1).0;
-            query =
-                Sql::Query(vec![text("("), query, text(format!(") {operation} (")), right, text(")")]);
+            query = Sql::Query(vec![text("("), query, text(format!(") {operation} (")), right, text(")")]);
         }
         if self.chance(20) && !all_only {
             let limit = 1 + self.up_to(6);
@@ -210,7 +213,8 @@ impl Generator {
         }
         let (clause, sets) = self.grouping(&keys);
         if sets && let Some(key) = keys.first() {
-            let call = Column { sql: text(format!("grouping({})", key.sql)), kind: Kind::Int, exact: true, plain: false };
+            let call =
+                Column { sql: text(format!("grouping({})", key.sql)), kind: Kind::Int, exact: true, plain: false };
             columns.push(call);
         }
         let total = keys.iter().map(|key| key.sql.to_string()).collect();
@@ -356,7 +360,9 @@ impl Generator {
         }
         let column = *self.pick(&columns);
         let offset = match column.kind {
-            Kind::Date | Kind::Timestamp => *self.pick(&["INTERVAL '1 day'", "INTERVAL '1 month'", "'2 days'::interval"]),
+            Kind::Date | Kind::Timestamp => {
+                *self.pick(&["INTERVAL '1 day'", "INTERVAL '1 month'", "'2 days'::interval"])
+            }
             _ => *self.pick(&["1", "2", "4"]),
         };
         let direction = self.direction();

@@ -84,7 +84,8 @@ impl Generator {
             ..Scope::default()
         };
         if conditions.is_empty() || self.chance(35) {
-            let more = if self.chance(50) { self.comparison(scope, &right.scope) } else { self.value(Kind::Bool, &both, 2) };
+            let more =
+                if self.chance(50) { self.comparison(scope, &right.scope) } else { self.value(Kind::Bool, &both, 2) };
             conditions.push(more);
         }
         let conditions = Sql::List { separator: " AND ", items: conditions, least: 1 };
@@ -131,7 +132,11 @@ impl Generator {
                 let (query, kinds) = self.query_inside(&seen, None, depth - 1);
                 let word = if lateral { "LATERAL (" } else { "(" };
                 let table = Table::of_query(&alias, &kinds);
-                Relation { sql: parts([text(word), query, text(format!(") AS {alias}"))]), scope: of_table(&table, &alias), lateral }
+                Relation {
+                    sql: parts([text(word), query, text(format!(") AS {alias}"))]),
+                    scope: of_table(&table, &alias),
+                    lateral,
+                }
             }
             3 => self.values(alias),
             4 | 5 => {
@@ -143,7 +148,8 @@ impl Generator {
                 let (template, columns) = *self.pick(TABLE_FUNCTIONS);
                 let call = self.fill(columns[0].1, template, &seen, 1);
                 let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
-                let columns = columns.iter().map(|(name, kind)| Column::new(format!("{alias}.{name}"), *kind, kind.is_exact()));
+                let columns =
+                    columns.iter().map(|(name, kind)| Column::new(format!("{alias}.{name}"), *kind, kind.is_exact()));
                 let columns: Vec<Column> = columns.collect();
                 let total = columns.iter().flat_map(order_of).collect();
                 // As parts: another expression of the type cannot stand in FROM.

@@ -53,11 +53,7 @@ impl Table {
             .iter()
             .map(|column| Column::new(format!("{alias}.{}", column.name), column.kind, column.exact))
             .collect();
-        let total = if self.keyed {
-            vec![format!("{alias}.id")]
-        } else {
-            columns.iter().flat_map(order_of).collect()
-        };
+        let total = if self.keyed { vec![format!("{alias}.id")] } else { columns.iter().flat_map(order_of).collect() };
         (columns, total)
     }
 
@@ -158,12 +154,8 @@ impl Generator {
     pub fn make_tables(&mut self) -> Vec<Table> {
         let n_tables = 2 + self.up_to(3);
         for name in ["a", "b", "c", "d"].into_iter().take(n_tables) {
-            let mut columns = vec![TableColumn {
-                name: "id".to_string(),
-                kind: Kind::Int,
-                declared: "int".to_string(),
-                exact: true,
-            }];
+            let mut columns =
+                vec![TableColumn { name: "id".to_string(), kind: Kind::Int, declared: "int".to_string(), exact: true }];
             // There are always numbers and texts to join by.
             let mut kinds = vec![Kind::Int, Kind::Int, Kind::Text];
             for _ in 0..2 + self.up_to(4) {
@@ -233,7 +225,9 @@ impl Generator {
             let column = self.pick(&table.columns[1..]).name.clone();
             conflict = match self.up_to(4) {
                 0 => format!(" ON CONFLICT (id) DO UPDATE SET {column} = excluded.{column}"),
-                1 => format!(" ON CONFLICT (id) DO UPDATE SET {column} = excluded.{column} WHERE {}.i0 > 0", table.name),
+                1 => {
+                    format!(" ON CONFLICT (id) DO UPDATE SET {column} = excluded.{column} WHERE {}.i0 > 0", table.name)
+                }
                 _ => " ON CONFLICT DO NOTHING".to_string(),
             };
         }

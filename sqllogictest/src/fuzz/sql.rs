@@ -87,7 +87,8 @@ impl Sql {
             Sql::Value(kind, parts) => {
                 let simple = matches!(parts.as_slice(), [Sql::Text(_)]);
                 let mut found: Vec<Sql> = if simple { Vec::new() } else { vec![text(kind.simplest())] };
-                let same = self.inner().into_iter().filter(|inner| matches!(inner, Sql::Value(other, _) if other == kind));
+                let same =
+                    self.inner().into_iter().filter(|inner| matches!(inner, Sql::Value(other, _) if other == kind));
                 found.extend(same.cloned());
                 found
             }
@@ -106,9 +107,7 @@ impl Sql {
                 };
                 if items.len() > *least { (0..items.len()).map(without).collect() } else { Vec::new() }
             }
-            Sql::Query(_) => {
-                self.inner().into_iter().filter(|inner| matches!(inner, Sql::Query(_))).cloned().collect()
-            }
+            Sql::Query(_) => self.inner().into_iter().filter(|inner| matches!(inner, Sql::Query(_))).cloned().collect(),
         }
     }
 

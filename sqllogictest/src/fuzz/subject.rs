@@ -120,8 +120,11 @@ impl Postgres {
         admin.batch_execute(&format!("CREATE DATABASE {database}")).await?;
         let client = target::connect(address, "postgres", &database).await?;
         // A query that takes long says nothing of us; what makes plans slow to find makes no better ones here.
-        run(&client, "SET timezone = 'UTC'; SET client_min_messages = error; SET statement_timeout = '10s'; SET jit = off")
-            .await?;
+        run(
+            &client,
+            "SET timezone = 'UTC'; SET client_min_messages = error; SET statement_timeout = '10s'; SET jit = off",
+        )
+        .await?;
         Ok(Postgres { client, address, database })
     }
 
