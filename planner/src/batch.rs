@@ -4,6 +4,7 @@
 
 pub mod constant;
 mod index;
+mod interrupt;
 pub mod point;
 pub mod query;
 pub mod reads;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_postgres::NoTls;
 
 use crate::{Running, one, sqlstate};
 
@@ -75,6 +76,34 @@ async fn who_says_nothing_is_let_go() {
     slow.write_all(b"Q\0\x0f\0\0SELECT ").await.unwrap();
     let said = last_words(slow).await;
     assert!(said.contains("does not end the message"), "{said:?}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heavy_statement_stops_when_it_is_told_to() {
+    let running = Running::start().await;
+    let other = running.connect().await;
+    other.batch_execute("CREATE TABLE t (id int PRIMARY KEY, b int)").await.unwrap();
+    other.batch_execute("INSERT INTO t SELECT x, x FROM generate_series(1, 1000) AS a(x)").await.unwrap();
+    let many = "FROM t AS a, t AS b, t AS c";
+    for query in [
+        // A join of everything with everything, a sort, an aggregate and a window function over a billion rows.
+        format!("SELECT count(*) {many} WHERE a.id % 7 = b.id % 5 + c.id"),
+        format!("SELECT a.id {many} ORDER BY md5((a.id + b.id * c.id)::text), b.id"),
+        format!("SELECT count(*) FROM (SELECT md5((a.id + b.id * c.id)::text), count(*) {many} GROUP BY 1) AS s"),
+        format!("SELECT max(s) FROM (SELECT sum(a.id) OVER (ORDER BY b.id, c.id) AS s {many}) AS w"),
+    ] {
+        let client = running.connect().await;
+        let token = client.cancel_token();
+        let text = query.clone();
+        let statement = tokio::spawn(async move { (client.simple_query(&text).await.unwrap_err(), client) });
+        let is_active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()";
+        while one(&other, is_active).await == "0" {}
+        token.cancel_query(NoTls).await.unwrap();
+        let (error, client) = tokio::time::timeout(HANGS, statement).await.expect(&query).unwrap();
+        assert_eq!(sqlstate(&error), "57014", "{query}");
+        assert_eq!(one(&client, "SELECT 1").await, "1");
+    }
     running.stop().await;
 }
 

@@ -11,16 +11,19 @@ use datafusion::datasource::provider_as_source;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_plan::async_func::AsyncFuncExec;
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use storage::RelationId;
+use tokio::runtime::Handle;
 
 use super::RelationSource;
 use super::constant::Constant;
 use super::index::use_indexes;
+use super::interrupt::{Interrupt, interruptible};
 use super::point::PointLookup;
 use super::reads::Reads;
 use super::row_expr::param_index;
@@ -111,12 +114,25 @@ impl Query {
             }
             Way::Plan => {}
         }
-        // On tasks of its own: whoever waits for it can stop waiting, however long a step of it takes.
+        // On threads of the reads: whoever waits for it can stop waiting, however long a step of it takes.
         let (plan, state) = self.logical(params, tables, reads)?;
         let planned = state.clone();
-        let planning = SpawnedTask::spawn(async move { physical(&plan, &planned).await });
+        let threads = reads.threads();
+        let planning = {
+            let _on = threads.enter();
+            SpawnedTask::spawn(async move { physical(&plan, &planned).await })
+        };
         let physical = planning.join_unwind().await.map_err(|error| Error::new("57014", error.to_string()))??;
-        Ok(rows(buffered(physical, state.task_ctx())))
+        let interrupt = Interrupt::default();
+        let physical = interruptible(physical, &interrupt)?;
+        let given_up = interrupt.on_drop();
+        let rows = rows(buffered(physical, state.task_ctx(), threads));
+        Ok(rows
+            .map(move |batch| {
+                let _while_wanted = &given_up;
+                batch
+            })
+            .boxed())
     }
 
     /// DataFusion's physical plan over `tables`.
@@ -163,11 +179,12 @@ async fn physical(plan: &LogicalPlan, state: &SessionState) -> Result<Arc<dyn Ex
     Ok(DefaultPhysicalPlanner::default().create_physical_plan(plan, state).await?)
 }
 
-/// Runs a plan on a task of its own, which ends when nobody wants its rows any more.
-fn buffered(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> SendableRecordBatchStream {
+/// Runs a plan on a thread of its own, which ends when nobody wants its rows any more. What only waits needs none.
+fn buffered(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>, threads: &Handle) -> SendableRecordBatchStream {
     let mut builder = RecordBatchReceiverStream::builder(plan.schema(), BATCHES_AHEAD);
     let sender = builder.tx();
-    builder.spawn(async move {
+    let waits = plan.exists(|node| Ok(node.is::<AsyncFuncExec>())).unwrap_or(false);
+    let run = async move {
         let mut batches = execute_stream(plan, context)?;
         while let Some(batch) = batches.next().await {
             if sender.send(batch).await.is_err() {
@@ -175,7 +192,13 @@ fn buffered(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Sendable
             }
         }
         Ok(())
-    });
+    };
+    if waits {
+        builder.spawn_on(run, threads);
+    } else {
+        let here = threads.clone();
+        builder.spawn_blocking_on(move || here.block_on(run), threads);
+    }
     builder.build()
 }
 

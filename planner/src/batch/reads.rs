@@ -10,10 +10,15 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 
-use crate::error::Result;
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::error::{Error, Result};
 
 /// When there is no memory left, who has most of it is told: so many.
 const LARGEST_TOLD: NonZeroUsize = NonZeroUsize::new(3).expect("not zero");
+
+/// Reads that compute at the same time; more wait.
+const READS_AT_ONCE_MAX: usize = 512;
 
 /// What reads may use.
 #[derive(Clone, Debug)]
@@ -36,6 +41,16 @@ impl Default for ReadLimits {
 pub struct Reads {
     small: Arc<SessionState>,
     large: Arc<SessionState>,
+    /// Their threads: none of them is one that serves a client, since a step of a read may take long.
+    threads: Option<Runtime>,
+}
+
+impl Drop for Reads {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
+    }
 }
 
 impl Reads {
@@ -60,11 +75,23 @@ impl Reads {
             config.options_mut().execution.skip_physical_aggregate_schema_check = true;
             Arc::new(SessionStateBuilder::new().with_config(config).with_runtime_env(runtime.clone()).build())
         };
-        Ok(Reads { small: session(1), large: session(limits.threads.max(1)) })
+        let threads = Builder::new_multi_thread()
+            .worker_threads(limits.threads.max(1))
+            .max_blocking_threads(READS_AT_ONCE_MAX)
+            .thread_name("read")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::new("58030", format!("cannot start the threads of reads: {error}")))?;
+        Ok(Reads { small: session(1), large: session(limits.threads.max(1)), threads: Some(threads) })
     }
 
     /// DataFusion's settings for a small read, or for one of many rows.
     pub(super) fn session(&self, large: bool) -> &Arc<SessionState> {
         if large { &self.large } else { &self.small }
+    }
+
+    /// Where reads run.
+    pub(super) fn threads(&self) -> &Handle {
+        self.threads.as_ref().expect("taken away when it is dropped").handle()
     }
 }
