@@ -452,15 +452,18 @@ impl Runner {
         let views = self.views.clone();
         // A connection of its own: the script's may be inside a transaction.
         let current = std::mem::replace(&mut self.current, "views".to_string());
-        let mut outcome = Ok(());
-        for (name, query) in &views {
-            outcome = self.check_view(name, query).await;
-            if outcome.is_err() {
-                break;
-            }
-        }
+        let outcome = self.check_each(&views).await;
         self.current = current;
         outcome
+    }
+
+    async fn check_each(&mut self, views: &BTreeMap<String, String>) -> Result<()> {
+        // What one client wrote, another sees a moment later, one relation before the other: unless it waits for all.
+        self.ask("FLUSH").await?.map_err(|failure| anyhow!("FLUSH: {}", failure.expectation()))?;
+        for (name, query) in views {
+            self.check_view(name, query).await?;
+        }
+        Ok(())
     }
 
     async fn check_view(&mut self, name: &str, query: &str) -> Result<()> {
