@@ -42,6 +42,7 @@ pub use self::literal::relation_oid;
 use self::names::Scope;
 pub use self::on_conflict::{CONFLICTS, OnConflict};
 pub(crate) use self::set_returning::unnested;
+pub(crate) use self::window::native_call;
 
 /// A column of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use streaming::expr::Expr;
 use streaming::operator::Operator;
 use streaming::operators::hash_join::JoinKind;
 use streaming::operators::set_operation::SetKind;
+use streaming::operators::temporal_filter::now_schema;
 use streaming::operators::time_window::Shape;
 use streaming::operators::top_n::{RankKind, SortKey};
 use streaming::operators::{AnyOperator, TimeWindow};
@@ -125,6 +126,7 @@ fn append_only(plan: &Plan, i: usize) -> bool {
         AnyOperator::HashJoin(join) => matches!(join.kind, JoinKind::Inner | JoinKind::Semi) && inputs(),
         AnyOperator::TemporalJoin(_) => true,
         AnyOperator::WindowClose(close) => close.every.is_none() && !close.updates,
+        AnyOperator::TemporalFilter(filter) => filter.rises && filter.comparison.enters() && inputs(),
         AnyOperator::SetOperation(operation) => operation.kind == SetKind::Intersect && inputs(),
         _ => false,
     }
@@ -203,6 +205,10 @@ fn describe(plan: &Plan, i: usize) -> String {
                 format!("{kind} on {}{ordered}", conditions.join(" AND "))
             }
         }
+        AnyOperator::TemporalFilter(filter) => {
+            let column = input(0).field(filter.column).name().clone();
+            format!("{column} {} {}", filter.comparison.sign(), expr(&filter.bound, &now_schema()))
+        }
         AnyOperator::TemporalJoin(join) => {
             let conditions = conditions(&join.keys, &[], &join.condition, &input(0), &input(1));
             let kind = if join.outer { "left" } else { "inner" };
@@ -246,6 +252,10 @@ fn describe(plan: &Plan, i: usize) -> String {
             }
             if top_n.offset > 0 {
                 parts.push(format!("offset {}", top_n.offset));
+            }
+            let one = top_n.limit == Some(1) && top_n.offset == 0 && top_n.rank.kind == RankKind::RowNumber;
+            if let (true, false, Some(first)) = (one, top_n.partition.is_empty(), top_n.order.first()) {
+                parts.push(format!("(keeps the {} of each)", if first.descending { "last" } else { "first" }));
             }
             parts.join(" ")
         }

@@ -19,6 +19,7 @@ pub mod cast;
 mod comparison;
 mod cube_root;
 mod datetime;
+pub mod epoch_time;
 mod format;
 mod json;
 mod math;

@@ -21,6 +21,7 @@ mod sink;
 mod subquery;
 #[cfg(test)]
 pub(crate) mod tests;
+mod temporal_filter;
 mod time_window;
 mod top_n;
 mod unnest;
@@ -109,6 +110,8 @@ impl Lowering {
             LogicalPlan::Extension(_) => {
                 if let Some(window) = nodes::node_of::<nodes::TimeWindow>(plan) {
                     self.time_window(window)
+                } else if let Some(filter) = nodes::node_of::<nodes::TemporalFilter>(plan) {
+                    self.temporal_filter(filter)
                 } else if let Some(single) = nodes::node_of::<nodes::SingleRow>(plan) {
                     self.single_row(single)
                 } else if let Some(top_n) = nodes::node_of::<nodes::TopN>(plan) {

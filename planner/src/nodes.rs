@@ -5,6 +5,7 @@ mod asof;
 mod pairs;
 mod set_operation;
 mod temporal;
+mod temporal_filter;
 mod time_window;
 
 use std::cmp::Ordering;
@@ -16,12 +17,14 @@ use std::sync::Arc;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, DFSchemaRef, Result as DfResult};
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, SortExpr, UserDefinedLogicalNodeCore};
+use datafusion::arrow::datatypes::{DataType, FieldRef};
 use streaming::operators::top_n::RankKind;
 
 pub use asof::{Asof, AsofJoin};
 pub use pairs::reads_only;
 pub use set_operation::SetOperation;
 pub use temporal::TemporalJoin;
+pub use temporal_filter::TemporalFilter;
 pub use time_window::TimeWindow;
 
 /// A scalar subquery's rows: exactly one row comes out of at most one; several are error 21000.
@@ -62,7 +65,8 @@ impl UserDefinedLogicalNodeCore for SingleRow {
     }
 }
 
-/// The rows of each partition whose rank is in a range, and their rank behind the input's columns.
+/// The rows of each partition whose rank is in a range, and their rank behind the input's columns. Without a rank as a
+/// column: `FETCH ... WITH TIES`, which skips rows, and takes the peers of the last one too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopN {
     /// The rows.
@@ -78,7 +82,7 @@ pub struct TopN {
     /// Rows kept behind them.
     pub limit: Option<u64>,
     /// The rank's column, as the window function that it came from called and typed it.
-    rank: datafusion::arrow::datatypes::FieldRef,
+    rank: Option<FieldRef>,
     schema: DFSchemaRef,
 }
 
@@ -92,11 +96,18 @@ impl TopN {
         kind: RankKind,
         offset: u64,
         limit: Option<u64>,
-        rank: datafusion::arrow::datatypes::FieldRef,
+        rank: Option<FieldRef>,
     ) -> DfResult<LogicalPlan> {
-        let fields = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).chain([(None, rank.clone())]);
+        let fields = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).chain(rank.clone().map(|rank| (None, rank)));
         let schema = Arc::new(DFSchema::new_with_metadata(fields.collect(), Default::default())?);
         Ok(extension(TopN { input, partition, order, kind, offset, limit, rank, schema }))
+    }
+}
+
+impl TopN {
+    /// The type of the rank, if it is a column.
+    pub fn rank_type(&self) -> Option<DataType> {
+        self.rank.as_ref().map(|rank| rank.data_type().clone())
     }
 }
 
@@ -133,7 +144,7 @@ fn extension<N: UserDefinedLogicalNodeCore>(node: N) -> LogicalPlan {
     LogicalPlan::Extension(Extension { node: Arc::new(node) })
 }
 
-/// The same plan for reads, without the joins and set operations that only streams have operators for.
+/// The same plan for reads, without the nodes that only streams have operators for.
 pub fn for_reads(plan: LogicalPlan) -> DfResult<LogicalPlan> {
     let plan = plan.transform_up_with_subqueries(|node| {
         Ok(match as_plain(&node) {
@@ -144,12 +155,14 @@ pub fn for_reads(plan: LogicalPlan) -> DfResult<LogicalPlan> {
     Ok(plan.data)
 }
 
-/// What a node of two inputs is in terms of DataFusion's, if it is one of ours.
+/// What a node that only streams have an operator for is in terms of DataFusion's.
 pub fn as_plain(node: &LogicalPlan) -> Option<DfResult<LogicalPlan>> {
     if let Some(join) = node_of::<AsofJoin>(node) {
         Some(join.to_ranking())
     } else if let Some(join) = node_of::<TemporalJoin>(node) {
         Some(join.to_join())
+    } else if let Some(top_n) = node_of::<TopN>(node) {
+        Some(crate::rules::top_n::to_ranking(top_n))
     } else {
         node_of::<SetOperation>(node).map(SetOperation::to_join)
     }

@@ -18,6 +18,7 @@ pub mod not_in;
 pub mod on_subqueries;
 pub mod scalar_subquery;
 pub mod simple;
+pub mod temporal_filter;
 pub mod top_n;
 
 use std::sync::Arc;
@@ -79,6 +80,7 @@ pub fn optimize_stream(plan: LogicalPlan, switches: Switches) -> Result<(Logical
             Arc::new(equalities::Equalities),
         ],
     )?;
+    let plan = temporal_filter::recognise(plan)?;
     let plan = top_n::recognise(plan)?;
     let (plan, key) = keys::with_keys(plan)?;
     let mut rules = tidy_rules();

@@ -9,9 +9,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
+
+/// Epochs whose time is remembered.
+const TIMES_MAX: usize = 100_000;
 
 /// Wakes the coordinator.
 #[derive(Default)]
@@ -48,6 +52,8 @@ pub const SPILLED_BYTES_MAX: i64 = 16 << 30;
 /// The number of the open epoch, and what all jobs share.
 pub struct Clock {
     open: Mutex<u64>,
+    /// When the last epochs were sealed, the oldest first.
+    times: Mutex<VecDeque<(u64, i64)>>,
     /// Wakes the coordinator.
     pub notify: Arc<Notify>,
     /// Bytes of memory that the inboxes of all jobs take.
@@ -67,6 +73,7 @@ impl Clock {
     pub fn new(open: u64) -> Clock {
         Clock {
             open: Mutex::new(open),
+            times: Mutex::default(),
             notify: Arc::default(),
             inbox_bytes: AtomicI64::new(0),
             spilled_bytes: AtomicI64::new(0),
@@ -97,9 +104,28 @@ impl Clock {
     /// Seals the open epoch: `act` runs with its number before the next one opens.
     pub fn seal(&self, act: impl FnOnce(u64)) -> u64 {
         let mut open = self.open.lock();
+        self.note_time(*open);
         act(*open);
         *open += 1;
         *open - 1
+    }
+
+    fn note_time(&self, epoch: u64) {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        let mut times = self.times.lock();
+        let last = times.back().map_or(i64::MIN, |(_, time)| *time);
+        if times.len() == TIMES_MAX {
+            times.pop_front();
+        }
+        times.push_back((epoch, wall.max(last)));
+    }
+
+    /// The wall clock when `epoch` was sealed, in microseconds since 1970. It never falls from one epoch to the next. For an
+    /// epoch so old that nobody remembers, the oldest time that is remembered.
+    pub fn time_of(&self, epoch: u64) -> i64 {
+        let times = self.times.lock();
+        let behind = times.partition_point(|(sealed, _)| *sealed <= epoch);
+        times.get(behind.saturating_sub(1)).map_or(0, |(_, time)| *time)
     }
 
     /// The open epoch.

@@ -295,7 +295,10 @@ impl Coordinator {
         let since = state.sealed_at.elapsed();
         let dirty = state.jobs.values().any(|job| job.is_live() && job.control.dirty.load(Ordering::Acquire));
         let due = since >= self.config.epoch_interval_min && (since >= EPOCH_INTERVAL_BUSY || Self::idle(state));
-        let beat = since >= HEARTBEAT && state.jobs.values().any(|job| !job.control.subscribers.lock().is_empty());
+        let waits = |job: &Job| {
+            job.follows_the_clock && job.stage != Stage::Failed || !job.control.subscribers.lock().is_empty()
+        };
+        let beat = since >= HEARTBEAT && state.jobs.values().any(waits);
         let start = self.wants_checkpoint(state);
         if !(dirty && due || state.force_seal || beat || start) {
             return;
@@ -358,6 +361,7 @@ impl Coordinator {
             }
             let known = self.watermarks(state, job, limit);
             let changed = job.must_run
+                || job.follows_the_clock
                 || (known.is_some() && job.waits_for_watermark)
                 || job.upstreams.iter().any(|(_, upstream)| {
                     state.owner(*upstream).is_some_and(|u| u.control.changed.load(Ordering::Acquire) > job.frontier)

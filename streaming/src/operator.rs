@@ -47,6 +47,11 @@ pub trait Operator: Debug + Send + Sync {
         false
     }
 
+    /// Whether what it says depends on the epoch's time: then its job runs for every epoch, and there is one every second.
+    fn follows_the_clock(&self) -> bool {
+        false
+    }
+
     /// How long after its last emission it wants to be sealed again, though nothing changed.
     fn emits_every(&self) -> Option<std::time::Duration> {
         None
@@ -104,7 +109,8 @@ pub struct Seal {
     pub checkpoint: bool,
     /// Per input, what is known of its columns in all later epochs. The same on all workers; empty if nothing is.
     pub watermarks: Vec<Arc<Watermarks>>,
-    /// The wall clock when the epoch was given out, in microseconds since 1970: the same on all workers.
+    /// The wall clock when the epoch was sealed, in microseconds since 1970: the same for all jobs and workers, and never
+    /// less than that of an epoch before, while the server runs.
     pub now: i64,
     /// What was visible before a restart is not visible again yet: nothing may be held back.
     pub recovering: bool,

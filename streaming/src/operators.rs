@@ -42,6 +42,7 @@ operators! {
     aggregate::Aggregate,
     distinct::Distinct,
     hash_join::HashJoin,
+    temporal_filter::TemporalFilter,
     temporal_join::TemporalJoin,
     asof_join::AsofJoin,
     set_operation::SetOperation,
@@ -82,6 +83,9 @@ impl Operator for AnyOperator {
     }
     fn emits_every(&self) -> Option<std::time::Duration> {
         self.operator().emits_every()
+    }
+    fn follows_the_clock(&self) -> bool {
+        self.operator().follows_the_clock()
     }
 }
 

@@ -4,10 +4,12 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use sqlparser::ast;
 use storage::SqlType;
+use streaming::operators::top_n::RankKind;
 
 use super::names::{Clause, Scope, start_of};
 use super::{Binder, at};
 use crate::error::{Error, Result};
+use crate::nodes::TopN;
 use crate::types::{self, CastContext};
 
 impl Binder<'_> {
@@ -28,13 +30,24 @@ impl Binder<'_> {
             None => {}
         }
         if let Some(fetch) = &query.fetch {
-            if fetch.with_ties || fetch.percent {
-                return Err(Error::unsupported("FETCH FIRST with TIES or PERCENT is not supported"));
+            if fetch.percent {
+                return Err(Error::unsupported("FETCH FIRST with PERCENT is not supported"));
             }
             limit = Some(match &fetch.quantity {
                 Some(e) => self.count(e, "LIMIT")?,
                 None => super::literal::literal(ScalarValue::Int64(Some(1))),
             });
+        }
+        if query.fetch.as_ref().is_some_and(|fetch| fetch.with_ties) {
+            let constant = |e: Option<Expr>, absent: u64| match e {
+                None => Ok(absent),
+                Some(Expr::Literal(ScalarValue::Int64(Some(n)), _)) => Ok(n.max(0) as u64),
+                Some(_) => {
+                    let error = Error::unsupported("WITH TIES without a constant is not supported");
+                    Err(error.with_hint("Write the number of rows into the statement."))
+                }
+            };
+            return with_ties(plan, constant(offset, 0)?, constant(limit, 1)?);
         }
         if limit.is_none() && offset.is_none() {
             return Ok(plan);
@@ -74,6 +87,22 @@ impl Binder<'_> {
             return Err(at(Error::unsupported(format!("{what} of a subquery is not supported")), place));
         }
         Ok(expr)
+    }
+}
+
+/// The first rows of a sorted plan, with those that the order does not tell from the last one.
+fn with_ties(plan: LogicalPlan, offset: u64, limit: u64) -> Result<LogicalPlan> {
+    match plan {
+        LogicalPlan::Sort(sort) => {
+            let input = sort.input.as_ref().clone();
+            let first = TopN::plan(input, vec![], sort.expr.clone(), RankKind::Rank, offset, Some(limit), None)?;
+            Ok(LogicalPlanBuilder::from(first).sort(sort.expr)?.build()?)
+        }
+        LogicalPlan::Projection(projection) => {
+            let input = with_ties(projection.input.as_ref().clone(), offset, limit)?;
+            Ok(LogicalPlanBuilder::from(input).project(projection.expr)?.build()?)
+        }
+        _ => Err(Error::new("42601", "WITH TIES cannot be specified without ORDER BY clause")),
     }
 }
 

@@ -16,6 +16,23 @@ use crate::types::{self, CastContext};
 const ARRAY_IN: i64 = 750;
 
 impl Binder<'_> {
+    /// The time in a view: that of the epoch. Temporal filters know what it is; a rule refuses it anywhere else.
+    fn time_of_epoch(&mut self, name: &str, args: &[Typed], place: Option<usize>) -> Result<Typed> {
+        let ty = match name {
+            "now" | "transaction_timestamp" | "statement_timestamp" | "current_timestamp" => SqlType::TimestampTz,
+            "localtimestamp" => SqlType::Timestamp,
+            "current_date" => SqlType::Date,
+            _ => return Err(at(no_now(name), place)),
+        };
+        if !args.is_empty() {
+            let error = Error::unsupported(format!("{name} with a precision is not supported in a materialized view"));
+            return Err(at(error, place).with_hint("Use now()."));
+        }
+        let now = Typed::new(crate::functions::epoch_time::epoch_time(), SqlType::TimestampTz).at(place);
+        let expr = self.coerce(now, &ty, -1, CastContext::Explicit)?;
+        Ok(Typed::new(expr, ty).at(place))
+    }
+
     /// A function that is a constant of the session; `None` if it is none of those.
     pub(super) fn constant(&mut self, name: &str, args: &[Typed], place: Option<usize>) -> Result<Option<Typed>> {
         let micros = self.settings.now;
@@ -35,8 +52,7 @@ impl Binder<'_> {
                 | "localtimestamp"
         );
         if needs_now && self.view {
-            let shown = if name == "now" { "now()" } else { name };
-            return Err(at(no_now(shown), place));
+            return self.time_of_epoch(name, args, place).map(Some);
         }
         match name {
             "now" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp" if args.is_empty() => {

@@ -28,7 +28,7 @@ struct Definition {
 
 /// The engine's window function as DataFusion's. The positions in `call` are those of `args`; what the partition is
 /// ordered by is added to them.
-pub(super) fn native_call(
+pub(crate) fn native_call(
     call: WindowCall,
     mut args: Vec<Expr>,
     partition_by: Vec<Expr>,

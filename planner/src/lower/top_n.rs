@@ -76,7 +76,19 @@ impl Lowering {
     pub(super) fn top_n(&mut self, top_n: &nodes::TopN) -> Result<Node> {
         let n = top_n.input.schema().fields().len();
         let (node, partition, order) = self.ordered(&top_n.input, &top_n.partition, &top_n.order)?;
-        let rank_type = top_n_type(top_n);
+        let Some(rank_type) = top_n.rank_type() else {
+            let operator = TopN {
+                partition,
+                order,
+                offset: top_n.offset,
+                limit: top_n.limit,
+                rank: Rank { kind: top_n.kind, output: false },
+                append_only: node.append_only,
+                schema: node.schema.clone(),
+            };
+            let kept = self.add(operator, &[node.index], false);
+            return Ok(self.exactly(kept, n));
+        };
         let mut fields = node.schema.fields().to_vec();
         fields.push(Arc::new(field(rank_name(top_n.kind), DataType::Int64)));
         let operator = TopN {
@@ -146,11 +158,6 @@ fn leads_to_sort(plan: &LogicalPlan) -> bool {
         LogicalPlan::SubqueryAlias(a) => leads_to_sort(&a.input),
         _ => false,
     }
-}
-
-fn top_n_type(top_n: &nodes::TopN) -> DataType {
-    let schema = datafusion::logical_expr::UserDefinedLogicalNodeCore::schema(top_n);
-    schema.field(schema.fields().len() - 1).data_type().clone()
 }
 
 fn rank_name(kind: RankKind) -> &'static str {

@@ -21,7 +21,7 @@ use datafusion::logical_expr::{Expr, Join, LogicalPlan, Projection};
 
 use crate::batch::RelationSource;
 use crate::error::Result;
-use crate::nodes::{AsofJoin, SetOperation, SingleRow, TemporalJoin, TimeWindow, TopN, node_of};
+use crate::nodes::{AsofJoin, SetOperation, SingleRow, TemporalFilter, TemporalJoin, TimeWindow, TopN, node_of};
 
 /// Columns of a plan that are different for each of its rows. Empty: there is at most one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ fn rewrite(plan: LogicalPlan) -> DfResult<(LogicalPlan, Option<Key>)> {
             Ok((plan, Some(Key { columns, nullable: true })))
         }
         LogicalPlan::Join(join) => rewrite_join(join),
-        LogicalPlan::Extension(_) if node_of::<TopN>(&plan).is_some() => {
+        LogicalPlan::Extension(_) if node_of::<TopN>(&plan).is_some() || node_of::<TemporalFilter>(&plan).is_some() => {
             let (input, key) = rewrite(plan.inputs()[0].clone())?;
             Ok((plan.with_new_exprs(plan.expressions(), vec![input])?, key))
         }

@@ -14,8 +14,14 @@ use datafusion::common::{Column, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Window};
+use arrow_schema::DataType;
+use datafusion::logical_expr::lit;
+use storage::keys::SortOption;
 use streaming::operators::top_n::RankKind;
+use streaming::windows::{Frame, WindowCall, WindowKind};
 
+use crate::batch::column;
+use crate::bind::native_call;
 use crate::error::Result;
 use crate::nodes::TopN;
 
@@ -69,6 +75,11 @@ fn rewrite(filter: &Filter) -> DfResult<Option<LogicalPlan>> {
     let (mut low, mut high) = (1_i64, None::<i64>);
     let mut rest = Vec::new();
     for term in split_conjunction_owned(filter.predicate.clone()) {
+        if let Some(greatest) = greatest_of(&term, &rank) {
+            high = Some(high.map_or(greatest, |h| h.min(greatest)));
+            rest.push(term);
+            continue;
+        }
         let Some((op, value)) = comparison(&term, &rank) else {
             rest.push(term);
             continue;
@@ -102,7 +113,7 @@ fn rewrite(filter: &Filter) -> DfResult<Option<LogicalPlan>> {
         kind,
         offset,
         Some(limit),
-        rank_field.clone(),
+        Some(rank_field.clone()),
     )?;
     for step in path.into_iter().rev() {
         plan = step.with_new_exprs(step.expressions(), vec![plan])?;
@@ -111,6 +122,32 @@ fn rewrite(filter: &Filter) -> DfResult<Option<LogicalPlan>> {
         plan = LogicalPlanBuilder::from(plan).filter(rest)?.build()?;
     }
     Ok(Some(plan))
+}
+
+/// `FETCH ... WITH TIES` as the rankings that a read computes.
+pub fn to_ranking(top_n: &TopN) -> DfResult<LogicalPlan> {
+    let call = |kind: WindowKind, name: &str| {
+        let returns = DataType::Int64;
+        let call = WindowCall { kind, args: vec![], filter: None, frame: Frame::default(), returns };
+        let order = top_n.order.iter().map(|by| {
+            let option = SortOption { descending: !by.asc, nulls_first: by.nulls_first };
+            (by.expr.clone(), option)
+        });
+        native_call(call, vec![], top_n.partition.clone(), order.collect()).alias(name)
+    };
+    let (number, rank) = ("row_of_ties", "rank_of_ties");
+    let bound = |n: u64| lit(i64::try_from(n).unwrap_or(i64::MAX));
+    let mut condition = column(number).gt(bound(top_n.offset));
+    if let Some(limit) = top_n.limit {
+        let by = if limit == 0 { number } else { rank };
+        condition = condition.and(column(by).lt_eq(bound(top_n.offset.saturating_add(limit))));
+    }
+    let columns = top_n.input.schema().columns().into_iter().map(Expr::Column);
+    LogicalPlanBuilder::from(top_n.input.clone())
+        .window(vec![call(WindowKind::RowNumber, number), call(WindowKind::Rank, rank)])?
+        .filter(condition)?
+        .project(columns)?
+        .build()
 }
 
 /// The only window function, if it is a ranking.
@@ -133,6 +170,14 @@ fn seen_as(e: &Expr) -> &Expr {
         Expr::Cast(c) => seen_as(&c.expr),
         e => e,
     }
+}
+
+/// The greatest constant of `rank IN (constants)`.
+fn greatest_of(term: &Expr, rank: &[Column]) -> Option<i64> {
+    let Expr::InList(list) = term else { return None };
+    let is_rank = matches!(seen_as(&list.expr), Expr::Column(c) if rank.contains(c));
+    let values: Option<Vec<i64>> = list.list.iter().map(integer).collect();
+    values?.into_iter().max().filter(|_| is_rank && !list.negated)
 }
 
 /// `rank <op> constant`, either way round.

@@ -101,6 +101,7 @@ impl Coordinator {
             must_run: false,
             has_watermarks: watermarks::has_watermarks(&spec.plan, &self.functions),
             waits_for_watermark: watermarks::waits_for_watermark(&spec.plan),
+            follows_the_clock: spec.plan.nodes.iter().any(|node| node.operator.follows_the_clock()),
             known_at: 0,
             emits_every: spec.plan.nodes.iter().filter_map(|node| node.operator.emits_every()).min(),
             ran_at: None,

@@ -51,6 +51,8 @@ pub struct Job {
     pub(super) has_watermarks: bool,
     /// Whether it runs when a watermark moves, though nothing changed.
     pub(super) waits_for_watermark: bool,
+    /// Whether it runs for every epoch, as time passes.
+    pub(super) follows_the_clock: bool,
     /// The epoch that its watermarks are as of.
     pub(super) known_at: u64,
     /// How long after a change at most it wants to run again, though nothing changed since.
@@ -174,7 +176,7 @@ impl Job {
         if cut {
             self.control.cut.store(target, Ordering::Release);
         }
-        self.give_out();
+        self.give_out(target);
         self.control.target.store(target, Ordering::Release);
         self.busy = Some(target);
         self.busy_since = Instant::now();

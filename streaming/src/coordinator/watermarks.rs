@@ -73,11 +73,6 @@ pub(super) fn waits_for_watermark(plan: &Plan) -> bool {
     plan.nodes.iter().any(|node| node.operator.waits_for_watermark())
 }
 
-/// The wall clock in microseconds.
-pub(super) fn now() -> i64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64)
-}
-
 /// What readers of `relation` may still ask for.
 pub(super) fn forget(state: &State) {
     for job in state.jobs.values() {
@@ -92,8 +87,9 @@ pub(super) fn forget(state: &State) {
 }
 
 impl Job {
-    pub(super) fn give_out(&self) {
-        self.control.now.store(now(), Ordering::Release);
+    pub(super) fn give_out(&self, target: u64) {
+        let now = self.control.clock.time_of(target).max(self.control.now.load(Ordering::Acquire));
+        self.control.now.store(now, Ordering::Release);
     }
 }
 

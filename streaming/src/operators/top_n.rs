@@ -4,23 +4,25 @@
 //!         The window is `offset < number <= offset + limit`, where the number is the row's position, its rank or its
 //!         dense rank. RANK without its number as a column is FETCH ... WITH TIES: `offset` skips positions, and the
 //!         last row that is in takes its peers with it.
-//! State   `rows`: (partition, order, row) -> count; every row of the input, since any may move into the window. Of an
-//!         append-only input only the rows up to the window's end: what is behind it only moves further back.
-//! Epochs  Emits at the seal.
-//! Limits  Pieces of OUTPUT_ROWS_MAX. A change costs time in the size of its partition's window.
+//! State   `rows`: (partition, order, row) -> count; every row of the input, since any may move into the window. Over an
+//!         input that never retracts, only what is in the window or before it: nothing else can come into it.
+//! Epochs  Collects changes; everything is emitted at the seal.
+//! Limits  Pieces of OUTPUT_ROWS_MAX. A change costs time in what it changes: the rows that enter the window and leave it,
+//!         and where the number comes out those that it renumbers. Dense ranks are counted from the first.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::array::{Int64Array, RecordBatch, RecordBatchOptions};
 use arrow_schema::{DataType, SchemaRef};
 use serde::{Deserialize, Serialize};
+use storage::Batch;
 use storage::keys::{self, SortOption};
-use storage::{Batch, StateTable, row};
 
-use crate::byte_table::{ByteTable, hash_bytes};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::ordered_rows::{OrderedRows, Place};
+use crate::partitions::{Kept, Partitions, Pending, Settled};
 use crate::operator::{Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, Seal, StateSize, Task, TaskContext};
 
 /// The first rows of each partition in an order: ORDER BY ... LIMIT, and ROW_NUMBER/RANK/DENSE_RANK() <= n.
@@ -36,7 +38,8 @@ pub struct TopN {
     pub limit: Option<u64>,
     /// Which rank is compared and, if it is an output column (the last one, bigint), that it comes out.
     pub rank: Rank,
-    /// Whether no row of the input is ever taken back.
+    /// Whether the input never retracts.
+    #[serde(default)]
     pub append_only: bool,
     /// The output columns.
     pub schema: SchemaRef,
@@ -81,21 +84,8 @@ impl Operator for TopN {
     fn start(&self, ctx: &mut TaskContext) -> Result<Box<dyn Task>> {
         let table = ctx.table("rows")?;
         let types = ctx.inputs[0].fields().iter().map(|f| f.data_type().clone()).collect();
-        let mut task = TopNTask {
-            node: self.clone(),
-            types,
-            keys: ByteTable::default(),
-            partitions: Vec::new(),
-            dirty: Vec::new(),
-            emptied: Vec::new(),
-            changed: hashbrown::HashSet::new(),
-            n_rows: 0,
-            bytes: 0,
-            sealing: None,
-            table,
-        };
-        task.load()?;
-        Ok(Box::new(task))
+        let partitions = Partitions::open(&self.partition, &self.order, table)?;
+        Ok(Box::new(TopNTask { node: self.clone(), types, partitions, changes: Vec::new() }))
     }
     fn describe(&self) -> String {
         let order: Vec<String> = self.order.iter().map(ToString::to_string).collect();
@@ -148,35 +138,12 @@ impl std::fmt::Display for SortKey {
     }
 }
 
-/// The rows of a partition: bytes of the order columns, then of the whole row.
-///
-/// ```text
-/// in the store   [length of the partition's bytes 4, big endian][partition][order][row] -> [count 8][length of order 4]
-/// ```
-#[derive(Default)]
-struct Partition {
-    rows: BTreeMap<Box<[u8]>, Entry>,
-    vnode: u8,
-    /// Whether its number is in use.
-    live: bool,
-    /// The window as it was when the epoch first touched the partition.
-    before: Option<Vec<Shown>>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    count: i64,
-    /// Bytes of the order columns.
-    order: usize,
-    /// Whether the store may know it.
-    saved: bool,
-}
-
 /// A row in the window.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Shown {
-    key: Box<[u8]>,
-    order: usize,
+    key: Arc<[u8]>,
+    /// Bytes of the order columns.
+    order: u32,
     /// Its number, if that comes out.
     number: i64,
     count: i64,
@@ -185,276 +152,287 @@ struct Shown {
 struct TopNTask {
     node: TopN,
     types: Vec<DataType>,
-    keys: ByteTable,
-    /// By the numbers of `keys`.
-    partitions: Vec<Partition>,
-    /// Partitions touched in this epoch.
-    dirty: Vec<u32>,
-    /// Partitions found empty at a seal since the last checkpoint.
-    emptied: Vec<u32>,
-    /// Rows changed since the last checkpoint.
-    changed: hashbrown::HashSet<(u32, Box<[u8]>)>,
-    n_rows: usize,
-    bytes: usize,
-    sealing: Option<Sealing>,
-    table: StateTable,
+    partitions: Partitions<OrderedRows>,
+    /// While a seal is not finished: what is not emitted yet. Counts are those of changes.
+    changes: Vec<Shown>,
 }
 
-/// A seal under way: the next dirty partition, and changes of the last ones that are not emitted yet.
-#[derive(Default)]
-struct Sealing {
-    next: usize,
-    changes: Vec<(Shown, i64)>,
-    emitted: usize,
+impl Kept for OrderedRows {
+    fn is_empty(&self) -> bool {
+        OrderedRows::is_empty(self)
+    }
+    fn find(&self, key: &[u8]) -> Option<(u32, u64)> {
+        self.entry(key).map(|entry| (entry.order, entry.count))
+    }
+    fn load(&mut self, key: &[u8], order: u32, count: u64) -> Result<()> {
+        self.change(&key.into(), order, count as i64).map(|_| ())
+    }
 }
 
 impl Task for TopNTask {
     fn apply(&mut self, _input: usize, delta: &Batch, _out: &mut Output) -> Result<Progress> {
-        let n = delta.num_rows();
-        let partition: Vec<ArrayRef> = self.node.partition.iter().map(|i| delta.column(*i).clone()).collect();
-        let order: Vec<ArrayRef> = self.node.order.iter().map(|key| delta.column(key.column).clone()).collect();
-        let options: Vec<SortOption> = self.node.order.iter().map(SortKey::option).collect();
-        let partitions = row::encode_rows(&partition, n)?;
-        let vnodes = storage::batch::vnodes(&partition, n);
-        let order = keys::encode_rows(&order, &options, n)?;
-        let rows = keys::encode_rows(delta.data().columns(), &[], n)?;
-        for i in 0..n {
-            let number = self.partition(partitions.get(i), vnodes[i]);
-            self.touch(number);
-            let key = [order.get(i), rows.get(i)].concat();
-            self.add(number, key.into(), order.get(i).len(), delta.diff(i));
-        }
+        self.partitions.add(delta)?;
         Ok(Progress::Done)
     }
 
     fn seal(&mut self, at: &Seal, out: &mut Output) -> Result<Progress> {
-        let mut sealing = self.sealing.take().unwrap_or_default();
         loop {
-            while sealing.emitted < sealing.changes.len() {
+            while !self.changes.is_empty() {
                 if out.is_full() {
-                    self.sealing = Some(sealing);
                     return Ok(Progress::More);
                 }
-                let end = sealing.changes.len().min(sealing.emitted + OUTPUT_ROWS_MAX);
-                self.emit(&sealing.changes[sealing.emitted..end], out)?;
-                sealing.emitted = end;
+                let from = self.changes.len().saturating_sub(OUTPUT_ROWS_MAX);
+                let changes = self.changes.split_off(from);
+                self.emit(&changes, out)?;
             }
-            (sealing.changes, sealing.emitted) = (Vec::new(), 0);
-            while sealing.next < self.dirty.len() && sealing.changes.len() < OUTPUT_ROWS_MAX {
-                let number = self.dirty[sealing.next] as usize;
-                sealing.next += 1;
-                let before = self.partitions[number].before.take().unwrap_or_default();
-                let (after, behind) = window(&self.node, &self.partitions[number].rows);
-                difference(before, after, &mut sealing.changes);
-                if let (true, Some(behind)) = (self.node.append_only, behind) {
-                    self.drop_behind(number, &behind);
-                }
-            }
-            if sealing.changes.is_empty() {
+            let (node, changes) = (&self.node, &mut self.changes);
+            while changes.len() < OUTPUT_ROWS_MAX
+                && self.partitions.settle_next(|rows, pending| settle(node, rows, pending, changes))?
+            {}
+            if changes.is_empty() {
                 break;
             }
         }
-        let partitions = &self.partitions;
-        self.emptied.extend(self.dirty.drain(..).filter(|number| partitions[*number as usize].rows.is_empty()));
-        if at.checkpoint {
-            self.save();
+        if at.checkpoint && !self.partitions.save() {
+            return Ok(Progress::More);
         }
         Ok(Progress::Done)
     }
 
     fn state_size(&self) -> StateSize {
-        let bytes = self.bytes + self.n_rows * 48 + self.keys.bytes();
-        StateSize { rows: self.n_rows as u64, bytes: bytes as u64 }
+        self.partitions.size()
     }
 }
 
 impl TopNTask {
-    fn partition(&mut self, key: &[u8], vnode: u8) -> u32 {
-        let hash = hash_bytes(key);
-        if let Some(number) = self.keys.find(hash, key) {
-            return number;
-        }
-        let number = self.keys.insert(hash, key);
-        let partition = Partition { vnode, live: true, ..Partition::default() };
-        match self.partitions.get_mut(number as usize) {
-            Some(place) => *place = partition,
-            None => self.partitions.push(partition),
-        }
-        number
-    }
-
-    fn touch(&mut self, number: u32) {
-        let partition = &mut self.partitions[number as usize];
-        if partition.before.is_none() {
-            partition.before = Some(window(&self.node, &partition.rows).0);
-            self.dirty.push(number);
-        }
-    }
-
-    fn add(&mut self, number: u32, key: Box<[u8]>, order: usize, diff: i64) {
-        let rows = &mut self.partitions[number as usize].rows;
-        self.changed.insert((number, key.clone()));
-        match rows.get_mut(&key) {
-            Some(entry) => {
-                entry.count += diff;
-                if entry.count == 0 {
-                    rows.remove(&key);
-                    self.n_rows -= 1;
-                    self.bytes -= key.len();
-                }
-            }
-            None => {
-                self.n_rows += 1;
-                self.bytes += key.len();
-                rows.insert(key, Entry { count: diff, order, saved: false });
-            }
-        }
-    }
-
-    /// Forgets the rows from a key on, which can never come into the window.
-    fn drop_behind(&mut self, number: usize, behind: &[u8]) {
-        let dropped = self.partitions[number].rows.split_off(behind);
-        self.n_rows -= dropped.len();
-        for (key, entry) in dropped {
-            self.bytes -= key.len();
-            let key = (number as u32, key);
-            if entry.saved {
-                self.changed.insert(key);
-            } else {
-                self.changed.remove(&key);
-            }
-        }
-    }
-
-    fn emit(&self, changes: &[(Shown, i64)], out: &mut Output) -> Result<()> {
-        let rows = changes.iter().map(|(shown, _)| &shown.key[shown.order..]);
+    fn emit(&self, changes: &[Shown], out: &mut Output) -> Result<()> {
+        let rows = changes.iter().map(|shown| &shown.key[shown.order as usize..]);
         let mut columns = keys::decode(&self.types, &[], rows)?;
         if self.node.rank.output {
-            columns.push(Arc::new(Int64Array::from_iter_values(changes.iter().map(|(shown, _)| shown.number))));
+            columns.push(Arc::new(Int64Array::from_iter_values(changes.iter().map(|shown| shown.number))));
         }
         let options = RecordBatchOptions::new().with_row_count(Some(changes.len()));
         let data = RecordBatch::try_new_with_options(self.node.schema.clone(), columns, &options)?;
-        let diffs: Vec<i64> = changes.iter().map(|(_, diff)| *diff).collect();
+        let diffs: Vec<i64> = changes.iter().map(|shown| shown.count).collect();
         let all_new = diffs.iter().all(|diff| *diff == 1);
         out.emit(Batch::new(data, (!all_new).then(|| Int64Array::from(diffs))));
         Ok(())
     }
+}
 
-    /// Puts what changed since the last checkpoint into the table.
-    fn save(&mut self) {
-        for (number, key) in std::mem::take(&mut self.changed) {
-            let partition = &mut self.partitions[number as usize];
-            let prefix = self.keys.get(number);
-            let entry = [(prefix.len() as u32).to_be_bytes().as_slice(), prefix, &key].concat();
-            match partition.rows.get_mut(&key) {
-                None => self.table.delete(partition.vnode, &entry),
-                Some(Entry { count, order, saved }) => {
-                    *saved = true;
-                    let value = [count.to_le_bytes().as_slice(), &(*order as u32).to_le_bytes()].concat();
-                    self.table.put(partition.vnode, &entry, &value);
-                }
-            }
+/// Applies a partition's changes, and notes what they change in its window.
+fn settle(node: &TopN, rows: &mut OrderedRows, pending: &mut Pending, changes: &mut Vec<Shown>) -> Result<Settled> {
+    let mut settled = Settled::default();
+    if node.rank.output {
+        let before = listed(node, rows, pending);
+        apply(rows, pending, &mut settled)?;
+        difference(before, listed(node, rows, pending), changes);
+    } else {
+        let before = [Cut::start(node, rows), Cut::end(node, rows)];
+        apply(rows, pending, &mut settled)?;
+        let after = [Cut::start(node, rows), Cut::end(node, rows)];
+        let mut sums = BTreeMap::new();
+        for (bound, sign) in [(1, 1), (0, -1)] {
+            moved(rows, pending, [&before[bound], &after[bound]], sign, &mut sums);
         }
-        // Partitions that were emptied waited for their rows to be deleted.
-        for number in std::mem::take(&mut self.emptied) {
-            let partition = &mut self.partitions[number as usize];
-            if partition.live && partition.rows.is_empty() {
-                *partition = Partition::default();
-                self.keys.remove(number);
-            }
+        let shown = sums.into_iter().filter(|(_, (_, diff))| *diff != 0);
+        changes.extend(shown.map(|(key, (order, count))| Shown { key, order, number: 0, count }));
+    }
+    if node.append_only {
+        forget(rows, pending, &Cut::end(node, rows), &mut settled)?;
+    }
+    Ok(settled)
+}
+
+fn apply(rows: &mut OrderedRows, pending: &Pending, settled: &mut Settled) -> Result<()> {
+    for (key, (order, diff)) in pending {
+        let entries = rows.change(key, *order, *diff)?;
+        settled.entries += entries;
+        settled.bytes += entries * key.len() as isize;
+    }
+    Ok(())
+}
+
+/// Forgets the rows behind a cut.
+fn forget(rows: &mut OrderedRows, pending: &mut Pending, cut: &Cut, settled: &mut Settled) -> Result<()> {
+    let Some(key) = &cut.key else { return Ok(()) };
+    let behind: Vec<_> = rows.from(rows.lower_bound(key)).cloned().collect();
+    for entry in behind {
+        let gone = cut.rows(&entry.key, entry.count as i64) - entry.count as i64;
+        let entries = rows.change(&entry.key, entry.order, gone)?;
+        settled.entries += entries;
+        settled.bytes += entries * entry.key.len() as isize;
+        let new = pending.get(&entry.key).is_some_and(|(_, diff)| *diff == entry.count as i64);
+        if new && entries < 0 {
+            // Nobody has heard of it.
+            pending.remove(&entry.key);
+        } else {
+            settled.forgotten.push(entry.key);
+        }
+    }
+    Ok(())
+}
+
+/// The end of a first part of a partition's rows: all that are before `key`, and `copies` of it. Without a key: all rows.
+struct Cut {
+    key: Option<Arc<[u8]>>,
+    copies: u64,
+}
+
+impl Cut {
+    /// Behind the rows that are skipped.
+    fn start(node: &TopN, rows: &OrderedRows) -> Cut {
+        match node.rank.kind {
+            RankKind::RowNumber | RankKind::Rank => Cut::behind_rows(rows, node.offset),
+            RankKind::DenseRank => Cut::behind_groups(rows, node.offset),
         }
     }
 
-    fn load(&mut self) -> Result<()> {
-        if self.table.is_new() {
-            return Ok(());
+    /// Behind the last row of the window.
+    fn end(node: &TopN, rows: &OrderedRows) -> Cut {
+        let Some(limit) = node.limit else { return Cut { key: None, copies: 0 } };
+        let end = node.offset.saturating_add(limit);
+        match node.rank.kind {
+            RankKind::Rank if limit > 0 => match rows.nth(end - 1).and_then(|(place, _)| rows.get(place)) {
+                // The last row takes its peers with it.
+                Some(last) => Cut::before(rows, rows.first(|entry| entry.order() > last.order())),
+                None => Cut { key: None, copies: 0 },
+            },
+            RankKind::RowNumber | RankKind::Rank => Cut::behind_rows(rows, end),
+            RankKind::DenseRank => Cut::behind_groups(rows, end),
         }
-        let mut rows = Vec::new();
-        self.table.scan(&mut |vnode, entry, value| {
-            rows.push((vnode, entry.to_vec(), value.to_vec()));
-            Ok(())
-        })?;
-        for (vnode, entry, value) in rows {
-            self.load_row(vnode, &entry, &value)?;
-        }
-        self.changed.clear();
-        Ok(())
     }
 
-    fn load_row(&mut self, vnode: u8, entry: &[u8], value: &[u8]) -> Result<()> {
-        let broken = || Error::Failed("a row of a top-n in the store is broken".into());
-        let (len, tail) = entry.split_at_checked(4).ok_or_else(broken)?;
-        let len = u32::from_be_bytes(len.try_into().expect("four bytes")) as usize;
-        let (partition, key) = tail.split_at_checked(len).ok_or_else(broken)?;
-        let (count, order) = value.split_at_checked(8).ok_or_else(broken)?;
-        let count = i64::from_le_bytes(count.try_into().expect("eight bytes"));
-        let order = u32::from_le_bytes(order.try_into().map_err(|_| broken())?) as usize;
-        if order > key.len() {
-            return Err(broken());
+    fn behind_rows(rows: &OrderedRows, n: u64) -> Cut {
+        match rows.nth(n) {
+            Some((place, copies)) => Cut { copies, ..Cut::before(rows, place) },
+            None => Cut { key: None, copies: 0 },
         }
-        let number = self.partition(partition, vnode);
-        self.add(number, key.into(), order, count);
-        if let Some(entry) = self.partitions[number as usize].rows.get_mut(key) {
-            entry.saved = true;
+    }
+
+    fn behind_groups(rows: &OrderedRows, n: u64) -> Cut {
+        Cut::before(rows, groups(rows).nth(clipped(n)).unwrap_or_else(|| rows.first(|_| false)))
+    }
+
+    fn before(rows: &OrderedRows, place: Place) -> Cut {
+        Cut { key: rows.get(place).map(|entry| entry.key.clone()), copies: 0 }
+    }
+
+    /// How many rows equal to `key`, of which there are `count`, are before the cut.
+    fn rows(&self, key: &[u8], count: i64) -> i64 {
+        match self.key.as_deref().map(|cut| key.cmp(cut)) {
+            None | Some(Ordering::Less) => count,
+            Some(Ordering::Equal) => count.min(self.copies as i64),
+            Some(Ordering::Greater) => 0,
         }
-        Ok(())
     }
 }
 
-/// The rows in the window, in order, and the first one behind its end.
-fn window(node: &TopN, rows: &BTreeMap<Box<[u8]>, Entry>) -> (Vec<Shown>, Option<Box<[u8]>>) {
+fn clipped(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// Where the rows of each order begin.
+fn groups(rows: &OrderedRows) -> impl Iterator<Item = Place> {
+    std::iter::successors(Some(rows.first(|_| true)), |place| {
+        let order = rows.get(*place)?.order();
+        Some(rows.first(|entry| entry.order() > order))
+    })
+    .take_while(|place| rows.get(*place).is_some())
+}
+
+/// What the rows before a cut are now, minus what they were, times `sign`.
+fn moved(
+    rows: &OrderedRows,
+    pending: &Pending,
+    [before, after]: [&Cut; 2],
+    sign: i64,
+    sums: &mut BTreeMap<Arc<[u8]>, (u32, i64)>,
+) {
+    let mut note = |key: &Arc<[u8]>, order: u32, count: i64, diff: i64| {
+        let change = after.rows(key, count) - before.rows(key, count - diff);
+        if change != 0 {
+            sums.entry(key.clone()).or_insert((order, 0)).1 += sign * change;
+        }
+    };
+    for (key, (order, diff)) in pending {
+        note(key, *order, rows.count(key) as i64, *diff);
+    }
+    // What the cut moved over.
+    let from = match (&before.key, &after.key) {
+        (None, None) => return,
+        (Some(key), None) | (None, Some(key)) => key,
+        (Some(a), Some(b)) => a.min(b),
+    };
+    let to = before.key.as_ref().zip(after.key.as_ref()).map(|(a, b)| a.max(b));
+    let between = rows.from(rows.lower_bound(from)).take_while(|entry| to.is_none_or(|to| entry.key <= *to));
+    for entry in between.filter(|entry| !pending.contains_key(&entry.key)) {
+        note(&entry.key, entry.order, entry.count as i64, 0);
+    }
+}
+
+/// The rows in the window that changes may renumber, with their numbers.
+fn listed(node: &TopN, rows: &OrderedRows, pending: &Pending) -> Vec<Shown> {
+    let mut shown = Vec::new();
+    let (Some((first, (order, _))), Some((last, (last_order, _)))) = (pending.first_key_value(), pending.last_key_value())
+    else {
+        return shown;
+    };
     let end = node.limit.map_or(i64::MAX, |limit| i64::try_from(node.offset.saturating_add(limit)).unwrap_or(i64::MAX));
     let offset = i64::try_from(node.offset).unwrap_or(i64::MAX);
-    let Rank { kind, output } = node.rank;
-    let mut shown = Vec::new();
+    // If as many came as went, nothing behind the last change is renumbered.
+    let same_count = pending.values().map(|(_, diff)| diff).sum::<i64>() == 0;
+    let last_order = &last[..*last_order as usize];
+    let place = rows.lower_bound(first);
+    let first_order = &first[..*order as usize];
+    let group = rows.first(|entry| entry.order() >= first_order);
     // Rows before this one; the rank and the dense rank of its peers, and their order columns.
-    let (mut position, mut rank, mut dense, mut peers) = (0, 0, 0, None);
-    for (key, entry) in rows.iter().filter(|(_, entry)| entry.count > 0) {
-        let order = &key[..entry.order];
-        if peers != Some(order) {
-            (rank, dense, peers) = (position + 1, dense + 1, Some(order));
+    let mut position = rows.rows_before(place) as i64;
+    let mut rank = rows.rows_before(group) as i64 + 1;
+    let mut peers = (group != place).then_some(first_order);
+    let mut dense = match node.rank.kind {
+        RankKind::DenseRank => {
+            let before = groups(rows).take(clipped(end as u64)).take_while(|place| *place != group).count() as i64;
+            before + i64::from(peers.is_some())
         }
-        let number = match kind {
+        _ => 0,
+    };
+    for entry in rows.from(place) {
+        let behind = match node.rank.kind {
+            RankKind::RowNumber => same_count && entry.key > *last,
+            RankKind::Rank => same_count && entry.order() > last_order,
+            RankKind::DenseRank => false,
+        };
+        if peers != Some(entry.order()) {
+            (rank, dense, peers) = (position + 1, dense + 1, Some(entry.order()));
+        }
+        let number = match node.rank.kind {
             RankKind::RowNumber => position + 1,
             RankKind::Rank => rank,
             RankKind::DenseRank => dense,
         };
-        if number > end || end == offset {
-            return (shown, Some(key.clone()));
+        if behind || number > end || end == offset {
+            break;
         }
+        let count = entry.count as i64;
         let mut show = |number: i64, count: i64| {
-            shown.push(Shown { key: key.clone(), order: entry.order, number: if output { number } else { 0 }, count });
+            shown.push(Shown { key: entry.key.clone(), order: entry.order, number, count });
         };
-        match (kind, output) {
-            (RankKind::RowNumber, true) => {
+        match node.rank.kind {
+            RankKind::RowNumber => {
                 let first = (position + 1).max(offset.saturating_add(1));
-                (first..=end.min(position + entry.count)).for_each(|number| show(number, 1));
+                (first..=end.min(position + count)).for_each(|number| show(number, 1));
             }
-            (RankKind::RowNumber, false) => {
-                let count = end.min(position + entry.count) - position.max(offset);
-                if count > 0 {
-                    show(0, count);
-                }
-            }
-            (RankKind::Rank, false) => {
-                let count = position + entry.count - position.max(offset);
-                if count > 0 {
-                    show(0, count);
-                }
-            }
-            (RankKind::Rank, true) | (RankKind::DenseRank, _) => {
-                if number > offset {
-                    show(number, entry.count);
-                }
-            }
+            _ if number > offset => show(number, count),
+            _ => {}
         }
-        position += entry.count;
+        position += count;
     }
-    (shown, None)
+    shown
 }
 
 /// What turns one window into another: rows with the change of their count.
-fn difference(before: Vec<Shown>, after: Vec<Shown>, changes: &mut Vec<(Shown, i64)>) {
+fn difference(before: Vec<Shown>, after: Vec<Shown>, changes: &mut Vec<Shown>) {
     let (mut old, mut new) = (before.into_iter().peekable(), after.into_iter().peekable());
     loop {
         let order = match (old.peek(), new.peek()) {
@@ -465,9 +443,9 @@ fn difference(before: Vec<Shown>, after: Vec<Shown>, changes: &mut Vec<(Shown, i
         };
         let gone = if order.is_le() { old.next() } else { None };
         let come = if order.is_ge() { new.next() } else { None };
-        let diff = come.as_ref().map_or(0, |row| row.count) - gone.as_ref().map_or(0, |row| row.count);
-        if let (true, Some(row)) = (diff != 0, come.or(gone)) {
-            changes.push((row, diff));
+        let count = come.as_ref().map_or(0, |row| row.count) - gone.as_ref().map_or(0, |row| row.count);
+        if let (true, Some(row)) = (count != 0, come.or(gone)) {
+            changes.push(Shown { count, ..row });
         }
     }
 }
@@ -563,4 +541,47 @@ mod tests {
         [INPUT],
         &sql("row_number()", "s nulls last", 0, 1_000_000)
     );
+    oracle!(
+        rank_without_numbers,
+        node(RankKind::Rank, false, 0, Some(2)),
+        [INPUT],
+        &sql("rank()", "", 0, 2).replace("select p, o, s, n from", "select p, o, s from")
+    );
+    oracle!(
+        dense_rank_without_numbers,
+        node(RankKind::DenseRank, false, 1, Some(2)),
+        [INPUT],
+        &sql("dense_rank()", "", 1, 3).replace("select p, o, s, n from", "select p, o, s from")
+    );
+    oracle!(
+        with_ties,
+        node(RankKind::Rank, false, 2, Some(2)),
+        [INPUT],
+        "select p, o, s from (select p, o, s, rank() over (partition by p order by o desc nulls first) k,
+         row_number() over (partition by p order by o desc nulls first, s nulls last) n from t0) where n > 2 and k <= 4"
+    );
+    oracle!(
+        ranks_of_what_only_grows,
+        TopN { append_only: true, ..node(RankKind::DenseRank, false, 1, Some(2)) },
+        [INPUT],
+        &sql("dense_rank()", "", 1, 3).replace("select p, o, s, n from", "select p, o, s from"),
+        append_only
+    );
+
+    #[test]
+    fn what_only_grows_is_kept_up_to_the_window() {
+        let mut task = crate::testing::TestTask::new(
+            TopN { append_only: true, partition: vec![], ..node(RankKind::RowNumber, false, 0, Some(3)) },
+            &[schema(INPUT)],
+            1,
+        );
+        for epoch in 0..5_i64 {
+            let rows: Vec<_> = (0..100)
+                .map(|i| (vec![Some("1".into()), Some((epoch * 37 + i * 7 % 90).to_string()), None], 1))
+                .collect();
+            task.apply(0, &crate::testing::batch(&schema(INPUT), &rows));
+            let _ = task.seal(epoch % 2 == 0);
+            assert_eq!(task.state_rows(), 3);
+        }
+    }
 }

@@ -9,7 +9,6 @@
 //! Limits  Pieces of OUTPUT_ROWS_MAX; a partition is computed in one step. A frame that begins at the partition's start is
 //!         summed up from there. A checkpoint's step puts SAVE_MAX entries into the table at most.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,14 +17,14 @@ use arrow_schema::{DataType, SchemaRef};
 use datafusion::common::ScalarValue;
 use serde::{Deserialize, Serialize};
 use storage::keys::{self, SortOption};
-use storage::{Batch, StateTable, row};
+use storage::Batch;
 
 use super::top_n::SortKey;
-use crate::byte_table::{ByteTable, hash_bytes};
 use crate::error::{Error, Result};
 use crate::operator::{
     Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, RowError, Seal, StateSize, Task, TaskContext,
 };
+use crate::partitions::{Kept, Partitions, Pending, Settled};
 use crate::windows::{self, Results, Rows, WindowCall};
 
 /// Each row with what window functions say of it.
@@ -51,22 +50,8 @@ impl Operator for Window {
     fn start(&self, ctx: &mut TaskContext) -> Result<Box<dyn Task>> {
         let table = ctx.table("rows")?;
         let types = ctx.inputs[0].fields().iter().map(|f| f.data_type().clone()).collect();
-        let mut task = WindowTask {
-            node: self.clone(),
-            types,
-            keys: ByteTable::default(),
-            partitions: Vec::new(),
-            dirty: Vec::new(),
-            emptied: Vec::new(),
-            changed: hashbrown::HashSet::new(),
-            n_rows: 0,
-            bytes: 0,
-            next: 0,
-            changes: Vec::new(),
-            table,
-        };
-        task.load()?;
-        Ok(Box::new(task))
+        let partitions = Partitions::open(&self.partition, &self.order, table)?;
+        Ok(Box::new(WindowTask { node: self.clone(), types, partitions, changes: Vec::new() }))
     }
     fn describe(&self) -> String {
         let calls = self.calls.iter().map(|call| {
@@ -89,9 +74,6 @@ impl Operator for Window {
     }
 }
 
-/// Entries that one step of a checkpoint puts into the table.
-const SAVE_MAX: usize = 65_536;
-
 /// A row: bytes of the order columns, then of the whole row. A row that is there twice stands twice.
 #[derive(Clone, Debug)]
 struct Row {
@@ -99,14 +81,20 @@ struct Row {
     order: u32,
 }
 
-#[derive(Default)]
-struct Partition {
-    rows: Vec<Row>,
-    /// Changes of this epoch: the bytes of the order columns, and the sum of the diffs.
-    pending: BTreeMap<Arc<[u8]>, (u32, i64)>,
-    vnode: u8,
-    /// Whether its number is in use.
-    live: bool,
+impl Kept for Vec<Row> {
+    fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+    fn find(&self, key: &[u8]) -> Option<(u32, u64)> {
+        let from = self.partition_point(|row| *row.key < *key);
+        let count = self[from..].partition_point(|row| *row.key == *key);
+        (count > 0).then(|| (self[from].order, count as u64))
+    }
+    fn load(&mut self, key: &[u8], order: u32, count: u64) -> Result<()> {
+        let row = Row { key: key.into(), order };
+        self.extend((0..count).map(|_| row.clone()));
+        Ok(())
+    }
 }
 
 /// The rows of a partition in three pieces, so that the old and the new ones can share two.
@@ -152,42 +140,14 @@ struct Said {
 struct WindowTask {
     node: Window,
     types: Vec<DataType>,
-    keys: ByteTable,
-    /// By the numbers of `keys`.
-    partitions: Vec<Partition>,
-    /// Partitions touched in this epoch.
-    dirty: Vec<u32>,
-    /// Partitions found empty at a seal since the last checkpoint.
-    emptied: Vec<u32>,
-    /// Rows changed since the last checkpoint.
-    changed: hashbrown::HashSet<(u32, Arc<[u8]>)>,
-    n_rows: usize,
-    bytes: usize,
-    /// While a seal is not finished: the next dirty partition, and what is not emitted yet.
-    next: usize,
+    partitions: Partitions<Vec<Row>>,
+    /// While a seal is not finished: what is not emitted yet.
     changes: Vec<Said>,
-    table: StateTable,
 }
 
 impl Task for WindowTask {
     fn apply(&mut self, _input: usize, delta: &Batch, _out: &mut Output) -> Result<Progress> {
-        let n = delta.num_rows();
-        let partition: Vec<ArrayRef> = self.node.partition.iter().map(|i| delta.column(*i).clone()).collect();
-        let order: Vec<ArrayRef> = self.node.order.iter().map(|key| delta.column(key.column).clone()).collect();
-        let partitions = row::encode_rows(&partition, n)?;
-        let vnodes = storage::batch::vnodes(&partition, n);
-        let order = keys::encode_rows(&order, &self.options(), n)?;
-        let rows = keys::encode_rows(delta.data().columns(), &[], n)?;
-        for i in 0..n {
-            let number = self.partition(partitions.get(i), vnodes[i]);
-            let key: Arc<[u8]> = [order.get(i), rows.get(i)].concat().into();
-            self.changed.insert((number, key.clone()));
-            let partition = &mut self.partitions[number as usize];
-            if partition.pending.is_empty() {
-                self.dirty.push(number);
-            }
-            partition.pending.entry(key).or_insert((order.get(i).len() as u32, 0)).1 += delta.diff(i);
-        }
+        self.partitions.add(delta)?;
         Ok(Progress::Done)
     }
 
@@ -201,79 +161,23 @@ impl Task for WindowTask {
                 let changes = self.changes.split_off(from);
                 self.emit(changes, out)?;
             }
-            if self.next == self.dirty.len() {
+            let (node, types, changes) = (&self.node, &self.types, &mut self.changes);
+            if !self.partitions.settle_next(|rows, pending| settle(node, types, rows, pending, changes))? {
                 break;
             }
-            let number = self.dirty[self.next];
-            self.next += 1;
-            self.settle(number)?;
         }
-        let partitions = &self.partitions;
-        self.emptied.extend(self.dirty.drain(..).filter(|number| partitions[*number as usize].rows.is_empty()));
-        self.next = 0;
-        if at.checkpoint && !self.save() {
+        if at.checkpoint && !self.partitions.save() {
             return Ok(Progress::More);
         }
         Ok(Progress::Done)
     }
 
     fn state_size(&self) -> StateSize {
-        let bytes = self.bytes + self.n_rows * 40 + self.keys.bytes();
-        StateSize { rows: self.n_rows as u64, bytes: bytes as u64 }
+        self.partitions.size()
     }
 }
 
 impl WindowTask {
-    fn options(&self) -> Vec<SortOption> {
-        self.node.order.iter().map(SortKey::option).collect()
-    }
-
-    fn partition(&mut self, key: &[u8], vnode: u8) -> u32 {
-        let hash = hash_bytes(key);
-        if let Some(number) = self.keys.find(hash, key) {
-            return number;
-        }
-        let number = self.keys.insert(hash, key);
-        let partition = Partition { vnode, live: true, ..Partition::default() };
-        match self.partitions.get_mut(number as usize) {
-            Some(place) => *place = partition,
-            None => self.partitions.push(partition),
-        }
-        number
-    }
-
-    /// Applies a partition's changes, and notes what they change in what is said.
-    fn settle(&mut self, number: u32) -> Result<()> {
-        let option = self.options().first().copied().unwrap_or_default();
-        let partition = &mut self.partitions[number as usize];
-        let mut pending = std::mem::take(&mut partition.pending);
-        pending.retain(|_, (_, diff)| *diff != 0);
-        let (Some((first, _)), Some((last, _))) = (pending.first_key_value(), pending.last_key_value()) else {
-            return Ok(());
-        };
-        let rows = &partition.rows;
-        let head = rows.partition_point(|row| row.key < *first);
-        let middle = head + rows[head..].partition_point(|row| row.key <= *last);
-        let new_middle = merged(&rows[head..middle], pending)?;
-        let types = &self.types;
-        let (before, tail) = (&rows[head..middle], &rows[middle..]);
-        let old = Pieces { head: &rows[..head], middle: before, tail, types };
-        let new = Pieces { head: &rows[..head], middle: &new_middle, tail, types };
-        let (mut from, mut behind) = (head, 0);
-        for call in &self.node.calls {
-            let (first, more) = windows::affected(call, &old, &new, option, head, tail.len())?;
-            (from, behind) = (from.min(first), behind.max(more));
-        }
-        let changes = &mut self.changes;
-        differences(&self.node.calls, option, [&old, &new], from, behind, changes)?;
-        let (was, is) = (middle - head, new_middle.len());
-        let bytes = |rows: &[Row]| rows.iter().map(|row| row.key.len()).sum::<usize>();
-        self.bytes = self.bytes + bytes(&new_middle) - bytes(before);
-        self.n_rows = self.n_rows + is - was;
-        partition.rows.splice(head..middle, new_middle);
-        Ok(())
-    }
-
     fn emit(&self, changes: Vec<Said>, out: &mut Output) -> Result<()> {
         let mut rows = Vec::with_capacity(changes.len());
         let mut diffs = Vec::with_capacity(changes.len());
@@ -318,87 +222,53 @@ impl WindowTask {
         })
     }
 
-    /// Puts what changed since the last checkpoint into the table, [`SAVE_MAX`] entries at most. Returns whether that was
-    /// all.
-    fn save(&mut self) -> bool {
-        let (partitions, keys, table) = (&self.partitions, &self.keys, &mut self.table);
-        let some: Vec<_> = self.changed.iter().take(SAVE_MAX).cloned().collect();
-        for (number, key) in some {
-            let partition = &partitions[number as usize];
-            let prefix = keys.get(number);
-            let entry = [(prefix.len() as u32).to_be_bytes().as_slice(), prefix, &key].concat();
-            let from = partition.rows.partition_point(|row| row.key < key);
-            let count = partition.rows[from..].partition_point(|row| row.key == key);
-            match partition.rows[from..].first().filter(|_| count > 0) {
-                None => table.delete(partition.vnode, &entry),
-                Some(row) => {
-                    let value = [(count as i64).to_le_bytes().as_slice(), &row.order.to_le_bytes()].concat();
-                    table.put(partition.vnode, &entry, &value);
-                }
-            }
-            self.changed.remove(&(number, key));
-        }
-        if !self.changed.is_empty() {
-            return false;
-        }
-        // Partitions that were emptied waited for their rows to be deleted.
-        for number in std::mem::take(&mut self.emptied) {
-            let partition = &mut self.partitions[number as usize];
-            if partition.live && partition.rows.is_empty() {
-                *partition = Partition::default();
-                self.keys.remove(number);
-            }
-        }
-        true
-    }
+}
 
-    fn load(&mut self) -> Result<()> {
-        if self.table.is_new() {
-            return Ok(());
-        }
-        let mut rows = Vec::new();
-        self.table.scan(&mut |vnode, entry, value| {
-            rows.push((vnode, entry.to_vec(), value.to_vec()));
-            Ok(())
-        })?;
-        for (vnode, entry, value) in rows {
-            self.load_row(vnode, &entry, &value)?;
-        }
-        for partition in &mut self.partitions {
-            partition.rows.sort_by(|a, b| a.key.cmp(&b.key));
-        }
-        Ok(())
+/// Applies a partition's changes, and notes what they change in what is said.
+fn settle(
+    node: &Window,
+    types: &[DataType],
+    rows: &mut Vec<Row>,
+    pending: &Pending,
+    changes: &mut Vec<Said>,
+) -> Result<Settled> {
+    let option = node.order.first().map(SortKey::option).unwrap_or_default();
+    let (Some((first, _)), Some((last, _))) = (pending.first_key_value(), pending.last_key_value()) else {
+        return Ok(Settled::default());
+    };
+    let head = rows.partition_point(|row| row.key < *first);
+    let middle = head + rows[head..].partition_point(|row| row.key <= *last);
+    let new_middle = merged(&rows[head..middle], pending)?;
+    let (before, tail) = (&rows[head..middle], &rows[middle..]);
+    let old = Pieces { head: &rows[..head], middle: before, tail, types };
+    let new = Pieces { head: &rows[..head], middle: &new_middle, tail, types };
+    let (mut from, mut behind) = (head, 0);
+    for call in &node.calls {
+        let (first, more) = windows::affected(call, &old, &new, option, head, tail.len())?;
+        (from, behind) = (from.min(first), behind.max(more));
     }
-
-    fn load_row(&mut self, vnode: u8, entry: &[u8], value: &[u8]) -> Result<()> {
-        let broken = || Error::Failed("a row of a window in the store is broken".into());
-        let (len, tail) = entry.split_at_checked(4).ok_or_else(broken)?;
-        let len = u32::from_be_bytes(len.try_into().expect("four bytes")) as usize;
-        let (partition, key) = tail.split_at_checked(len).ok_or_else(broken)?;
-        let (count, order) = value.split_at_checked(8).ok_or_else(broken)?;
-        let count = i64::from_le_bytes(count.try_into().expect("eight bytes"));
-        let order = u32::from_le_bytes(order.try_into().map_err(|_| broken())?);
-        let count = usize::try_from(count).ok().filter(|_| order as usize <= key.len()).ok_or_else(broken)?;
-        let number = self.partition(partition, vnode);
-        let row = Row { key: key.into(), order };
-        self.n_rows += count;
-        self.bytes += count * key.len();
-        self.partitions[number as usize].rows.extend(std::iter::repeat_n(row, count));
-        Ok(())
-    }
+    differences(&node.calls, option, [&old, &new], from, behind, changes)?;
+    let bytes = |rows: &[Row]| rows.iter().map(|row| row.key.len() as isize).sum::<isize>();
+    let settled = Settled {
+        entries: new_middle.len() as isize - (middle - head) as isize,
+        bytes: bytes(&new_middle) - bytes(before),
+        ..Settled::default()
+    };
+    rows.splice(head..middle, new_middle);
+    Ok(settled)
 }
 
 /// Rows with changes of their counts applied.
-fn merged(rows: &[Row], pending: BTreeMap<Arc<[u8]>, (u32, i64)>) -> Result<Vec<Row>> {
+fn merged(rows: &[Row], pending: &Pending) -> Result<Vec<Row>> {
     let mut out = Vec::with_capacity(rows.len() + pending.len());
     let mut at = 0;
     for (key, (order, diff)) in pending {
-        let from = at + rows[at..].partition_point(|row| row.key < key);
-        let to = from + rows[from..].partition_point(|row| row.key == key);
+        let from = at + rows[at..].partition_point(|row| row.key < *key);
+        let to = from + rows[from..].partition_point(|row| row.key == *key);
         out.extend_from_slice(&rows[at..from]);
         let count = usize::try_from((to - from) as i64 + diff)
             .map_err(|_| Error::Failed("more rows of a window were retracted than were inserted".into()))?;
-        out.extend(std::iter::repeat_n(Row { key, order }, count));
+        out.extend(std::iter::repeat_n(Row { key: key.clone(), order: *order }, count));
         at = to;
     }
     out.extend_from_slice(&rows[at..]);

@@ -1,0 +1,238 @@
+//! Partitions of rows in an order, with their changes of an epoch and their place in the store: what top-n and window
+//! functions share.
+//!
+//! ```text
+//! in the store   [length of the partition's bytes 4, big endian][partition][order][row] -> [count 8][length of order 4]
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use storage::keys::{self, SortOption};
+use storage::{Batch, StateTable, row};
+
+use crate::byte_table::{ByteTable, hash_bytes};
+use crate::error::{Error, Result};
+use crate::operator::StateSize;
+use crate::operators::top_n::SortKey;
+
+/// Entries that one step of a checkpoint puts into the table.
+const SAVE_MAX: usize = 65_536;
+
+/// Changes of an epoch: by the bytes of the order columns and the row, how many of them are the order's, and the sum of
+/// the diffs.
+pub type Pending = BTreeMap<Arc<[u8]>, (u32, i64)>;
+
+/// How an operator keeps the rows of a partition.
+pub trait Kept: Default {
+    /// Whether there is none.
+    fn is_empty(&self) -> bool;
+
+    /// How often a row is there, and how many of its bytes are the order's.
+    fn find(&self, key: &[u8]) -> Option<(u32, u64)>;
+
+    /// Takes a row from the store; they come in their order.
+    fn load(&mut self, key: &[u8], order: u32, count: u64) -> Result<()>;
+}
+
+struct Partition<R> {
+    rows: R,
+    pending: Pending,
+    vnode: u8,
+    /// Whether its number is in use.
+    live: bool,
+}
+
+impl<R: Default> Default for Partition<R> {
+    fn default() -> Self {
+        Partition { rows: R::default(), pending: Pending::new(), vnode: 0, live: false }
+    }
+}
+
+/// The partitions of an operator on one worker.
+pub struct Partitions<R> {
+    partition: Vec<usize>,
+    order: Vec<SortKey>,
+    keys: ByteTable,
+    /// By the numbers of `keys`.
+    partitions: Vec<Partition<R>>,
+    /// Partitions touched in this epoch, and how many of them are settled.
+    dirty: Vec<u32>,
+    settled: usize,
+    /// Partitions found empty at a seal since the last checkpoint.
+    emptied: Vec<u32>,
+    /// Rows changed since the last checkpoint.
+    changed: hashbrown::HashSet<(u32, Arc<[u8]>)>,
+    /// Entries and bytes of all partitions, as the operator counts them.
+    pub entries: usize,
+    /// See `entries`.
+    pub bytes: usize,
+    table: StateTable,
+}
+
+impl<R: Kept> Partitions<R> {
+    /// The partitions that are in the table.
+    pub fn open(partition: &[usize], order: &[SortKey], table: StateTable) -> Result<Partitions<R>> {
+        let mut partitions = Partitions {
+            partition: partition.to_vec(),
+            order: order.to_vec(),
+            keys: ByteTable::default(),
+            partitions: Vec::new(),
+            dirty: Vec::new(),
+            settled: 0,
+            emptied: Vec::new(),
+            changed: hashbrown::HashSet::new(),
+            entries: 0,
+            bytes: 0,
+            table,
+        };
+        partitions.load()?;
+        Ok(partitions)
+    }
+
+    /// How the order columns are sorted.
+    pub fn options(&self) -> Vec<SortOption> {
+        self.order.iter().map(SortKey::option).collect()
+    }
+
+    /// Takes up changes of the open epoch.
+    pub fn add(&mut self, delta: &Batch) -> Result<()> {
+        let n = delta.num_rows();
+        let partition: Vec<ArrayRef> = self.partition.iter().map(|i| delta.column(*i).clone()).collect();
+        let order: Vec<ArrayRef> = self.order.iter().map(|key| delta.column(key.column).clone()).collect();
+        let partitions = row::encode_rows(&partition, n)?;
+        let vnodes = storage::batch::vnodes(&partition, n);
+        let order = keys::encode_rows(&order, &self.options(), n)?;
+        let rows = keys::encode_rows(delta.data().columns(), &[], n)?;
+        for i in 0..n {
+            let number = self.number(partitions.get(i), vnodes[i]);
+            let key: Arc<[u8]> = [order.get(i), rows.get(i)].concat().into();
+            let partition = &mut self.partitions[number as usize];
+            if partition.pending.is_empty() {
+                self.dirty.push(number);
+            }
+            partition.pending.entry(key).or_insert((order.get(i).len() as u32, 0)).1 += delta.diff(i);
+        }
+        Ok(())
+    }
+
+    /// Hands the rows of the next partition with changes, as they were, and the changes to `settle`, which applies them, and
+    /// takes those out that came to nothing. Returns `false` if there is no more such partition.
+    pub fn settle_next(&mut self, settle: impl FnOnce(&mut R, &mut Pending) -> Result<Settled>) -> Result<bool> {
+        let Some(&number) = self.dirty.get(self.settled) else {
+            self.settled = 0;
+            let partitions = &self.partitions;
+            let empty = |number: &u32| partitions[*number as usize].rows.is_empty();
+            self.emptied.extend(self.dirty.drain(..).filter(empty));
+            return Ok(false);
+        };
+        self.settled += 1;
+        let partition = &mut self.partitions[number as usize];
+        let mut pending = std::mem::take(&mut partition.pending);
+        pending.retain(|_, (_, diff)| *diff != 0);
+        if pending.is_empty() {
+            return Ok(true);
+        }
+        let settled = settle(&mut partition.rows, &mut pending)?;
+        self.changed.extend(pending.into_keys().map(|key| (number, key)));
+        self.changed.extend(settled.forgotten.into_iter().map(|key| (number, key)));
+        self.entries = self.entries.saturating_add_signed(settled.entries);
+        self.bytes = self.bytes.saturating_add_signed(settled.bytes);
+        Ok(true)
+    }
+
+    fn number(&mut self, key: &[u8], vnode: u8) -> u32 {
+        let hash = hash_bytes(key);
+        if let Some(number) = self.keys.find(hash, key) {
+            return number;
+        }
+        let number = self.keys.insert(hash, key);
+        let partition = Partition { vnode, live: true, ..Partition::default() };
+        match self.partitions.get_mut(number as usize) {
+            Some(place) => *place = partition,
+            None => self.partitions.push(partition),
+        }
+        number
+    }
+
+    /// Puts what changed since the last checkpoint into the table, [`SAVE_MAX`] entries at most. Returns whether that was
+    /// all.
+    pub fn save(&mut self) -> bool {
+        let (partitions, keys, table) = (&self.partitions, &self.keys, &mut self.table);
+        let some: Vec<_> = self.changed.iter().take(SAVE_MAX).cloned().collect();
+        for (number, key) in some {
+            let partition = &partitions[number as usize];
+            let prefix = keys.get(number);
+            let entry = [(prefix.len() as u32).to_be_bytes().as_slice(), prefix, &key].concat();
+            match partition.rows.find(&key) {
+                None => table.delete(partition.vnode, &entry),
+                Some((order, count)) => {
+                    let value = [(count as i64).to_le_bytes().as_slice(), &order.to_le_bytes()].concat();
+                    table.put(partition.vnode, &entry, &value);
+                }
+            }
+            self.changed.remove(&(number, key));
+        }
+        if !self.changed.is_empty() {
+            return false;
+        }
+        // Partitions that were emptied waited for their rows to be deleted.
+        for number in std::mem::take(&mut self.emptied) {
+            let partition = &mut self.partitions[number as usize];
+            if partition.live && partition.rows.is_empty() && partition.pending.is_empty() {
+                *partition = Partition::default();
+                self.keys.remove(number);
+            }
+        }
+        true
+    }
+
+    /// What the partitions take in memory.
+    pub fn size(&self) -> StateSize {
+        let bytes = self.bytes + self.entries * 48 + self.keys.bytes();
+        StateSize { rows: self.entries as u64, bytes: bytes as u64 }
+    }
+
+    fn load(&mut self) -> Result<()> {
+        if self.table.is_new() {
+            return Ok(());
+        }
+        let mut rows = Vec::new();
+        self.table.scan(&mut |vnode, entry, value| {
+            rows.push((vnode, entry.to_vec(), value.to_vec()));
+            Ok(())
+        })?;
+        for (vnode, entry, value) in rows {
+            self.load_row(vnode, &entry, &value)?;
+        }
+        Ok(())
+    }
+
+    fn load_row(&mut self, vnode: u8, entry: &[u8], value: &[u8]) -> Result<()> {
+        let broken = || Error::Failed("a row of a partition in the store is broken".into());
+        let (len, tail) = entry.split_at_checked(4).ok_or_else(broken)?;
+        let len = u32::from_be_bytes(len.try_into().expect("four bytes")) as usize;
+        let (partition, key) = tail.split_at_checked(len).ok_or_else(broken)?;
+        let (count, order) = value.split_at_checked(8).ok_or_else(broken)?;
+        let count = i64::from_le_bytes(count.try_into().expect("eight bytes"));
+        let order = u32::from_le_bytes(order.try_into().map_err(|_| broken())?);
+        let count = u64::try_from(count).ok().filter(|_| order as usize <= key.len()).ok_or_else(broken)?;
+        let number = self.number(partition, vnode);
+        self.partitions[number as usize].rows.load(key, order, count)?;
+        self.entries += 1;
+        self.bytes += key.len();
+        Ok(())
+    }
+}
+
+/// What a partition is after its changes.
+#[derive(Default)]
+pub struct Settled {
+    /// Rows that are kept no longer, although nobody retracted them.
+    pub forgotten: Vec<Arc<[u8]>>,
+    /// By how much the number of entries changed.
+    pub entries: isize,
+    /// By how much their bytes changed.
+    pub bytes: isize,
+}
