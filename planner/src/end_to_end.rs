@@ -197,7 +197,9 @@ views! {
         "SELECT id FROM orders ORDER BY amount DESC, id LIMIT 3",
         "SELECT id, customer FROM orders ORDER BY price, id LIMIT 2 OFFSET 1",
         "SELECT customer, id, r FROM (SELECT customer, id, row_number() OVER (PARTITION BY customer ORDER BY amount DESC, id) AS r FROM orders) x WHERE r <= 2",
-        "SELECT DISTINCT ON (customer) customer, id FROM orders ORDER BY customer, amount DESC, id";
+        "SELECT DISTINCT ON (customer) customer, id FROM orders ORDER BY customer, amount DESC, id",
+        "SELECT id, customer FROM orders ORDER BY customer FETCH FIRST 2 ROWS WITH TIES",
+        "SELECT customer, id FROM (SELECT customer, id, rank() OVER (PARTITION BY customer ORDER BY amount) AS r FROM orders) x WHERE r IN (1, 2) ORDER BY id";
     window_functions:
         "SELECT id, row_number() OVER (PARTITION BY customer ORDER BY amount, id), rank() OVER (ORDER BY price), dense_rank() OVER (ORDER BY note DESC NULLS LAST) FROM orders",
         "SELECT id, lag(amount) OVER w, lead(note, 2, 'none') OVER w, first_value(price) OVER w, last_value(id) OVER w, nth_value(id, 2) OVER w FROM orders WINDOW w AS (PARTITION BY customer ORDER BY at, id)",
@@ -208,7 +210,11 @@ views! {
         "SELECT id, count(*) FILTER (WHERE amount > 0) OVER (PARTITION BY note ORDER BY id), array_agg(id) OVER (ORDER BY id ROWS 2 PRECEDING), stddev(amount) OVER (PARTITION BY customer ORDER BY id) FROM orders";
     windows:
         "SELECT window_start, count(*) FROM TUMBLE(clicks, at, INTERVAL '2 hours') GROUP BY window_start",
-        "SELECT window_start, window_end, customer, sum(ratio) FROM TUMBLE(clicks, at, INTERVAL '1 day') GROUP BY window_start, window_end, customer";
+        "SELECT window_start, window_end, customer, sum(ratio) FROM TUMBLE(clicks, at, INTERVAL '1 day') GROUP BY window_start, window_end, customer",
+        "SELECT customer, window_start, window_end FROM HOP(clicks, at, INTERVAL '2 hours', INTERVAL '5 hours')",
+        "SELECT window_start, window_end, count(*) FROM TABLE(CUMULATE(TABLE clicks, DESCRIPTOR(at), INTERVAL '1' HOUR, INTERVAL '3' HOUR)) GROUP BY window_start, window_end",
+        "SELECT customer, window_start, window_end FROM SESSION(orders, at, INTERVAL '1 hour' PARTITION BY customer) ORDER BY id",
+        "SELECT id, window_start, window_end FROM COUNT_WINDOW(orders, 3, 2 PARTITION BY customer ORDER BY at) ORDER BY id";
     constants:
         "SELECT 1, 'a', NULL",
         "VALUES (1, 'a'), (2, 'b')",

@@ -8,14 +8,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
+use arrow::array::{Array, ArrayRef};
+use arrow_schema::{DataType, SchemaRef};
 use storage::keys::{self, SortOption};
 use storage::{Batch, StateTable, row};
 
 use crate::byte_table::{ByteTable, hash_bytes};
 use crate::error::{Error, Result};
-use crate::operator::StateSize;
+use crate::operator::{Seal, StateSize};
 use crate::operators::top_n::SortKey;
+use crate::watermark::{self, Watermarks};
 
 /// Entries that one step of a checkpoint puts into the table.
 const SAVE_MAX: usize = 65_536;
@@ -34,6 +36,9 @@ pub trait Kept: Default {
 
     /// Takes a row from the store; they come in their order.
     fn load(&mut self, key: &[u8], order: u32, count: u64) -> Result<()>;
+
+    /// Takes all rows out: the bytes of each entry, or of each row, as the operator counts them.
+    fn take_all(&mut self) -> Vec<Arc<[u8]>>;
 }
 
 struct Partition<R> {
@@ -53,6 +58,12 @@ impl<R: Default> Default for Partition<R> {
 /// The partitions of an operator on one worker.
 pub struct Partitions<R> {
     partition: Vec<usize>,
+    /// The types of the partition columns.
+    types: Vec<DataType>,
+    /// The partition column that has a watermark, as a place in `partition`, once one is known; and the partitions by its
+    /// value. Numbers that are in use for another partition by now may stand there too.
+    timed: Option<usize>,
+    by_time: BTreeMap<i64, Vec<u32>>,
     order: Vec<SortKey>,
     keys: ByteTable,
     /// By the numbers of `keys`.
@@ -73,9 +84,13 @@ pub struct Partitions<R> {
 
 impl<R: Kept> Partitions<R> {
     /// The partitions that are in the table.
-    pub fn open(partition: &[usize], order: &[SortKey], table: StateTable) -> Result<Partitions<R>> {
+    pub fn open(partition: &[usize], order: &[SortKey], input: &SchemaRef, table: StateTable) -> Result<Partitions<R>> {
+        let types: Vec<DataType> = partition.iter().map(|i| input.field(*i).data_type().clone()).collect();
         let mut partitions = Partitions {
             partition: partition.to_vec(),
+            timed: None,
+            by_time: BTreeMap::new(),
+            types,
             order: order.to_vec(),
             keys: ByteTable::default(),
             partitions: Vec::new(),
@@ -106,7 +121,7 @@ impl<R: Kept> Partitions<R> {
         let order = keys::encode_rows(&order, &self.options(), n)?;
         let rows = keys::encode_rows(delta.data().columns(), &[], n)?;
         for i in 0..n {
-            let number = self.number(partitions.get(i), vnodes[i]);
+            let number = self.number(partitions.get(i), vnodes[i])?;
             let key: Arc<[u8]> = [order.get(i), rows.get(i)].concat().into();
             let partition = &mut self.partitions[number as usize];
             if partition.pending.is_empty() {
@@ -142,18 +157,58 @@ impl<R: Kept> Partitions<R> {
         Ok(true)
     }
 
-    fn number(&mut self, key: &[u8], vnode: u8) -> u32 {
+    /// Forgets the partitions to which nothing will happen any more, as the watermark of a partition column says.
+    pub fn drop_below(&mut self, at: &Seal) -> Result<()> {
+        let bounds = self.partition.iter().map(|column| at.bound(0, *column)).enumerate();
+        let Some((place, bound)) = bounds.filter_map(|(place, bound)| Some((place, bound?))).next() else { return Ok(()) };
+        if self.timed != Some(place) {
+            self.timed = Some(place);
+            self.by_time.clear();
+            for number in (0..self.partitions.len() as u32).filter(|n| self.partitions[*n as usize].live) {
+                if let Some(time) = self.time_of(self.keys.get(number))? {
+                    self.by_time.entry(time).or_default().push(number);
+                }
+            }
+        }
+        while let Some(first) = self.by_time.first_entry().filter(|first| *first.key() < bound) {
+            for number in first.remove() {
+                let live = self.partitions[number as usize].live;
+                if !live || self.time_of(self.keys.get(number))?.is_none_or(|time| time >= bound) {
+                    continue;
+                }
+                let gone = self.partitions[number as usize].rows.take_all();
+                self.entries = self.entries.saturating_sub(gone.len());
+                self.bytes = self.bytes.saturating_sub(gone.iter().map(|key| key.len()).sum());
+                self.changed.extend(gone.into_iter().map(|key| (number, key)));
+                self.emptied.push(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of the column that may have a watermark.
+    fn time_of(&self, key: &[u8]) -> Result<Option<i64>> {
+        let Some(place) = self.timed else { return Ok(None) };
+        let columns = row::decode(&self.types, std::iter::once(key))?;
+        let times = watermark::values(&columns[place]);
+        Ok(times.is_valid(0).then(|| times.value(0)))
+    }
+
+    fn number(&mut self, key: &[u8], vnode: u8) -> Result<u32> {
         let hash = hash_bytes(key);
         if let Some(number) = self.keys.find(hash, key) {
-            return number;
+            return Ok(number);
         }
         let number = self.keys.insert(hash, key);
+        if let Some(time) = self.time_of(key)? {
+            self.by_time.entry(time).or_default().push(number);
+        }
         let partition = Partition { vnode, live: true, ..Partition::default() };
         match self.partitions.get_mut(number as usize) {
             Some(place) => *place = partition,
             None => self.partitions.push(partition),
         }
-        number
+        Ok(number)
     }
 
     /// Puts what changed since the last checkpoint into the table, [`SAVE_MAX`] entries at most. Returns whether that was
@@ -218,12 +273,17 @@ impl<R: Kept> Partitions<R> {
         let count = i64::from_le_bytes(count.try_into().expect("eight bytes"));
         let order = u32::from_le_bytes(order.try_into().map_err(|_| broken())?);
         let count = u64::try_from(count).ok().filter(|_| order as usize <= key.len()).ok_or_else(broken)?;
-        let number = self.number(partition, vnode);
+        let number = self.number(partition, vnode)?;
         self.partitions[number as usize].rows.load(key, order, count)?;
         self.entries += 1;
         self.bytes += key.len();
         Ok(())
     }
+}
+
+/// What is known of the output of an operator that changes partitions only to which something happens.
+pub fn watermarks(partition: &[usize], columns: usize, input: &Watermarks) -> Watermarks {
+    (0..columns).map(|i| input.get(i).copied().flatten().filter(|_| partition.contains(&i))).collect()
 }
 
 /// What a partition is after its changes.

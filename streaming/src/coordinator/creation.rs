@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::exact::Steps;
 use super::followed::{Cut, Job, STEP_ROWS, Stage, Wait};
 use super::{Change, Coordinator, State, watermarks};
+use crate::operator::Operator;
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::event_time::Judge;

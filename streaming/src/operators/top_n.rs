@@ -22,8 +22,9 @@ use storage::keys::{self, SortOption};
 
 use crate::error::Result;
 use crate::ordered_rows::{OrderedRows, Place};
-use crate::partitions::{Kept, Partitions, Pending, Settled};
-use crate::operator::{Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, Seal, StateSize, Task, TaskContext};
+use crate::partitions::{self, Kept, Partitions, Pending, Settled};
+use crate::watermark::Watermarks;
+use crate::operator::{Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, Seal, StateSize, Task, TaskContext, WatermarkContext};
 
 /// The first rows of each partition in an order: ORDER BY ... LIMIT, and ROW_NUMBER/RANK/DENSE_RANK() <= n.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -84,7 +85,7 @@ impl Operator for TopN {
     fn start(&self, ctx: &mut TaskContext) -> Result<Box<dyn Task>> {
         let table = ctx.table("rows")?;
         let types = ctx.inputs[0].fields().iter().map(|f| f.data_type().clone()).collect();
-        let partitions = Partitions::open(&self.partition, &self.order, table)?;
+        let partitions = Partitions::open(&self.partition, &self.order, &ctx.inputs[0], table)?;
         Ok(Box::new(TopNTask { node: self.clone(), types, partitions, changes: Vec::new() }))
     }
     fn describe(&self) -> String {
@@ -110,6 +111,9 @@ impl Operator for TopN {
             (RankKind::DenseRank, true) => terms.push("with dense_rank".into()),
         }
         terms.join(", ")
+    }
+    fn watermarks(&self, inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
+        partitions::watermarks(&self.partition, self.schema.fields().len(), &inputs[0])
     }
     fn state(&self) -> Option<String> {
         let kept = match (self.append_only && self.limit.is_some(), self.partition.is_empty()) {
@@ -167,6 +171,10 @@ impl Kept for OrderedRows {
     fn load(&mut self, key: &[u8], order: u32, count: u64) -> Result<()> {
         self.change(&key.into(), order, count as i64).map(|_| ())
     }
+    fn take_all(&mut self) -> Vec<Arc<[u8]>> {
+        let rows = std::mem::take(self);
+        rows.from(rows.first(|_| true)).map(|entry| entry.key.clone()).collect()
+    }
 }
 
 impl Task for TopNTask {
@@ -193,6 +201,7 @@ impl Task for TopNTask {
                 break;
             }
         }
+        self.partitions.drop_below(at)?;
         if at.checkpoint && !self.partitions.save() {
             return Ok(Progress::More);
         }
@@ -582,6 +591,28 @@ mod tests {
             task.apply(0, &crate::testing::batch(&schema(INPUT), &rows));
             let _ = task.seal(epoch % 2 == 0);
             assert_eq!(task.state_rows(), 3);
+        }
+    }
+
+    #[test]
+    fn partitions_below_the_watermark_are_forgotten() {
+        use crate::watermark::Watermark;
+        let mut task = crate::testing::TestTask::new(node(RankKind::RowNumber, true, 0, Some(2)), &[schema(INPUT)], 2);
+        let mark = |at| vec![vec![Some(Watermark { at, floor: at, lateness: false, retracts: false }), None, None]];
+        for epoch in 0..20_i64 {
+            let rows: Vec<_> = (0..6)
+                .map(|i| (vec![Some((epoch + i % 2).to_string()), Some((i * 7).to_string()), Some("a".into())], 1))
+                .collect();
+            task.apply(0, &crate::testing::batch(&schema(INPUT), &rows));
+            let (_, errors) = task.seal_with(epoch % 3 == 0, mark(epoch));
+            assert!(errors.is_empty());
+            // What is below the watermark is gone: the partitions of this epoch and the next one are left.
+            assert!(task.state_rows() <= 12, "{} rows in epoch {epoch}", task.state_rows());
+            if epoch == 9 {
+                task.seal_with(true, mark(epoch));
+                task.restart(3);
+                assert!(task.state_rows() <= 12);
+            }
         }
     }
 }

@@ -22,9 +22,10 @@ use storage::Batch;
 use super::top_n::SortKey;
 use crate::error::{Error, Result};
 use crate::operator::{
-    Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, RowError, Seal, StateSize, Task, TaskContext,
+    Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, RowError, Seal, StateSize, Task, TaskContext, WatermarkContext,
 };
-use crate::partitions::{Kept, Partitions, Pending, Settled};
+use crate::partitions::{self, Kept, Partitions, Pending, Settled};
+use crate::watermark::Watermarks;
 use crate::windows::{self, Results, Rows, WindowCall};
 
 /// Each row with what window functions say of it.
@@ -50,7 +51,7 @@ impl Operator for Window {
     fn start(&self, ctx: &mut TaskContext) -> Result<Box<dyn Task>> {
         let table = ctx.table("rows")?;
         let types = ctx.inputs[0].fields().iter().map(|f| f.data_type().clone()).collect();
-        let partitions = Partitions::open(&self.partition, &self.order, table)?;
+        let partitions = Partitions::open(&self.partition, &self.order, &ctx.inputs[0], table)?;
         Ok(Box::new(WindowTask { node: self.clone(), types, partitions, changes: Vec::new() }))
     }
     fn describe(&self) -> String {
@@ -68,6 +69,9 @@ impl Operator for Window {
             terms.push(format!("order by {}", order.join(", ")));
         }
         terms.join(" ")
+    }
+    fn watermarks(&self, inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
+        partitions::watermarks(&self.partition, self.schema.fields().len(), &inputs[0])
     }
     fn state(&self) -> Option<String> {
         Some("every row of the input".into())
@@ -94,6 +98,9 @@ impl Kept for Vec<Row> {
         let row = Row { key: key.into(), order };
         self.extend((0..count).map(|_| row.clone()));
         Ok(())
+    }
+    fn take_all(&mut self) -> Vec<Arc<[u8]>> {
+        std::mem::take(self).into_iter().map(|row| row.key).collect()
     }
 }
 
@@ -166,6 +173,7 @@ impl Task for WindowTask {
                 break;
             }
         }
+        self.partitions.drop_below(at)?;
         if at.checkpoint && !self.partitions.save() {
             return Ok(Progress::More);
         }
