@@ -1,7 +1,7 @@
 //! LIMIT, OFFSET and FETCH FIRST.
 
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection, Sort};
 use sqlparser::ast;
 use storage::SqlType;
 use streaming::operators::top_n::RankKind;
@@ -96,11 +96,12 @@ fn with_ties(plan: LogicalPlan, offset: u64, limit: u64) -> Result<LogicalPlan> 
         LogicalPlan::Sort(sort) => {
             let input = sort.input.as_ref().clone();
             let first = TopN::plan(input, vec![], sort.expr.clone(), RankKind::Rank, offset, Some(limit), None)?;
-            Ok(LogicalPlanBuilder::from(first).sort(sort.expr)?.build()?)
+            // Not by the builder, which takes the first rows' own expressions for columns.
+            Ok(LogicalPlan::Sort(Sort { input: first.into(), ..sort }))
         }
         LogicalPlan::Projection(projection) => {
             let input = with_ties(projection.input.as_ref().clone(), offset, limit)?;
-            Ok(LogicalPlanBuilder::from(input).project(projection.expr)?.build()?)
+            Ok(LogicalPlan::Projection(Projection::try_new(projection.expr, input.into())?))
         }
         _ => Err(Error::new("42601", "WITH TIES cannot be specified without ORDER BY clause")),
     }

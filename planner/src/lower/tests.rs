@@ -407,7 +407,7 @@ fn distinct_on_keeps_one_row_each() {
         hidden columns: 1
         Materialize key _key_1
           -> Project customer, amount, id AS _key_1
-            -> TopN by customer order amount DESC limit 1
+            -> TopN by customer order amount DESC limit 1 (keeps the last of each)
               -> TapReader orders (id, customer, amount)
     "#]],
     );
