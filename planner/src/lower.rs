@@ -19,9 +19,9 @@ mod scan;
 mod set_ops;
 mod sink;
 mod subquery;
+mod temporal_filter;
 #[cfg(test)]
 pub(crate) mod tests;
-mod temporal_filter;
 mod time_window;
 mod top_n;
 mod unnest;

@@ -14,10 +14,10 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, DFSchemaRef, Result as DfResult};
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, SortExpr, UserDefinedLogicalNodeCore};
-use datafusion::arrow::datatypes::{DataType, FieldRef};
 use streaming::operators::top_n::RankKind;
 
 pub use asof::{Asof, AsofJoin};
@@ -98,7 +98,8 @@ impl TopN {
         limit: Option<u64>,
         rank: Option<FieldRef>,
     ) -> DfResult<LogicalPlan> {
-        let fields = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).chain(rank.clone().map(|rank| (None, rank)));
+        let fields =
+            input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).chain(rank.clone().map(|rank| (None, rank)));
         let schema = Arc::new(DFSchema::new_with_metadata(fields.collect(), Default::default())?);
         Ok(extension(TopN { input, partition, order, kind, offset, limit, rank, schema }))
     }

@@ -7,9 +7,9 @@
 //! A source labels what it emits with the open epoch, and tells so under the same lock under which an epoch is sealed:
 //! so it is never in doubt whether a sealed epoch has changes that are still on their way.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};

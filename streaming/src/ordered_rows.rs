@@ -112,7 +112,8 @@ impl OrderedRows {
 
     /// The entries from a place on.
     pub fn from(&self, place: Place) -> impl Iterator<Item = &Entry> {
-        let first = self.blocks.get(place.block).map_or(&[][..], |block| &block.rows[place.row.min(block.rows.len())..]);
+        let first =
+            self.blocks.get(place.block).map_or(&[][..], |block| &block.rows[place.row.min(block.rows.len())..]);
         let rest = self.blocks.get(place.block + 1..).unwrap_or_default();
         first.iter().chain(rest.iter().flat_map(|block| &block.rows))
     }

@@ -160,7 +160,9 @@ impl<R: Kept> Partitions<R> {
     /// Forgets the partitions to which nothing will happen any more, as the watermark of a partition column says.
     pub fn drop_below(&mut self, at: &Seal) -> Result<()> {
         let bounds = self.partition.iter().map(|column| at.bound(0, *column)).enumerate();
-        let Some((place, bound)) = bounds.filter_map(|(place, bound)| Some((place, bound?))).next() else { return Ok(()) };
+        let Some((place, bound)) = bounds.filter_map(|(place, bound)| Some((place, bound?))).next() else {
+            return Ok(());
+        };
         if self.timed != Some(place) {
             self.timed = Some(place);
             self.by_time.clear();

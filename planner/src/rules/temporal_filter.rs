@@ -69,9 +69,8 @@ fn rewrite(filter: &Filter) -> datafusion::common::Result<Option<LogicalPlan>> {
 fn compared(term: &Expr) -> Option<Vec<(Expr, Comparison, Expr)>> {
     use Comparison::{Greater, GreaterOrEqual, Less, LessOrEqual};
     if let Expr::Between(Between { expr, negated: false, low, high }) = term {
-        let side = |op, bound: &Expr| {
-            compared(&Expr::BinaryExpr(BinaryExpr::new(expr.clone(), op, Box::new(bound.clone()))))
-        };
+        let side =
+            |op, bound: &Expr| compared(&Expr::BinaryExpr(BinaryExpr::new(expr.clone(), op, Box::new(bound.clone()))));
         // A bound without the time is an ordinary condition; `BETWEEN` is rarely written so, and can be written apart.
         return Some([side(Operator::GtEq, low)?, side(Operator::LtEq, high)?].concat());
     }

@@ -9,13 +9,13 @@
 //!
 //! So a stream keeps what it needs for three rows instead of renumbering whole partitions.
 
+use arrow_schema::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::WindowFunction;
+use datafusion::logical_expr::lit;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Window};
-use arrow_schema::DataType;
-use datafusion::logical_expr::lit;
 use storage::keys::SortOption;
 use streaming::operators::top_n::RankKind;
 use streaming::windows::{Frame, WindowCall, WindowKind};
