@@ -16,7 +16,6 @@ use crate::error::{Error, Result};
 use crate::event_time::Judge;
 use crate::job::{JobControl, Start};
 use crate::operator::Operator;
-use crate::operator::Operator;
 use crate::operators::AnyOperator;
 use crate::runtime::{Command, Installation};
 use crate::spec::{CatalogChanges, JobSpec};
