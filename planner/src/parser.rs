@@ -4,6 +4,7 @@
 //! binder know where in its statement everything stands.
 
 mod create;
+mod fetch;
 mod query;
 mod role;
 mod session;
@@ -212,7 +213,7 @@ struct Reader<'a> {
 
 impl Reader<'static> {
     fn new(text: &Arc<str>, tokens: Vec<TokenWithSpan>) -> Reader<'static> {
-        let tokens = table_functions::rewrite(stream_joins::rewrite(stream_windows::rewrite(tokens)));
+        let tokens = fetch::rewrite(table_functions::rewrite(stream_joins::rewrite(stream_windows::rewrite(tokens))));
         let dialect = if stream_joins::has_versions(&tokens) { &WITH_VERSIONS } else { &DIALECT };
         let p = Parser::new(dialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens.clone());
         Reader { p, text: text.clone(), tokens }
