@@ -414,6 +414,9 @@ fn make(library: &Library, symbol: &str) -> Option<Arc<ScalarUDF>> {
     if base == "array_key" {
         return array::key(symbol, types.first()?);
     }
+    if base == "array_order" {
+        return array::order_key(symbol, types.first()?);
+    }
     if base == series::SYMBOL {
         return Some(series::series(symbol, types.first()?));
     }

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanBuilder, DynComparator, Int32Builder, ListArray, ListBuilder, StringViewBuilder,
-    make_comparator,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanBuilder, DynComparator, Int32Builder, ListArray, ListBuilder,
+    StringViewBuilder, make_comparator,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{SortOptions, concat, take};
@@ -113,6 +113,23 @@ pub(super) fn key(symbol: &str, ty: &SqlType) -> Option<Arc<ScalarUDF>> {
         Ok(Arc::new(ListArray::new(field.clone(), array.offsets().clone(), values, array.nulls().cloned())))
     });
     Some(super::udf(symbol.into(), list, true, Volatility::Immutable, run))
+}
+
+/// Bytes that sort as arrays do: element by element, NULL behind every value, and what is at its end first.
+pub(super) fn order_key(symbol: &str, ty: &SqlType) -> Option<Arc<ScalarUDF>> {
+    let SqlType::Array(item) = ty else { return None };
+    let item = item.as_ref().clone();
+    let run: Run = Arc::new(move |args: &Args| {
+        let array = args.arrays[0].as_list::<i32>();
+        let values = keys(array.values(), &item)?;
+        let field = Arc::new(Field::new("item", values.data_type().clone(), true));
+        let list = ListArray::new(field, array.offsets().clone(), values, array.nulls().cloned());
+        let bytes = storage::keys::encode(&[Arc::new(list)], &[storage::keys::SortOption::default()])
+            .map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let sorted = bytes.iter().enumerate().map(|(row, key)| array.is_valid(row).then_some(key));
+        Ok(Arc::new(sorted.collect::<BinaryArray>()))
+    });
+    Some(super::udf(symbol.into(), DataType::Binary, true, Volatility::Immutable, run))
 }
 
 fn comparator(a: &ArrayRef, b: &ArrayRef, ty: &SqlType) -> Result<DynComparator> {

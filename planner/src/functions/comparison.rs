@@ -79,7 +79,11 @@ fn common(left: &SqlType, right: &SqlType) -> Option<SqlType> {
 pub fn resolve_comparison(operator: &str, left: &SqlType, right: &SqlType) -> Result<Comparison, EvalError> {
     let common = common(left, right)
         .ok_or_else(|| error("42883", format!("operator does not exist: {} {operator} {}", name(left), name(right))))?;
-    let key = key(&common);
+    let key = match &common {
+        // Arrow's order has NULL elements first; where only equality matters, there is no order.
+        SqlType::Array(_) if !matches!(operator, "=" | "<>") => by_symbol(&format!("array_order[{}]", name(&common))),
+        _ => key(&common),
+    };
     Ok(Comparison { common, key })
 }
 
