@@ -467,12 +467,9 @@ impl Binder<'_> {
             op => op.to_string(),
         };
         let how = resolve_comparison(&sign, &a.ty, &b.ty).map_err(|e| at(e, place))?;
-        if matches!(how.common, SqlType::Jsonb) && !matches!(sign.as_str(), "=" | "<>") {
-            // They compare by their keys as everything else.
-        }
         let a = self.coerce(a, &how.common, -1, CastContext::Implicit)?;
         let b = self.coerce(b, &how.common, -1, CastContext::Implicit)?;
-        let (a, b) = (Self::key_of(&how.common, a), Self::key_of(&how.common, b));
+        let (a, b) = (Self::side_of(&how, a), Self::side_of(&how, b));
         Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(a), op, Box::new(b))))
     }
 

@@ -1,15 +1,17 @@
 //! Constants, parameters and casts: what is untyped is typed by its context.
 
+use std::sync::Arc;
+
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::{Placeholder, ScalarFunction};
-use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::logical_expr::{Expr, ScalarUDF, Volatility};
 use sqlparser::ast;
 use storage::SqlType;
 
 use super::{Binder, BoundQuery, Settings, Typed, at};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
-use crate::functions::{CastStep, Function};
+use crate::functions::{CastStep, Comparison, Function};
 use crate::statement::ObjectName;
 use crate::types::{self, CastContext};
 
@@ -188,8 +190,17 @@ impl Binder<'_> {
 
     /// What a comparison, a group or an order looks at in a value of this type.
     pub(super) fn key_of(ty: &SqlType, expr: Expr) -> Expr {
-        match crate::functions::key(ty) {
-            Some(key) => Expr::ScalarFunction(ScalarFunction::new_udf(key, vec![expr])),
+        Self::through(crate::functions::key(ty).as_ref(), expr)
+    }
+
+    /// One side of a comparison.
+    pub(super) fn side_of(how: &Comparison, expr: Expr) -> Expr {
+        Self::through(how.key.as_ref(), expr)
+    }
+
+    fn through(key: Option<&Arc<ScalarUDF>>, expr: Expr) -> Expr {
+        match key {
+            Some(key) => Expr::ScalarFunction(ScalarFunction::new_udf(key.clone(), vec![expr])),
             None => expr,
         }
     }

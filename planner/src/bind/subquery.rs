@@ -133,14 +133,14 @@ impl Binder<'_> {
         let value = self.implicit(value, &how.common)?;
         let column = Typed { expr: field.expr(), ty: field.ty.clone(), typmod: field.typmod, position: place };
         let column = self.implicit(column, &how.common)?;
-        let column = Self::key_of(&how.common, column);
+        let column = Self::side_of(&how, column);
         let plan = if matches!(column, Expr::Column(_)) {
             bound.plan
         } else {
             let name = self.fresh();
             LogicalPlanBuilder::from(bound.plan).project(vec![column.alias(name)])?.build()?
         };
-        Ok((Self::key_of(&how.common, value), self.subquery(plan)))
+        Ok((Self::side_of(&how, value), self.subquery(plan)))
     }
 
     /// `(a, b) IN (SELECT x, y ...)` as EXISTS with the comparisons in WHERE, with NULL where that is not known:
