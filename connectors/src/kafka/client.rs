@@ -17,6 +17,10 @@ use streaming::error::{Error, Result};
 use super::Settings;
 use crate::options::invalid;
 
+/// How long a topic that nobody knows is asked for again, and how often.
+const TOPIC_KNOWN_WITHIN: Duration = Duration::from_secs(3);
+const TOPIC_POLL: Duration = Duration::from_millis(100);
+
 /// A librdkafka consumer.
 pub(super) type Consumer = BaseConsumer<Watch>;
 
@@ -238,7 +242,18 @@ fn failure(client: &Client, error: &KafkaError) -> Error {
     }
 }
 
+/// The partitions of the topic. One that was made a moment ago is known to the controller before the brokers hear of it.
 fn partitions(client: &Client) -> Result<Vec<i32>> {
+    let started = Instant::now();
+    loop {
+        match known_partitions(client) {
+            Err(Error::NotFound(_)) if started.elapsed() < TOPIC_KNOWN_WITHIN => std::thread::sleep(TOPIC_POLL),
+            result => return result,
+        }
+    }
+}
+
+fn known_partitions(client: &Client) -> Result<Vec<i32>> {
     let (settings, started) = (&client.settings, Instant::now());
     let metadata = loop {
         // In short steps, so that a broker that refuses the connection is noticed early, and one that is starting up
