@@ -389,7 +389,7 @@ fn a_slow_view_delays_nobody_and_loses_nothing() {
             rows_of(&view).iter().map(|r| r[1]).sum::<i64>()
         };
         for round in 1..=3 {
-            world.pause_ms.store(40, Ordering::SeqCst);
+            world.pause_ms.store(160, Ordering::SeqCst);
             for i in 0..50 {
                 world.numbers.limit.fetch_add(1200, Ordering::SeqCst);
                 write(&engine, &[(round * 1000 + i, i % 5, 1)]);
