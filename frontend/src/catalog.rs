@@ -131,6 +131,11 @@ pub fn stored_objects(store: &Store) -> anyhow::Result<Vec<Object>> {
 /// The change that keeps an object.
 pub fn keep(object: &Object) -> Result<CatalogChanges> {
     let json = serde_json::to_vec(object).map_err(|e| crate::error::Error::new("XX000", e.to_string()))?;
+    // What is nested too deeply for the reader would be found at the next start only.
+    if serde_json::from_slice::<Object>(&json).is_err() {
+        return Err(crate::error::Error::new("54001", "statement is nested too deeply")
+            .hint("Put intermediate results into views."));
+    }
     Ok(vec![(key(object.id), Some(json))])
 }
 

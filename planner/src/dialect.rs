@@ -88,6 +88,7 @@ impl Dialect for HeadwaterDialect {
     fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
         let op = match &parser.peek_token_ref().token {
             Token::Word(w) if w.keyword == Keyword::TRIM => return trim_from(parser),
+            Token::Word(w) if w.keyword == Keyword::NOT => return not_exists(self, parser),
             Token::Minus => UnaryOperator::Minus,
             Token::Plus => UnaryOperator::Plus,
             _ => return None,
@@ -126,6 +127,20 @@ impl Dialect for HeadwaterDialect {
         }
         Some(between(parser, expr, at == 1, symmetric))
     }
+}
+
+/// `NOT EXISTS (...)`, which sqlparser takes for one thing: `NOT EXISTS (...)::text` is NOT of a text. `None` for every other NOT.
+fn not_exists(dialect: &HeadwaterDialect, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+    let is_exists = matches!(&parser.peek_nth_token_ref(1).token, Token::Word(w) if w.keyword == Keyword::EXISTS);
+    if !is_exists {
+        return None;
+    }
+    parser.advance_token();
+    let operand = parser.parse_subexpr(dialect.prec_value(Precedence::UnaryNot));
+    Some(operand.map(|operand| match operand {
+        Expr::Exists { subquery, negated } => Expr::Exists { subquery, negated: !negated },
+        other => Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(other) },
+    }))
 }
 
 /// `TRIM(LEADING FROM x)`, which sqlparser does not know; `None` for every other form.

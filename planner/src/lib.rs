@@ -14,6 +14,7 @@ pub mod nodes;
 pub mod parser;
 pub mod rules;
 pub mod settings;
+pub mod stack;
 pub mod statement;
 pub mod types;
 

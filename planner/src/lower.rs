@@ -85,6 +85,7 @@ struct Lowering {
 }
 
 impl Lowering {
+    #[::recursive::recursive]
     fn lower(&mut self, plan: &LogicalPlan) -> Result<Node> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan),

@@ -24,11 +24,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use futures::future::try_join_all;
+use parking_lot::Mutex;
 
-use case::{Asked, Case, Mismatch, Place};
+use case::{Asked, Case, Comparison, Mismatch, Place};
 use expressions::Generator;
 use queries::Query;
 use schema::Table;
@@ -39,6 +42,8 @@ use subject::{Postgres, Subject, Treatment};
 const TELL_EVERY: Duration = Duration::from_secs(15);
 /// How many batches of changes a round has.
 const N_BATCHES: usize = 3;
+/// How many rounds a server is used for: starting one takes longer than dropping what a round made.
+const ROUNDS_ON_ONE_SERVER: usize = 8;
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -57,6 +62,8 @@ pub struct Options {
     pub shrink: Duration,
     /// A process of its own for the server, killed where it would crash.
     pub kill: bool,
+    /// So many rounds are played beside each other.
+    pub lanes: usize,
     /// Whether progress is told.
     pub tells: bool,
     /// Where the suites of wrong answers go.
@@ -73,6 +80,7 @@ impl Default for Options {
             n_mismatches: 10,
             shrink: Duration::from_secs(90),
             kill: false,
+            lanes: 1,
             tells: true,
             folder: std::env::temp_dir().join("headwater-fuzz"),
         }
@@ -91,6 +99,7 @@ pub struct Figures {
     /// Rounds that were played.
     pub n_rounds: u64,
     distinct: HashSet<u64>,
+    shapes: HashSet<u64>,
     /// What we said that we cannot do: the message without its particulars, how often, and one query.
     pub unsupported: BTreeMap<String, (u64, String)>,
     /// Wrong answers, as suites.
@@ -102,6 +111,11 @@ impl Figures {
     pub fn n_distinct(&self) -> usize {
         self.distinct.len()
     }
+
+    /// How many of them differ in more than the values of their literals.
+    pub fn n_shapes(&self) -> usize {
+        self.shapes.len()
+    }
 }
 
 impl fmt::Display for Figures {
@@ -109,10 +123,11 @@ impl fmt::Display for Figures {
         let n_unsupported: u64 = self.unsupported.values().map(|(count, _)| count).sum();
         write!(
             f,
-            "{} rounds, {} queries ({} distinct), {} views, {} answers compared, {n_unsupported} refused with 0A000, {} mismatches",
+            "{} rounds, {} queries ({} distinct, {} but for literals), {} views, {} answers compared, {n_unsupported} refused with 0A000, {} mismatches",
             self.n_rounds,
             self.n_queries,
             self.n_distinct(),
+            self.n_shapes(),
             self.n_views,
             self.n_compared,
             self.mismatches.len()
@@ -127,9 +142,9 @@ pub fn round(seed: u64, n_queries: usize) -> Case {
     let mut queries = Vec::new();
     for at in 0..generator.up_to(3) {
         let query = generator.query();
-        let name = format!("m{at}");
+        let (name, plain) = (format!("m{at}"), generator.chance(30));
         generator.tables.push(Table::of_query(&name, &query.kinds));
-        queries.push(Asked { query, born: 0, name: Some(name) });
+        queries.push(Asked { query, born: 0, name: Some(name), plain });
     }
     for table in &tables {
         let kinds = table.columns.iter().map(|column| column.kind).collect();
@@ -137,11 +152,12 @@ pub fn round(seed: u64, n_queries: usize) -> Case {
             query: Query { sql: text(format!("SELECT * FROM {}", table.name)), kinds },
             born: 0,
             name: None,
+            plain: false,
         });
     }
     for _ in 0..n_queries {
         let born = if generator.chance(60) { 0 } else { generator.up_to(N_BATCHES) };
-        queries.push(Asked { query: generator.query(), born, name: None });
+        queries.push(Asked { query: generator.query(), born, name: None, plain: false });
     }
     let batches = (0..N_BATCHES).map(|batch| generator.make_changes(batch)).collect();
     let treatment = match generator.up_to(10) {
@@ -149,64 +165,146 @@ pub fn round(seed: u64, n_queries: usize) -> Case {
         2 => Treatment::Restarts,
         _ => Treatment::Runs,
     };
-    Case { tables, queries, batches, treatment }
+    Case { tables, queries, batches, treatment, reads_all: false }
 }
 
 /// Plays rounds until it is enough.
 pub async fn run(options: &Options) -> Result<Figures> {
-    let postgres = Postgres::start().await?;
-    let started = Instant::now();
-    let mut told = Instant::now();
-    let mut figures = Figures::default();
-    let mut seed = options.seed;
-    while figures.n_queries < options.n_queries
-        && started.elapsed() < options.time
-        && figures.mismatches.len() < options.n_mismatches
-    {
-        let left = usize::try_from(options.n_queries - figures.n_queries).unwrap_or(usize::MAX);
-        let case = round(seed, options.n_per_round.min(left));
-        play(options, seed, &case, &postgres, &mut figures).await.with_context(|| format!("round {seed}"))?;
-        seed += 1;
-        if options.tells && told.elapsed() > TELL_EVERY {
-            told = Instant::now();
-            let per_second = figures.n_queries as f64 / started.elapsed().as_secs_f64();
-            println!("{:>5} s  seed {seed}: {figures}, {per_second:.1} queries/s", started.elapsed().as_secs());
-        }
-    }
-    postgres.stop().await?;
-    Ok(figures)
+    let run = Run {
+        options,
+        started: Instant::now(),
+        seed: AtomicU64::new(options.seed),
+        done: Mutex::new((Figures::default(), Instant::now())),
+    };
+    try_join_all((0..options.lanes.max(1)).map(|_| run.lane())).await?;
+    Ok(run.done.into_inner().0)
 }
 
-async fn play(options: &Options, seed: u64, case: &Case, postgres: &Postgres, figures: &mut Figures) -> Result<()> {
-    let mut subject = Subject::start(options.kill, 1 + (seed % 2) as usize).await?;
-    let result = case.play(&mut subject, postgres).await?;
-    let stopped = subject.stop().await;
-    figures.n_rounds += 1;
-    figures.n_queries += case.queries.len() as u64;
-    figures.n_views += result.n_views as u64;
-    figures.n_compared += result.n_compared as u64;
-    for asked in &case.queries {
-        let mut hasher = DefaultHasher::new();
-        asked.query.sql.to_string().hash(&mut hasher);
-        figures.distinct.insert(hasher.finish());
+/// Rounds that are played, some beside each other.
+struct Run<'a> {
+    options: &'a Options,
+    started: Instant,
+    /// The seed of the next round.
+    seed: AtomicU64,
+    /// What was done, and when that was last told.
+    done: Mutex<(Figures, Instant)>,
+}
+
+impl Run<'_> {
+    /// Plays one round after the other, several of them on one server.
+    async fn lane(&self) -> Result<()> {
+        let postgres = Postgres::start().await?;
+        let mut server: Option<(Subject, usize)> = None;
+        while self.goes_on() {
+            let seed = self.seed.fetch_add(1, Ordering::Relaxed);
+            let (mut subject, n_played) = match server.take() {
+                Some(server) => server,
+                None => (Subject::start(self.options.kill, 1 + (seed % 2) as usize).await?, 0),
+            };
+            let lost = self.play(seed, &mut subject, &postgres).await.with_context(|| format!("round {seed}"))?;
+            if lost {
+                // It is known to be wrong, or it would go on to be.
+                let _ = subject.stop().await;
+            } else if n_played + 1 < ROUNDS_ON_ONE_SERVER {
+                server = Some((subject, n_played + 1));
+            } else {
+                self.stop(subject, seed).await;
+            }
+        }
+        if let Some((subject, _)) = server {
+            self.stop(subject, self.seed.load(Ordering::Relaxed)).await;
+        }
+        postgres.stop().await
     }
-    for (at, message) in result.unsupported {
-        let entry = figures.unsupported.entry(general(&message)).or_default();
-        entry.0 += 1;
-        let sql = case.queries[at].query.sql.to_string();
-        if entry.1.is_empty() || sql.len() < entry.1.len() {
-            entry.1 = sql;
+
+    fn goes_on(&self) -> bool {
+        let figures = &self.done.lock().0;
+        figures.n_queries < self.options.n_queries
+            && self.started.elapsed() < self.options.time
+            && figures.mismatches.len() < self.options.n_mismatches
+    }
+
+    async fn stop(&self, subject: Subject, seed: u64) {
+        if let Err(error) = subject.stop().await {
+            let text = format!("# seed {seed}: the server does not stop in order: {error:#}\n");
+            self.done.lock().0.mismatches.push(text);
         }
     }
-    for mismatch in &result.mismatches {
-        if figures.mismatches.len() < options.n_mismatches {
-            report(options, seed, case, mismatch, postgres, figures).await?;
+
+    /// Plays a round, and says whether its server was lost.
+    async fn play(&self, seed: u64, subject: &mut Subject, postgres: &Postgres) -> Result<bool> {
+        let left = usize::try_from(self.options.n_queries - self.done.lock().0.n_queries).unwrap_or(usize::MAX);
+        let case = round(seed, self.options.n_per_round.min(left));
+        let result = case.play(subject, postgres).await?;
+        self.count(&case, &result);
+        for mismatch in &result.mismatches {
+            if self.done.lock().0.mismatches.len() < self.options.n_mismatches {
+                report(self.options, seed, &case, mismatch, postgres, &self.done).await?;
+            }
+        }
+        self.tell(seed);
+        Ok(result.mismatches.iter().any(|mismatch| mismatch.place == Place::Server))
+    }
+
+    fn count(&self, case: &Case, result: &Comparison) {
+        let figures = &mut self.done.lock().0;
+        figures.n_rounds += 1;
+        figures.n_queries += case.queries.len() as u64;
+        figures.n_views += result.n_views as u64;
+        figures.n_compared += result.n_compared as u64;
+        for asked in &case.queries {
+            let sql = asked.query.sql.to_string();
+            figures.distinct.insert(hash(&sql));
+            figures.shapes.insert(hash(&shape(&sql)));
+        }
+        for (at, message) in &result.unsupported {
+            let entry = figures.unsupported.entry(general(message)).or_default();
+            entry.0 += 1;
+            let sql = case.queries[*at].query.sql.to_string();
+            if entry.1.is_empty() || sql.len() < entry.1.len() {
+                entry.1 = sql;
+            }
         }
     }
-    if let Err(error) = stopped {
-        figures.mismatches.push(format!("# seed {seed}: the server does not stop in order: {error:#}\n"));
+
+    fn tell(&self, seed: u64) {
+        let (figures, told) = &mut *self.done.lock();
+        if self.options.tells && told.elapsed() > TELL_EVERY {
+            *told = Instant::now();
+            let seconds = self.started.elapsed().as_secs_f64();
+            let per_second = figures.n_queries as f64 / seconds;
+            println!("{seconds:>5.0} s  seed {seed}: {figures}, {per_second:.1} queries/s");
+        }
     }
-    Ok(())
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A query without the values of its literals.
+fn shape(sql: &str) -> String {
+    let mut shape = String::new();
+    let mut chars = sql.chars().peekable();
+    let mut before = ' ';
+    while let Some(c) = chars.next() {
+        match c {
+            '\'' => {
+                while chars.next().is_some_and(|c| c != '\'') {}
+                shape.push('?');
+            }
+            // The digits of a name belong to it.
+            c if c.is_ascii_digit() && !before.is_alphanumeric() => {
+                while chars.next_if(|c| c.is_ascii_digit() || *c == '.').is_some() {}
+                shape.push('?');
+            }
+            c => shape.push(c),
+        }
+        before = c;
+    }
+    shape
 }
 
 /// Shrinks a wrong answer, writes it down and tells of it.
@@ -216,7 +314,7 @@ async fn report(
     case: &Case,
     mismatch: &Mismatch,
     postgres: &Postgres,
-    figures: &mut Figures,
+    done: &Mutex<(Figures, Instant)>,
 ) -> Result<()> {
     let shrinker = shrink::Shrinker::new(postgres, options.kill, mismatch, options.shrink);
     let shrunk = match mismatch.place {
@@ -231,13 +329,13 @@ async fn report(
         }
     };
     std::fs::create_dir_all(&options.folder)?;
-    let path = options.folder.join(format!("{seed}-{}.slt", figures.mismatches.len()));
+    let path = options.folder.join(format!("{seed}-{}.slt", mismatch.at));
     std::fs::write(&path, &suite)?;
     if options.tells {
         let shown: Vec<&str> = suite.lines().take(60).collect();
         println!("---- {}\n{}\n----", path.display(), shown.join("\n"));
     }
-    figures.mismatches.push(suite);
+    done.lock().0.mismatches.push(suite);
     Ok(())
 }
 
@@ -282,10 +380,11 @@ pub fn main(arguments: impl Iterator<Item = String>) -> Result<bool> {
             "--mismatches" => options.n_mismatches = value()?.parse()?,
             "--shrink-seconds" => options.shrink = Duration::from_secs(value()?.parse()?),
             "--kill" => options.kill = true,
+            "--lanes" => options.lanes = value()?.parse()?,
             "--folder" => options.folder = value()?.into(),
             _ => bail!(
                 "usage: slt fuzz --against postgres [--seed N] [--queries N] [--minutes M] [--per-round N] [--mismatches N] \
-                 [--shrink-seconds S] [--kill] [--folder DIR]"
+                 [--shrink-seconds S] [--kill] [--lanes N] [--folder DIR]"
             ),
         }
     }
@@ -299,4 +398,27 @@ pub fn main(arguments: impl Iterator<Item = String>) -> Result<bool> {
     }
     println!("{figures} in {:.0} s", started.elapsed().as_secs_f64());
     Ok(figures.mismatches.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_makes_the_same_round_again() {
+        let texts = |seed| -> Vec<String> {
+            let case = round(seed, 20);
+            let queries = case.queries.iter().map(|asked| asked.query.sql.to_string());
+            queries.chain(case.batches.iter().flatten().map(ToString::to_string)).collect()
+        };
+        assert_eq!(texts(7), texts(7));
+        assert_ne!(texts(7), texts(8));
+    }
+
+    #[test]
+    fn the_shape_of_a_query_has_no_literals() {
+        let sql = "SELECT r1.c2, 'a''b' || 12.5, c1 FROM t3 AS r1 LIMIT 4";
+        assert_eq!(shape(sql), "SELECT r1.c2, ?? || ?, c1 FROM t3 AS r1 LIMIT ?");
+        assert_eq!(shape("(-1)"), shape("(-27)"));
+    }
 }

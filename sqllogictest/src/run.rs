@@ -628,7 +628,11 @@ pub fn suite_name(path: &Path) -> String {
 
 /// Runs a future on a runtime of its own.
 pub fn in_runtime<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .thread_stack_size(planner::stack::THREAD_BYTES)
+        .build()?;
     let outcome = runtime.block_on(future);
     // A thread that is stuck must not keep the other tests from running.
     runtime.shutdown_timeout(Duration::from_secs(5));

@@ -31,6 +31,8 @@ use crate::tap::Taps;
 
 /// Commands that may wait for a worker.
 const COMMANDS_MAX: usize = 4096;
+/// The stack of a worker. Pages that nothing touches cost nothing.
+const STACK_BYTES: usize = 64 << 20;
 
 /// What every worker is told, in the same order.
 #[derive(Clone)]
@@ -83,7 +85,8 @@ impl Runtime {
         let guards = timely::execute(config, move |worker| {
             let commands = receivers[worker.index()].lock().take().expect("one start a worker");
             let _ = ready.send((worker.index(), std::thread::current()));
-            run(worker, &commands);
+            // Expressions are computed as deep as they were written.
+            stacker::grow(STACK_BYTES, || run(worker, &commands));
         })
         .map_err(Error::Failed)?;
         let mut threads: Vec<_> = (0..workers).map(|_| threads.recv().expect("every worker starts")).collect();

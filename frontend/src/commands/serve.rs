@@ -174,7 +174,7 @@ fn raise_file_limit() -> u64 {
 /// The threads that clients are served on.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    Ok(builder.enable_all().thread_name("session").build()?)
+    Ok(builder.enable_all().thread_name("session").thread_stack_size(planner::stack::THREAD_BYTES).build()?)
 }
 
 /// Waits for SIGTERM or SIGINT.

@@ -46,6 +46,8 @@ pub struct Query {
     plan: LogicalPlan,
     way: Way,
     has_params: bool,
+    /// What is wrong with a constant in it: it fails even if there are no rows.
+    wrong: Option<Error>,
 }
 
 enum Way {
@@ -58,7 +60,7 @@ impl Query {
     /// Optimises a bound plan, in which parameters may stand open.
     pub fn new(plan: LogicalPlan) -> Result<Query> {
         if let Some(constant) = Constant::prepare(&plan) {
-            return Ok(Query { plan, way: Way::Constant(constant), has_params: true });
+            return Ok(Query { plan, way: Way::Constant(constant), has_params: true, wrong: None });
         }
         Query::optimised(rules::optimize_batch(plan)?)
     }
@@ -66,7 +68,8 @@ impl Query {
     fn optimised(plan: LogicalPlan) -> Result<Query> {
         let has_params = !plan.get_parameter_names()?.is_empty();
         let way = PointLookup::prepare(&plan).map_or(Way::Plan, |point| Way::Point(Arc::new(point)));
-        Ok(Query { plan, way, has_params })
+        let wrong = rules::fold::failing(&plan);
+        Ok(Query { plan, way, has_params, wrong })
     }
 
     /// The same query through indexes, if there are any that find its rows sooner. It reads other relations, see
@@ -153,6 +156,9 @@ impl Query {
         tables: &dyn Tables,
         reads: &'a Reads,
     ) -> Result<(LogicalPlan, &'a Arc<SessionState>)> {
+        if let Some(error) = &self.wrong {
+            return Err(error.clone());
+        }
         let mut plan = self.plan.clone();
         if self.has_params {
             plan = with_params(plan, params)?;

@@ -13,6 +13,7 @@ use datafusion::prelude::SessionConfig;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::error::{Error, Result};
+use crate::stack;
 
 /// When there is no memory left, who has most of it is told: so many.
 const LARGEST_TOLD: NonZeroUsize = NonZeroUsize::new(3).expect("not zero");
@@ -59,6 +60,7 @@ impl Reads {
     /// # Errors
     /// If the directory that they spill to cannot be used.
     pub fn new(limits: ReadLimits) -> Result<Reads> {
+        stack::keep_room();
         let mode = match limits.spill_dir {
             Some(dir) => DiskManagerMode::Directories(vec![dir]),
             None => DiskManagerMode::OsTmpDirectory,
@@ -79,6 +81,7 @@ impl Reads {
             .worker_threads(limits.threads.max(1))
             .max_blocking_threads(READS_AT_ONCE_MAX)
             .thread_name("read")
+            .thread_stack_size(stack::THREAD_BYTES)
             .enable_all()
             .build()
             .map_err(|error| Error::new("58030", format!("cannot start the threads of reads: {error}")))?;

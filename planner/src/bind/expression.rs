@@ -16,6 +16,7 @@ use crate::types::{self, CastContext};
 
 impl Binder<'_> {
     /// Binds an expression of the innermost scope.
+    #[::recursive::recursive]
     pub(super) fn expr(&mut self, e: &ast::Expr) -> Result<Typed> {
         use ast::Expr::*;
         let place = start_of(e);

@@ -24,11 +24,8 @@ impl Binder<'_> {
         let mut all: Option<From> = None;
         for item in items {
             all = Some(match all {
-                None => self.table_with_joins(item, None)?,
-                Some(left) => {
-                    let left = self.join_factor(left, &item.relation, JoinType::Inner, &ast::JoinConstraint::None)?;
-                    self.joins(left, &item.joins)?
-                }
+                None => self.table_with_joins(item)?,
+                Some(left) => self.behind_comma(left, item)?,
             });
         }
         let (plan, scope) = match all {
@@ -40,8 +37,26 @@ impl Binder<'_> {
         Ok(plan)
     }
 
-    fn table_with_joins(&mut self, item: &ast::TableWithJoins, left: Option<&From>) -> Result<From> {
-        let _ = left;
+    /// `left, item`: the joins of the item are its own, and their conditions do not see what is left of the comma.
+    fn behind_comma(&mut self, mut left: From, item: &ast::TableWithJoins) -> Result<From> {
+        // A join that has rows which its left side does not have is not one of all that is left. The others are the same either
+        // way, and what is lateral in them sees everything before it.
+        let apart = item.joins.iter().rposition(|join| may_add_rows(&join.join_operator)).map_or(0, |last| last + 1);
+        left.1.before_comma = (left.1.tables.len(), left.1.columns.len());
+        let first = match apart {
+            0 => self.join_factor(left, &item.relation, JoinType::Inner, &ast::JoinConstraint::None)?,
+            n => {
+                let first = self.factor(&item.relation, None)?;
+                let right = self.joins(first, &item.joins[..n])?;
+                self.join(left, right, JoinType::Inner, &ast::JoinConstraint::None)?
+            }
+        };
+        let mut joined = self.joins(first, &item.joins[apart..])?;
+        joined.1.before_comma = (0, 0);
+        Ok(joined)
+    }
+
+    fn table_with_joins(&mut self, item: &ast::TableWithJoins) -> Result<From> {
         let first = self.factor(&item.relation, None)?;
         self.joins(first, &item.joins)
     }
@@ -123,28 +138,33 @@ impl Binder<'_> {
             }
             ast::JoinConstraint::Natural => {
                 let has = |scope: &Scope, name: &str| scope.columns.iter().any(|c| c.plain && c.field.name == name);
-                let candidates = left_scope.columns.iter().filter(|c| c.plain).map(|c| c.field.name.clone());
+                let candidates = left_scope.own_columns().filter(|c| c.plain).map(|c| c.field.name.clone());
                 candidates.filter(|n| has(&right_scope, n)).collect()
             }
             _ => vec![],
         };
         let (mut left, mut right) = (left, right);
-        // Both columns of each name, and what stands for them.
+        // Both columns of each name, and the type of what stands for them.
         let mut merged = vec![];
         let mut conditions: Vec<Expr> = vec![];
+        let typed = |f: &OutField| Typed { expr: f.expr(), ty: f.ty.clone(), typmod: f.typmod, position: None };
         for name in &names {
             let a = the_column(&left_scope, name, "left")?;
             let b = the_column(&right_scope, name, "right")?;
-            let typed = |f: &OutField| Typed { expr: f.expr(), ty: f.ty.clone(), typmod: f.typmod, position: None };
-            conditions.push(self.compare(Operator::Eq, typed(&a), typed(&b), None)?);
-            merged.push((a, b));
+            let (ty, typmod) = self.unify(&[typed(&a), typed(&b)], "JOIN/USING")?;
+            merged.push((a, b, ty, typmod));
+        }
+        for (a, b, ..) in &merged {
+            conditions.push(self.compare(Operator::Eq, typed(a), typed(b), None)?);
         }
         let mut scope = left_scope;
         scope.append(right_scope)?;
         if let ast::JoinConstraint::On(on) = constraint {
+            let hidden = scope.hide_before_comma();
             let (condition, after) =
                 self.with_scope(scope, |b| b.within(Clause::On, |b| b.condition(on, "JOIN/ON")))?;
             scope = after;
+            scope.show_again(hidden);
             conditions.push(condition);
         }
         // A subquery that looks at its neighbour is marked as such.
@@ -164,33 +184,38 @@ impl Binder<'_> {
         };
         // The columns of USING come first, once.
         let mut first = vec![];
-        for (a, b) in merged {
-            let field = match kind {
-                JoinType::Inner | JoinType::Left => a.clone(),
-                JoinType::Right => b.clone(),
-                _ => {
-                    let values = [&a, &b].map(|f| Typed { typmod: f.typmod, ..Typed::new(f.expr(), f.ty.clone()) });
-                    let (ty, typmod) = self.unify(&values, "JOIN/USING")?;
-                    let [x, y] = values;
-                    let (x, y) = (self.implicit(x, &ty)?, self.implicit(y, &ty)?);
-                    let either = datafusion::logical_expr::when(x.clone().is_not_null(), x).otherwise(y)?;
-                    let internal = self.fresh();
-                    let all: Vec<Expr> = left.schema().columns().into_iter().map(Expr::Column).collect();
-                    left = LogicalPlanBuilder::from(left)
-                        .project(all.into_iter().chain([either.alias(&internal)]))?
-                        .build()?;
-                    OutField { internal, name: a.name.clone(), ty, typmod }
-                }
-            };
+        for (a, b, ty, typmod) in merged {
             for c in &mut scope.columns {
                 if c.field.internal == a.internal || c.field.internal == b.internal {
                     c.plain = false;
                 }
             }
+            let either = match kind {
+                // Whichever needs no cast: they are equal.
+                JoinType::Inner if a.ty == ty || b.ty != ty => Merged::One(a.clone()),
+                JoinType::Inner => Merged::One(b),
+                JoinType::Left => Merged::One(a.clone()),
+                JoinType::Right => Merged::One(b),
+                _ => Merged::Either(a.clone(), b),
+            };
+            let expr = match either {
+                Merged::One(field) if field.ty == ty => {
+                    first.push(ScopeColumn { table: None, field: OutField { name: a.name, ..field }, plain: true });
+                    continue;
+                }
+                Merged::One(field) => self.implicit(typed(&field), &ty)?,
+                Merged::Either(a, b) => {
+                    let (x, y) = (self.implicit(typed(&a), &ty)?, self.implicit(typed(&b), &ty)?);
+                    datafusion::logical_expr::when(x.clone().is_not_null(), x).otherwise(y)?
+                }
+            };
+            let internal = self.fresh();
+            left = with_columns(left, vec![(expr, internal.clone())])?;
+            let field = OutField { internal, name: a.name, ty, typmod };
             first.push(ScopeColumn { table: None, field, plain: true });
         }
-        first.append(&mut scope.columns);
-        scope.columns = first;
+        let start = scope.before_comma.1;
+        scope.columns.splice(start..start, first);
         Ok((left, scope))
     }
 
@@ -230,7 +255,7 @@ impl Binder<'_> {
                 Ok((query.plan, scope))
             }
             ast::TableFactor::NestedJoin { table_with_joins, alias } => {
-                let (plan, scope) = self.table_with_joins(table_with_joins, left)?;
+                let (plan, scope) = self.table_with_joins(table_with_joins)?;
                 let Some(alias) = alias else { return Ok((plan, scope)) };
                 let fields: Vec<OutField> = scope.columns.into_iter().filter(|c| c.plain).map(|c| c.field).collect();
                 let fields = renamed(fields, &alias.columns, &fold(&alias.name))?;
@@ -381,7 +406,7 @@ pub(super) fn renamed(
 
 /// The column that USING means.
 fn the_column(scope: &Scope, name: &str, side: &str) -> Result<OutField> {
-    let mut found = scope.columns.iter().filter(|c| c.plain && c.field.name == name);
+    let mut found = scope.own_columns().filter(|c| c.plain && c.field.name == name);
     let Some(first) = found.next() else {
         let message = format!("column \"{name}\" specified in USING clause does not exist in {side} table");
         return Err(Error::new("42703", message));
@@ -391,6 +416,19 @@ fn the_column(scope: &Scope, name: &str, side: &str) -> Result<OutField> {
         return Err(Error::new("42702", message));
     }
     Ok(first.field.clone())
+}
+
+/// What a merged column of USING is.
+enum Merged {
+    One(OutField),
+    /// The first that is not NULL.
+    Either(OutField, OutField),
+}
+
+/// Whether a join has rows that its left side does not have.
+fn may_add_rows(operator: &ast::JoinOperator) -> bool {
+    use ast::JoinOperator as J;
+    matches!(operator, J::Right(_) | J::RightOuter(_) | J::FullOuter(_))
 }
 
 /// The version that a table is joined as of, if it says one.

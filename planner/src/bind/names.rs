@@ -171,6 +171,8 @@ pub(crate) struct Scope {
     pub(super) conditional: Option<&'static str>,
     pub(super) named_windows: Vec<ast::NamedWindowDefinition>,
     pub(super) groupings: Vec<GroupingCall>,
+    /// How many tables and columns stand before the comma that the joins being bound are behind.
+    pub(super) before_comma: (usize, usize),
     /// Where each column was last referred to, for errors.
     pub(super) referred: HashMap<String, usize>,
 }
@@ -194,6 +196,26 @@ impl Scope {
         self.tables.extend(other.tables);
         self.columns.extend(other.columns.into_iter().map(|c| ScopeColumn { table: c.table.map(|t| t + shift), ..c }));
         Ok(())
+    }
+
+    /// The columns that a condition of a join sees: not those before the last comma.
+    pub(super) fn own_columns(&self) -> impl Iterator<Item = &ScopeColumn> {
+        self.columns.iter().skip(self.before_comma.1)
+    }
+
+    /// Takes out what stands before the last comma.
+    pub(super) fn hide_before_comma(&mut self) -> (Vec<ScopeTable>, Vec<ScopeColumn>) {
+        let (n_tables, n_columns) = self.before_comma;
+        // The columns know their tables by number: the places stay.
+        let nothing = || ScopeTable::named(String::new());
+        let tables = self.tables[..n_tables].iter_mut().map(|table| std::mem::replace(table, nothing())).collect();
+        (tables, self.columns.drain(..n_columns).collect())
+    }
+
+    /// Puts it back.
+    pub(super) fn show_again(&mut self, (tables, columns): (Vec<ScopeTable>, Vec<ScopeColumn>)) {
+        self.tables.splice(..tables.len(), tables);
+        self.columns.splice(..0, columns);
     }
 
     /// `table.column` or `column`, for messages.

@@ -31,6 +31,7 @@ pub(super) enum CteKind {
 
 impl Binder<'_> {
     /// A query with its CTEs, order and limit.
+    #[::recursive::recursive]
     pub(super) fn query(&mut self, query: &ast::Query) -> Result<BoundQuery> {
         let ctes = self.ctes.len();
         let result = self.query_with(query);

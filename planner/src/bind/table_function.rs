@@ -34,11 +34,14 @@ impl Binder<'_> {
         match (kind, constraint) {
             (JoinType::Inner | JoinType::Left, _) if always => self.function_over(left, call, kind == JoinType::Left),
             (JoinType::Inner, ast::JoinConstraint::On(on)) => {
-                let (plan, scope) = self.function_over(left, call, false)?;
-                self.with_scope(scope, |b| {
+                let (plan, mut scope) = self.function_over(left, call, false)?;
+                let hidden = scope.hide_before_comma();
+                let (plan, mut scope) = self.with_scope(scope, |b| {
                     let condition = b.within(Clause::On, |b| b.condition(on, "JOIN/ON"))?;
                     Ok(LogicalPlanBuilder::from(plan).filter(condition)?.build()?)
-                })
+                })?;
+                scope.show_again(hidden);
+                Ok((plan, scope))
             }
             (JoinType::Inner | JoinType::Left, _) => {
                 // As a subquery that depends on the left side.

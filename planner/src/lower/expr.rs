@@ -6,7 +6,11 @@ use streaming::expr::{BinaryOp, Expr, Literal};
 
 use crate::error::{Error, Result};
 
+/// So many conditions in a row stay one.
+const CHAIN_MAX: usize = 8;
+
 /// Lowers an expression over the columns of `schema`.
+#[::recursive::recursive]
 pub fn lower(e: &DfExpr, schema: &DFSchema) -> Result<Expr> {
     let one = |e: &DfExpr| lower(e, schema);
     let boxed = |e: &DfExpr| lower(e, schema).map(Box::new);
@@ -22,6 +26,11 @@ pub fn lower(e: &DfExpr, schema: &DFSchema) -> Result<Expr> {
         // What rules leave behind.
         DfExpr::BinaryExpr(b) if b.op == Operator::And && is_true(&b.left) => one(&b.right)?,
         DfExpr::BinaryExpr(b) if b.op == Operator::And && is_true(&b.right) => one(&b.left)?,
+        DfExpr::BinaryExpr(chain) if matches!(chain.op, Operator::And | Operator::Or) => {
+            let op = operator(chain.op).ok_or_else(|| unsupported(e))?;
+            let terms = terms(e, chain.op).into_iter().map(one).collect::<Result<Vec<_>>>()?;
+            chain_of(op, terms)
+        }
         DfExpr::BinaryExpr(binary) => {
             let op = operator(binary.op).ok_or_else(|| unsupported(e))?;
             Expr::Binary { op, left: boxed(&binary.left)?, right: boxed(&binary.right)? }
@@ -78,6 +87,34 @@ fn is_true(e: &DfExpr) -> bool {
 
 fn is(op: BinaryOp, e: Expr, value: bool) -> Result<Expr> {
     Ok(binary(op, e, literal(&ScalarValue::Boolean(Some(value)))?))
+}
+
+/// The operands of `a AND b AND c`, in their order.
+fn terms(e: &DfExpr, op: Operator) -> Vec<&DfExpr> {
+    let (mut terms, mut rest) = (Vec::new(), e);
+    loop {
+        match rest {
+            DfExpr::BinaryExpr(b) if b.op == op => {
+                terms.push(b.right.as_ref());
+                rest = &b.left;
+            }
+            first => {
+                terms.push(first);
+                terms.reverse();
+                return terms;
+            }
+        }
+    }
+}
+
+/// `a AND b AND c`. The longer it is, the more it is a tree: how deep a plan can be is bounded where it is kept.
+fn chain_of(op: BinaryOp, mut terms: Vec<Expr>) -> Expr {
+    if terms.len() > CHAIN_MAX {
+        let right = terms.split_off(terms.len() / 2);
+        return binary(op, chain_of(op, terms), chain_of(op, right));
+    }
+    let first = terms.remove(0);
+    terms.into_iter().fold(first, |left, right| binary(op, left, right))
 }
 
 pub(super) fn binary(op: BinaryOp, left: Expr, right: Expr) -> Expr {

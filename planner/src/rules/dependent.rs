@@ -218,6 +218,7 @@ impl Push<'_> {
         Ok(if changed { new.alias_qualified(name.relation.clone(), &name.name) } else { new })
     }
 
+    #[::recursive::recursive]
     fn push(&mut self, plan: &LogicalPlan) -> DfResult<Dependent> {
         if !is_correlated(plan) {
             let Dependent { plan: domain, columns } = self.fresh()?;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use arrow::array::RecordBatchOptions;
 use arrow::record_batch::RecordBatch;
 use arrow_schema::Schema;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::logical_expr::{Expr, LogicalPlan, Operator, Volatility};
 use datafusion::physical_expr::create_physical_expr;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Folds the constants of a plan, and of its subqueries.
 pub fn fold(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -53,10 +53,74 @@ impl KeepName for Expr {
     }
 }
 
+/// The first constant whose computation fails. Postgres computes constants before it reads a row, whether there are rows or not:
+/// all but those behind a constant that decides an AND, an OR or a CASE. The plan is folded.
+pub fn failing(plan: &LogicalPlan) -> Option<Error> {
+    let mut found = None;
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|e| {
+            found = failing_in(e);
+            Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })
+    });
+    found
+}
+
+#[::recursive::recursive]
+fn failing_in(e: &Expr) -> Option<Error> {
+    match e {
+        Expr::BinaryExpr(b) if matches!(b.op, Operator::And | Operator::Or) => {
+            let decided = truth(&b.left) == Some(b.op == Operator::Or);
+            return failing_in(&b.left).or_else(|| if decided { None } else { failing_in(&b.right) });
+        }
+        Expr::Case(case) if case.expr.is_none() => {
+            for (when, then) in &case.when_then_expr {
+                let taken = match when.as_ref() {
+                    Expr::Literal(..) => truth(when) == Some(true),
+                    when => {
+                        if let Some(error) = failing_in(when).or_else(|| failing_in(then)) {
+                            return Some(error);
+                        }
+                        continue;
+                    }
+                };
+                if taken {
+                    return failing_in(then);
+                }
+            }
+            return case.else_expr.as_ref().and_then(|e| failing_in(e));
+        }
+        Expr::Case(_) => return None,
+        _ => {}
+    }
+    if is_foldable(e) {
+        // Of a value, not of what this way of computing it cannot do.
+        let of_a_value = |error: &Error| error.sqlstate.starts_with('2') || error.sqlstate == "54000";
+        return evaluate(e).err().map(Error::from).filter(of_a_value);
+    }
+    let mut found = None;
+    let _ = e.apply_children(|child| {
+        found = failing_in(child);
+        Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    found
+}
+
+fn truth(e: &Expr) -> Option<bool> {
+    match e {
+        Expr::Literal(ScalarValue::Boolean(value), _) => *value,
+        _ => None,
+    }
+}
+
 /// The value of `e` if it is a call or an operator whose operands are constants, and it does not fail.
 pub fn constant(e: &Expr) -> Option<ScalarValue> {
+    if is_foldable(e) { evaluate(e).ok() } else { None }
+}
+
+fn is_foldable(e: &Expr) -> bool {
     let literal = |e: &Expr| matches!(e, Expr::Literal(..));
-    let foldable = match e {
+    match e {
         Expr::ScalarFunction(f) => f.func.signature().volatility == Volatility::Immutable && f.args.iter().all(literal),
         Expr::BinaryExpr(b) => literal(&b.left) && literal(&b.right),
         Expr::Cast(c) => literal(&c.expr),
@@ -69,8 +133,7 @@ pub fn constant(e: &Expr) -> Option<ScalarValue> {
             whens.chain(&c.expr).chain(&c.else_expr).all(|e| literal(e))
         }
         _ => false,
-    };
-    if foldable { evaluate(e).ok() } else { None }
+    }
 }
 
 /// The value of an expression without columns.

@@ -105,10 +105,15 @@ pub fn judge(postgres: &Outcome, ours: &Outcome, kinds: &[Kind], view: bool) -> 
             format!("{} for {}", failure.code, theirs.code),
             format!("Postgres: {}\ncame: {}", text(theirs), text(failure)),
         ),
-        (Err(theirs), Ok(_)) if view && theirs.code.starts_with('2') => Verdict::Open,
+        (Err(theirs), Ok(_)) if view && is_of_a_value(&theirs.code) => Verdict::Open,
         (Err(theirs), Ok(_)) => Verdict::Wrong(format!("no {}", theirs.code), format!("Postgres: {}", text(theirs))),
         (Ok(_), Err(failure)) => Verdict::Wrong(failure.code.clone(), text(failure)),
     }
+}
+
+/// Whether a code says that a value cannot be computed: it is out of range, or beyond a limit.
+fn is_of_a_value(code: &str) -> bool {
+    code.starts_with('2') || code == "54000"
 }
 
 /// What is missing and what is too much, if anything is.

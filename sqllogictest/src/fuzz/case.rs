@@ -18,6 +18,8 @@ pub struct Asked {
     pub born: usize,
     /// Under which name other queries read it, if they do.
     pub name: Option<String>,
+    /// Whether it is a view that keeps no rows.
+    pub plain: bool,
 }
 
 /// What is played.
@@ -31,15 +33,20 @@ pub struct Case {
     pub batches: Vec<Vec<Change>>,
     /// What happens to the server after each batch.
     pub treatment: Treatment,
+    /// Whether every query is read after every batch. Otherwise each is read after one of them.
+    pub reads_all: bool,
 }
+
+/// How many connections make views: each waits for a checkpoint, and they wait for the same one.
+const N_MAKERS: usize = 16;
 
 /// What was answered on one side.
 #[derive(Debug, Default)]
 struct Played {
     /// How many rows each statement of each batch changed.
     changed: Vec<Vec<std::result::Result<u64, Failure>>>,
-    /// After each batch, what each query answered.
-    answers: Vec<Vec<Outcome>>,
+    /// After each batch, what each query answered, if it was asked.
+    answers: Vec<Vec<Option<Outcome>>>,
     /// After each batch, what each view held, or how it could not be made.
     views: Vec<Vec<Option<Outcome>>>,
 }
@@ -112,9 +119,54 @@ impl Case {
         for batch in &self.batches {
             played.changed.push(change(client, batch).await);
             let queries: Vec<String> = (0..self.queries.len()).map(|at| self.statement(at)).collect();
-            played.answers.push(ask_all(client, &queries).await);
+            played.answers.push(ask_all(client, &queries).await.into_iter().map(Some).collect());
         }
         Ok(played)
+    }
+
+    /// Whether a query is read after a batch.
+    fn reads(&self, at: usize, batch: usize) -> bool {
+        self.reads_all || (at + batch) % self.batches.len() == 0
+    }
+
+    /// Makes the views that are born before a batch: those with names in their order, the others several at once.
+    async fn make_views(
+        &self,
+        subject: &Subject,
+        client: &Client,
+        batch: usize,
+        made: &mut [Option<Outcome>],
+    ) -> Result<()> {
+        let born: Vec<usize> = (0..self.queries.len()).filter(|at| self.queries[*at].born == batch).collect();
+        let (named, others): (Vec<usize>, Vec<usize>) =
+            born.into_iter().partition(|at| self.queries[*at].name.is_some());
+        for at in named {
+            made[at] = Some(self.make_view(client, at).await);
+        }
+        if others.len() < N_MAKERS {
+            for at in others {
+                made[at] = Some(self.make_view(client, at).await);
+            }
+            return Ok(());
+        }
+        let makers = futures::future::try_join_all((0..N_MAKERS).map(|_| subject.connect())).await?;
+        let work = makers.iter().enumerate().map(async |(maker, client)| {
+            let mut made = Vec::new();
+            for at in others.iter().copied().skip(maker).step_by(N_MAKERS) {
+                made.push((at, self.make_view(client, at).await));
+            }
+            made
+        });
+        for (at, outcome) in futures::future::join_all(work).await.into_iter().flatten() {
+            made[at] = Some(outcome);
+        }
+        Ok(())
+    }
+
+    async fn make_view(&self, client: &Client, at: usize) -> Outcome {
+        let kind = if self.queries[at].plain { "VIEW" } else { "MATERIALIZED VIEW" };
+        let create = format!("CREATE {kind} {} AS {}", self.view(at), self.statement(at));
+        ask(client, &create).await.map(|_| Vec::new())
     }
 
     async fn on_ours(&self, subject: &mut Subject) -> Result<Played> {
@@ -125,10 +177,7 @@ impl Case {
         }
         let mut made: Vec<Option<Outcome>> = vec![None; self.queries.len()];
         for (number, batch) in self.batches.iter().enumerate() {
-            for at in (0..self.queries.len()).filter(|at| self.queries[*at].born == number) {
-                let create = format!("CREATE MATERIALIZED VIEW {} AS {}", self.view(at), self.statement(at));
-                made[at] = Some(ask(&client, &create).await.map(|_| Vec::new()));
-            }
+            self.make_views(subject, &client, number, &mut made).await?;
             played.changed.push(change(&client, batch).await);
             let flush = ask(&client, "FLUSH").await;
             flush.map_err(|failure| anyhow::anyhow!("FLUSH: {}: {}", failure.code, failure.message))?;
@@ -144,18 +193,32 @@ impl Case {
                 views[at] = Some(outcome);
             }
             played.views.push(views);
-            let queries: Vec<String> = (0..self.queries.len()).map(|at| self.statement(at)).collect();
-            played.answers.push(ask_all(&client, &queries).await);
-        }
-        for at in 0..made.len() {
-            if self.queries[at].name.is_none() && matches!(made[at], Some(Ok(_))) {
-                let _ = ask(&client, &format!("DROP MATERIALIZED VIEW {}", self.view(at))).await;
+            let asked: Vec<usize> = (0..self.queries.len()).filter(|at| self.reads(*at, number)).collect();
+            let queries: Vec<String> = asked.iter().map(|at| self.statement(*at)).collect();
+            let mut answers = vec![None; self.queries.len()];
+            for (at, outcome) in asked.into_iter().zip(ask_all(&client, &queries).await) {
+                answers[at] = Some(outcome);
             }
+            played.answers.push(answers);
         }
-        for table in &self.tables {
-            let _ = ask(&client, &format!("DROP TABLE {} CASCADE", table.name)).await;
-        }
+        self.drop_all(&client, &made).await?;
         Ok(played)
+    }
+
+    /// Drops what was made, so that the server can be used again.
+    async fn drop_all(&self, client: &Client, made: &[Option<Outcome>]) -> Result<()> {
+        let tables: Vec<&str> = self.tables.iter().map(|table| table.name.as_str()).collect();
+        let mut drops = vec![("TABLE", tables.join(", "))];
+        // Those that read no table are left.
+        for (plain, kind) in [(true, "VIEW"), (false, "MATERIALIZED VIEW")] {
+            let of_kind = |at: &usize| matches!(made[*at], Some(Ok(_))) && self.queries[*at].plain == plain;
+            let names: Vec<String> = (0..made.len()).filter(of_kind).map(|at| self.view(at)).collect();
+            drops.push((kind, names.join(", ")));
+        }
+        for (kind, names) in drops.into_iter().filter(|(_, names)| !names.is_empty()) {
+            super::answers::run(client, &format!("DROP {kind} IF EXISTS {names} CASCADE")).await?;
+        }
+        Ok(())
     }
 
     /// Plays it on both and compares. A server of ours that does not go on is a wrong answer too.
@@ -198,9 +261,9 @@ impl Case {
                 }
             }
             for at in 0..n_queries {
-                let expected = &theirs.answers[batch][at];
+                let Some(expected) = &theirs.answers[batch][at] else { continue };
                 let both =
-                    [(Place::View, ours.views[batch][at].as_ref()), (Place::Read, Some(&ours.answers[batch][at]))];
+                    [(Place::View, ours.views[batch][at].as_ref()), (Place::Read, ours.answers[batch][at].as_ref())];
                 for (place, came) in both {
                     let Some(came) = came.filter(|_| !wrong[at]) else { continue };
                     // What reads a view that we cannot make, we cannot do either.
@@ -235,7 +298,7 @@ impl Case {
         postgres: &Postgres,
     ) -> Result<Option<Mismatch>> {
         let theirs = self.on_postgres(postgres).await?;
-        let last = theirs.answers.last().and_then(|answers| answers.last());
+        let last = theirs.answers.last().and_then(|answers| answers.last()).and_then(Option::as_ref);
         if mismatch.place != Place::Change
             && let (Some(expected), Some(last)) = (&mismatch.expected, last)
         {

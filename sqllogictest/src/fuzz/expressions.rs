@@ -64,12 +64,20 @@ pub struct Generator {
     pub(super) ctes: Vec<Table>,
     /// How many names were given.
     pub(super) n_names: usize,
+    /// The named windows of the query that is made.
+    pub(super) named_windows: Vec<Sql>,
 }
 
 impl Generator {
     /// Of a seed, over no tables yet.
     pub fn new(seed: u64) -> Generator {
-        Generator { random: StdRng::seed_from_u64(seed), tables: Vec::new(), ctes: Vec::new(), n_names: 0 }
+        Generator {
+            random: StdRng::seed_from_u64(seed),
+            tables: Vec::new(),
+            ctes: Vec::new(),
+            n_names: 0,
+            named_windows: Vec::new(),
+        }
     }
 
     /// True in so many of a hundred cases.
@@ -134,6 +142,12 @@ impl Generator {
         let mut named = String::new();
         let mut rest = template;
         while let Some(start) = rest.find('{') {
+            if rest[start + 1..].starts_with('{') {
+                let end = start + rest[start..].find("}}").expect("a template closes its braces");
+                made.push(text(format!("{}{}", &rest[..start], &rest[start + 1..end + 1])));
+                rest = &rest[end + 2..];
+                continue;
+            }
             let end = start + rest[start..].find('}').expect("a template closes its holes");
             made.push(text(&rest[..start]));
             let hole = &rest[start + 1..end];
@@ -223,7 +237,7 @@ impl Generator {
     }
 
     /// A query of one column and at most one row.
-    fn single(&mut self, around: &Scope, kind: Kind, depth: u32) -> (Sql, Kind) {
+    pub(super) fn single(&mut self, around: &Scope, kind: Kind, depth: u32) -> (Sql, Kind) {
         let (from, scope) = self.from(around, depth);
         let filter = self.filter(&scope, depth);
         let aggregates: Vec<&str> =

@@ -1,7 +1,7 @@
 //! What expressions are made of: templates by the type that they give.
 //!
 //! `{i}` is an expression of the type with that letter (see [`Kind::of_letter`]), `{I}` a column or a literal of it, `{@i}` a column that
-//! `{@}` names again, `{any}` a column of any type, `{total}` an order that tells all rows apart, `{1-4}` a number. What can fail at run time for
+//! `{@}` names again, `{any}` a column of any type, `{total}` an order that tells all rows apart, `{1-4}` a number, `{{...}}` braces. What can fail at run time for
 //! some rows only (a division, a cast) is written so that it does not: which rows an expression sees before a condition drops them
 //! is not said anywhere.
 
@@ -303,6 +303,17 @@ pub const AGGREGATES: &[(Kind, &str)] = &[
     (Float, "regr_slope({F}, {F})"),
     (Big, "regr_count({F}, {F})"),
     (Float, "regr_avgx({F}, {F})"),
+    (Float, "regr_avgy({F}, {F})"),
+    (Float, "regr_intercept({F}, {F})"),
+    (Float, "regr_sxy({F}, {F})"),
+    (Float, "covar_samp({F}, {F})"),
+    (Numeric, "stddev_pop({i})"),
+    (Numeric, "var_samp({l})"),
+    (Float, "stddev_pop({f})"),
+    (Big, "bit_or({l})"),
+    (Interval, "avg({V})"),
+    (Ints, "max({a})"),
+    (Texts, "min({x})"),
 ];
 
 /// Aggregates that cannot be window functions, or whose order must be told.
@@ -330,6 +341,39 @@ pub const ORDERED_AGGREGATES: &[(Kind, &str)] = &[
     (Text, "percentile_disc(0.9) WITHIN GROUP (ORDER BY {t})"),
     (Int, "mode() WITHIN GROUP (ORDER BY {i})"),
     (Text, "mode() WITHIN GROUP (ORDER BY {t})"),
+    (Big, "count(DISTINCT {j})"),
+    (Big, "count(DISTINCT {u})"),
+    (Big, "sum(DISTINCT {s})"),
+    (Numeric, "variance(DISTINCT {i})"),
+    (Bool, "bool_or(DISTINCT {b})"),
+    (Int, "bit_xor(DISTINCT {i})"),
+    (Float, "regr_count(DISTINCT {F}, {F})::float8"),
+    (Text, "string_agg(DISTINCT {@t}, ',' ORDER BY {@})"),
+    (Text, "string_agg({t} || '!', '' ORDER BY {total})"),
+    (Bytea, "string_agg({y}, '\\x2c'::bytea ORDER BY {total})"),
+    (Texts, "array_agg(DISTINCT {@t} ORDER BY {@} DESC NULLS LAST)"),
+    (Ints, "array_agg({i} ORDER BY {i} DESC, {total})"),
+    (Text, "array_agg({d} ORDER BY {total})::text"),
+    (Text, "json_agg({i} ORDER BY {total})::text"),
+    (Jsonb, "jsonb_agg({j} ORDER BY {total})"),
+    (Jsonb, "jsonb_agg(DISTINCT {@i} ORDER BY {@})"),
+    (Ints, "percentile_disc(ARRAY[0, 0.5, 1]) WITHIN GROUP (ORDER BY {i})"),
+    (Interval, "percentile_cont(0.5) WITHIN GROUP (ORDER BY {@v})"),
+    (Big, "rank({1-4}) WITHIN GROUP (ORDER BY {i})"),
+    (Big, "dense_rank({1-4}) WITHIN GROUP (ORDER BY {i} DESC)"),
+    (Float, "percent_rank({1-4}) WITHIN GROUP (ORDER BY {i})"),
+    (Float, "cume_dist({1-4}) WITHIN GROUP (ORDER BY {i})"),
+];
+
+/// Set-returning functions of a select list.
+pub const SETS: &[(Kind, &str)] = &[
+    (Int, "generate_series(1, {1-3})"),
+    (Int, "generate_series({1-2}, least({I}, 4))"),
+    (Int, "unnest({a})"),
+    (Text, "unnest({x})"),
+    (Text, "string_to_table({t}, ' ')"),
+    (Text, "regexp_split_to_table({t}, 'b')"),
+    (Int, "(generate_series(1, {1-3}) + {I})"),
 ];
 
 /// Window functions that need an order which tells all rows apart.
@@ -357,6 +401,9 @@ pub const PICKS: &[(Kind, &str)] = &[
     (Int, "nth_value({i}, {1-3})"),
     (Date, "first_value({d})"),
 ];
+
+/// What a frame may leave out.
+pub const EXCLUSIONS: &[&str] = &[" EXCLUDE CURRENT ROW", " EXCLUDE GROUP", " EXCLUDE TIES", " EXCLUDE NO OTHERS"];
 
 /// Where a frame may begin and end.
 pub const FRAMES: &[&str] = &[

@@ -20,8 +20,10 @@ impl Generator {
     pub fn query(&mut self) -> Query {
         self.n_names = 0;
         self.ctes.clear();
-        if self.chance(2) {
-            return self.failing();
+        match self.up_to(100) {
+            0 | 1 => return self.failing(),
+            2 | 3 => return self.star(),
+            _ => {}
         }
         let mut named = Vec::new();
         let recursive = self.chance(4);
@@ -56,6 +58,19 @@ impl Generator {
         let value = self.fill(kind, template, &scope, 1);
         let sql = Sql::Query(vec![text("SELECT "), value, text(format!(" AS c1 FROM {} AS {alias}", table.name))]);
         Query { sql, kinds: vec![kind] }
+    }
+
+    /// All columns of one of the relations.
+    fn star(&mut self) -> Query {
+        let (from, scope) = self.from(&Scope::default(), 2);
+        let filter = self.filter(&scope, 1);
+        let relation = |column: &Column| column.sql.to_string().split('.').next().unwrap_or_default().to_string();
+        let alias = relation(self.pick(&scope.columns));
+        let kinds = scope.columns.iter().filter(|column| relation(column) == alias).map(|column| column.kind).collect();
+        let distinct = scope.columns.iter().all(|column| column.exact && column.kind.is_exact()) && self.chance(20);
+        let select = if distinct { "SELECT DISTINCT" } else { "SELECT" };
+        let sql = Sql::Query(vec![text(format!("{select} {alias}.* FROM ")), from, filter]);
+        Query { sql, kinds }
     }
 
     /// Rows that are found from other rows, up to a distance.
@@ -128,16 +143,20 @@ impl Generator {
 
     /// A SELECT.
     pub(super) fn select(&mut self, around: &Scope, wanted: Option<&[Kind]>, depth: u32) -> (Sql, Vec<Kind>) {
+        // Those of the query around are its own.
+        let named_windows = std::mem::take(&mut self.named_windows);
         let (from, scope) = self.from(around, depth);
         let filter = self.filter(&scope, depth);
         let body = vec![text(" FROM "), from, filter];
-        match self.up_to(20) {
+        let made = match self.up_to(20) {
             0..7 => self.groups(body, scope, wanted),
             7..10 => self.windows(body, scope, wanted),
             10 if wanted.is_none() => self.first_of_each(body, scope),
             11 if wanted.is_none() => self.top_of_each(body, scope),
             _ => self.rows(body, scope, wanted),
-        }
+        };
+        self.named_windows = named_windows;
+        made
     }
 
     /// The types of the columns of a SELECT: those that are wanted, or mostly those of what is in sight.
@@ -155,12 +174,23 @@ impl Generator {
     }
 
     fn rows(&mut self, body: Vec<Sql>, scope: Scope, wanted: Option<&[Kind]>) -> (Sql, Vec<Kind>) {
-        let kinds = self.kinds(&scope, wanted);
-        let values = kinds.iter().map(|kind| self.value(*kind, &scope, 2)).collect();
+        let mut kinds = self.kinds(&scope, wanted);
+        let mut values: Vec<Sql> = kinds.iter().map(|kind| self.value(*kind, &scope, 2)).collect();
+        let sets = wanted.is_none() && self.chance(5);
+        if sets {
+            let (kind, template) = *self.pick(grammar::SETS);
+            // As parts: another expression of the type is no set.
+            let Sql::Value(_, call) = self.fill(kind, template, &Scope { subqueries: false, ..scope.clone() }, 1)
+            else {
+                unreachable!("a template makes a value")
+            };
+            kinds.push(kind);
+            values.push(Sql::Parts(call));
+        }
         let distinct = kinds.iter().all(|kind| kind.is_exact()) && self.chance(12);
         let mut sql = vec![text(if distinct { "SELECT DISTINCT " } else { "SELECT " }), Generator::named(values)];
         sql.extend(body);
-        if !distinct && self.chance(12) {
+        if !distinct && !sets && self.chance(12) {
             sql.push(self.limit(&scope));
         }
         (Sql::Query(sql), kinds)
@@ -173,6 +203,13 @@ impl Generator {
             _ => String::new(),
         };
         let order = format!(" ORDER BY {first}{}", scope.order());
+        if scope.subqueries && self.chance(4) {
+            // By what is found for each row.
+            let inner = Scope { columns: scope.columns.clone(), outer: scope.outer.clone(), ..Scope::default() };
+            let (query, _) = self.single(&inner.around(), Kind::Int, 0);
+            let limit = 1 + self.up_to(4);
+            return maybe([text(" ORDER BY ("), query, text(format!("), {} LIMIT {limit}", scope.order()))]);
+        }
         if !first.is_empty() && self.chance(25) {
             // Ties stay together: the order need not tell them apart.
             let order = format!(" ORDER BY {}", first.trim_end_matches(", "));
@@ -206,7 +243,8 @@ impl Generator {
         let mut seen = std::collections::BTreeSet::new();
         keys.retain(|key| seen.insert(key.sql.to_string()));
         // An aggregate over nothing but columns of the query around belongs to that one.
-        let inside = Scope { subqueries: false, outer: Vec::new(), ..scope.clone() };
+        let subqueries = scope.subqueries && self.chance(4);
+        let inside = Scope { subqueries, outer: Vec::new(), ..scope.clone() };
         let mut columns: Vec<Column> = keys.clone();
         for _ in 0..1 + self.up_to(3) {
             columns.push(self.aggregate(&inside));
@@ -220,14 +258,33 @@ impl Generator {
         let total = keys.iter().map(|key| key.sql.to_string()).collect();
         let after =
             Scope { columns, total, outer: scope.outer.clone(), subqueries: scope.subqueries && self.chance(10) };
-        let kinds = self.kinds(&after, wanted);
-        let values = kinds.iter().map(|kind| self.value(*kind, &after, 1)).collect();
+        // Window functions over the groups.
+        let mut shown = after.clone();
+        if !sets && self.chance(8) {
+            let grouped = Scope { subqueries: false, outer: Vec::new(), ..after.clone() };
+            let call = self.window(&grouped);
+            shown.columns.extend([call.clone(), call]);
+        }
+        let mut kinds = self.kinds(&shown, wanted);
+        let mut values: Vec<Sql> = kinds.iter().map(|kind| self.value(*kind, &shown, 1)).collect();
+        let mut clause = clause;
+        if let [key] = keys.as_slice()
+            && wanted.is_none()
+            && !sets
+            && self.chance(12)
+        {
+            // The key is named by its place.
+            kinds.insert(0, key.kind);
+            values.insert(0, parts([key.sql.clone()]));
+            clause = text(" GROUP BY 1");
+        }
         let mut sql = vec![text("SELECT "), Generator::named(values)];
         sql.extend(body);
         sql.push(clause);
         if self.chance(20) {
             sql.push(maybe([text(" HAVING "), self.value(Kind::Bool, &after, 1)]));
         }
+        sql.extend(self.windows_clause());
         if !sets && !after.total.is_empty() && self.chance(10) {
             let limit = 1 + self.up_to(4);
             sql.push(maybe([text(format!(" ORDER BY {} LIMIT {limit}", after.order()))]));
@@ -250,6 +307,8 @@ impl Generator {
                 format!("GROUPING SETS ({}, ())", sets.join(", "))
             }
             3 => format!("GROUPING SETS (({all}), ({}))", names[0]),
+            4 if names.len() > 1 => format!("{}, ROLLUP ({})", names[0], names[1..].join(", ")),
+            4 if self.chance(50) => format!("DISTINCT ROLLUP ({all}), CUBE ({})", names[0]),
             _ => return (text(format!(" GROUP BY {all}")), false),
         };
         (text(format!(" GROUP BY {clause}")), true)
@@ -258,10 +317,14 @@ impl Generator {
     fn aggregate(&mut self, scope: &Scope) -> Column {
         let table = if self.chance(70) { grammar::AGGREGATES } else { grammar::ORDERED_AGGREGATES };
         let (kind, template) = *self.pick(table);
-        let Sql::Value(_, mut call) = self.fill(kind, template, scope, 1) else {
+        // Of equal values that are written alike, and where DISTINCT is not written yet.
+        let exact = ["({i})", "({l})", "({s})", "({t})", "({d})", "({m})", "({b})", "({F}, {F})"];
+        let distinct = exact.iter().any(|end| template.ends_with(end)) && self.chance(10);
+        let template = if distinct { template.replacen('(', "(DISTINCT ", 1) } else { template.to_string() };
+        let Sql::Value(_, mut call) = self.fill(kind, &template, scope, 1) else {
             unreachable!("a template makes a value")
         };
-        if self.chance(18) {
+        if template.ends_with(')') && self.chance(18) {
             let condition = self.value(Kind::Bool, scope, 1);
             call.push(maybe([text(" FILTER (WHERE "), condition, text(")")]));
         }
@@ -287,7 +350,14 @@ impl Generator {
         }
         let mut sql = vec![text("SELECT "), Generator::named(values)];
         sql.extend(body);
+        sql.extend(self.windows_clause());
         (Sql::Query(sql), kinds)
+    }
+
+    /// `WINDOW ...`, if any window of the query has a name.
+    fn windows_clause(&mut self) -> Option<Sql> {
+        let named = std::mem::take(&mut self.named_windows);
+        if named.is_empty() { None } else { Some(parts([text(" WINDOW "), list(named)])) }
     }
 
     /// One window function with its window.
@@ -335,9 +405,17 @@ impl Generator {
                 (kind, call, order)
             }
         };
-        let mut sql = vec![call, text(" OVER ("), partition];
-        sql.extend(order);
-        sql.push(text(")"));
+        let mut window = vec![text("("), partition];
+        window.extend(order);
+        window.push(text(")"));
+        let mut sql = vec![call, text(" OVER ")];
+        if self.chance(15) {
+            let name = self.name("s");
+            self.named_windows.push(parts([text(format!("{name} AS ")), Sql::Parts(window)]));
+            sql.push(text(name));
+        } else {
+            sql.extend(window);
+        }
         Column { sql: Sql::Value(kind, sql), kind, exact: kind.is_exact(), plain: false }
     }
 
@@ -346,7 +424,8 @@ impl Generator {
         let Sql::Value(_, frame) = self.fill(Kind::Int, frame, &Scope::default(), 0) else {
             unreachable!("a template makes a value")
         };
-        maybe([text(unit), Sql::Parts(frame)])
+        let exclusion = if self.chance(15) { *self.pick(grammar::EXCLUSIONS) } else { "" };
+        maybe([text(unit), Sql::Parts(frame), text(exclusion)])
     }
 
     /// An order by one column with a frame of its values around.
@@ -376,7 +455,10 @@ impl Generator {
 
     /// DISTINCT ON.
     fn first_of_each(&mut self, body: Vec<Sql>, scope: Scope) -> (Sql, Vec<Kind>) {
-        let key = self.some_column(&scope, true).to_string();
+        let mut key = self.some_column(&scope, true).to_string();
+        if self.chance(20) {
+            key = format!("{key}, {}", self.some_column(&scope, true));
+        }
         let kinds = self.kinds(&scope, None);
         let values = kinds.iter().map(|kind| self.value(*kind, &scope, 1)).collect();
         let direction = self.direction();

@@ -23,6 +23,14 @@ const TABLE_FUNCTIONS: &[(&str, &[(&str, Kind)])] = &[
     ("unnest({A}, {X})", &[("e", Kind::Int), ("f", Kind::Text)]),
     ("unnest({A}) WITH ORDINALITY", &[("e", Kind::Int), ("o", Kind::Big)]),
     ("generate_series('2024-01-01'::timestamp, '2024-01-03', '1 day')", &[("g", Kind::Timestamp)]),
+    ("generate_series(1::bigint, least({L}, 3))", &[("g", Kind::Big)]),
+    ("generate_series(0.5, 2.0, 0.5)", &[("g", Kind::Numeric)]),
+    ("generate_series(3, 1, -1) WITH ORDINALITY", &[("g", Kind::Int), ("o", Kind::Big)]),
+    ("ROWS FROM (generate_series(1, {1-3}), unnest({X}))", &[("g", Kind::Int), ("e", Kind::Text)]),
+    (
+        "jsonb_to_recordset(jsonb_build_array(jsonb_build_object('e', {I}, 'f', {T}), '{{\"f\": \"q\"}}'::jsonb))",
+        &[("e int", Kind::Int), ("f text", Kind::Text)],
+    ),
 ];
 
 /// A relation in FROM.
@@ -37,13 +45,26 @@ struct Relation {
 impl Generator {
     /// A FROM clause without the word, and what it brings in sight.
     pub(super) fn from(&mut self, around: &Scope, depth: u32) -> (Sql, Scope) {
+        let n_joins = if depth == 0 { self.up_to(2) } else { [0, 0, 1, 1, 1, 2, 2, 3][self.up_to(8)] };
+        self.joined(around, depth, n_joins, true)
+    }
+
+    /// So many joins, some of them by a comma if that may be.
+    fn joined(&mut self, around: &Scope, depth: u32, n_joins: usize, commas: bool) -> (Sql, Scope) {
         let first = self.relation(around, None, depth);
         let mut scope = Scope { outer: around.outer.clone(), subqueries: depth > 0, ..first.scope };
         let mut sql = first.sql;
-        let n_joins = if depth == 0 { self.up_to(2) } else { [0, 0, 1, 1, 1, 2, 2, 3][self.up_to(8)] };
+        // Conditions see what is behind the last comma.
+        let mut start = 0;
         for _ in 0..n_joins {
             let relation = self.relation(around, Some(&scope), depth);
-            sql = self.join(sql, &scope, &relation, depth);
+            if commas && self.chance(12) {
+                start = scope.columns.len();
+                sql = parts([sql, maybe([text(", "), relation.sql])]);
+            } else {
+                let seen = Scope { columns: scope.columns[start..].to_vec(), ..scope.clone() };
+                sql = self.join(sql, &seen, &relation, depth);
+            }
             scope.columns.extend(relation.scope.columns);
             scope.total.extend(relation.scope.total);
         }
@@ -139,6 +160,12 @@ impl Generator {
                 }
             }
             3 => self.values(alias),
+            // Joins of their own.
+            10 if depth > 0 && self.chance(50) => {
+                let n_joins = 1 + self.up_to(2);
+                let (sql, scope) = self.joined(around, depth - 1, n_joins, false);
+                Relation { sql: parts([text("("), sql, text(")")]), scope, lateral: false }
+            }
             4 | 5 => {
                 let lateral = before.is_some();
                 let seen = match before {
@@ -148,8 +175,11 @@ impl Generator {
                 let (template, columns) = *self.pick(TABLE_FUNCTIONS);
                 let call = self.fill(columns[0].1, template, &seen, 1);
                 let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
-                let columns =
-                    columns.iter().map(|(name, kind)| Column::new(format!("{alias}.{name}"), *kind, kind.is_exact()));
+                // A name may be followed by its type.
+                let name_of = |name: &str| name.split(' ').next().unwrap_or_default().to_string();
+                let columns = columns
+                    .iter()
+                    .map(|(name, kind)| Column::new(format!("{alias}.{}", name_of(name)), *kind, kind.is_exact()));
                 let columns: Vec<Column> = columns.collect();
                 let total = columns.iter().flat_map(order_of).collect();
                 // As parts: another expression of the type cannot stand in FROM.

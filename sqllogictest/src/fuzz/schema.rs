@@ -102,7 +102,7 @@ impl Change {
             Change::Insert { table, .. } => table == name,
             Change::Other(sql) => {
                 let sql = sql.to_string();
-                sql.starts_with(&format!("UPDATE {name} ")) || sql.starts_with(&format!("DELETE FROM {name} "))
+                ["UPDATE", "DELETE FROM", "INSERT INTO"].iter().any(|word| sql.starts_with(&format!("{word} {name} ")))
             }
         }
     }
@@ -194,12 +194,15 @@ impl Generator {
         }
         for _ in 0..1 + self.up_to(4) {
             let table = self.pick(&tables).clone();
-            statements.push(match self.up_to(10) {
-                0..4 => {
+            statements.push(match self.up_to(20) {
+                0..7 => {
                     let n_rows = 1 + self.up_to(5);
                     self.insert(&table, n_rows)
                 }
-                4..7 => self.update(&table),
+                7 => self.insert_again(&table),
+                8 => self.update_from(&table),
+                9 => self.delete_using(&table),
+                10..15 => self.update(&table),
                 _ => self.delete(&table),
             });
         }
@@ -256,6 +259,44 @@ impl Generator {
         }
         let filter = self.change_filter(&scope);
         Change::Other(parts([text(format!("UPDATE {} SET ", table.name)), list(sets), filter]))
+    }
+
+    /// Rows of the table once more, under other keys if it has one.
+    fn insert_again(&mut self, table: &Table) -> Change {
+        let names: Vec<&str> = table.columns[1..].iter().map(|column| column.name.as_str()).collect();
+        let (names, shift, low) = (names.join(", "), 40 + self.up_to(40), self.up_to(36));
+        let conflict = if table.keyed { " ON CONFLICT (id) DO NOTHING" } else { "" };
+        Change::Other(text(format!(
+            "INSERT INTO {} SELECT id + {shift}, {names} FROM {} WHERE id BETWEEN {low} AND {}{conflict}",
+            table.name,
+            table.name,
+            low + 4
+        )))
+    }
+
+    /// A table with a key, which finds at most one row, and its first number.
+    fn keyed_table(&mut self) -> Option<String> {
+        let keyed: Vec<String> =
+            self.tables.iter().filter(|table| table.keyed).map(|table| table.name.clone()).collect();
+        if keyed.is_empty() { None } else { Some(self.pick(&keyed).clone()) }
+    }
+
+    fn update_from(&mut self, table: &Table) -> Change {
+        let Some(from) = self.keyed_table() else { return self.update(table) };
+        let name = &table.name;
+        let filter = maybe([text(" AND o.i0 > 0")]);
+        Change::Other(parts([
+            text(format!("UPDATE {name} SET i0 = o.i0 FROM {from} AS o WHERE o.id = {name}.id")),
+            filter,
+        ]))
+    }
+
+    fn delete_using(&mut self, table: &Table) -> Change {
+        let Some(from) = self.keyed_table() else { return self.delete(table) };
+        let name = &table.name;
+        let low = self.up_to(36);
+        let some = text(format!(" AND o.id BETWEEN {low} AND {}", low + 6));
+        Change::Other(parts([text(format!("DELETE FROM {name} USING {from} AS o WHERE o.id = {name}.id")), some]))
     }
 
     fn column_of(&mut self, scope: &Scope, kind: Kind) -> Option<String> {

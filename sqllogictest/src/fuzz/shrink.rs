@@ -111,7 +111,7 @@ impl<'a> Shrinker<'a> {
 
 /// Only the query that is wrong and what it reads, up to the batch after which it is wrong.
 pub fn alone(case: &Case, mismatch: &Mismatch) -> Case {
-    let mut case = case.clone();
+    let mut case = Case { reads_all: true, ..case.clone() };
     case.batches.truncate(mismatch.batch + 1);
     if mismatch.place == Place::Change {
         case.batches[mismatch.batch].truncate(mismatch.at + 1);
@@ -228,7 +228,8 @@ pub fn suite(case: &Case, mismatch: &Mismatch, title: &str) -> String {
         for (at, asked) in case.queries.iter().enumerate().filter(|(_, asked)| asked.born == number) {
             let name = asked.name.clone().unwrap_or_else(|| "v".to_string());
             if asked.name.is_some() || (at == last && mismatch.place == Place::View) {
-                record("statement ok", &format!("CREATE MATERIALIZED VIEW {name} AS {}", asked.query.sql));
+                let kind = if asked.plain { "VIEW" } else { "MATERIALIZED VIEW" };
+                record("statement ok", &format!("CREATE {kind} {name} AS {}", asked.query.sql));
             }
         }
         for change in batch {
