@@ -31,9 +31,11 @@ test: ## Every crate, every suite, a real Kafka and kills, the SQL of the pages,
 	@.ci/setup test
 	@echo '==> building and running the tests'
 	@status=0; \
+	bench/services/postgres.sh status >/dev/null 2>&1 && kept=1 || kept=0; \
 	cargo test --workspace --no-fail-fast $(TESTS) || status=1; \
 	echo '==> testing the server program: kills, failures, a broker, clients, the protocol'; \
 	cargo test -p slt --no-fail-fast --test system -- --test-threads 1 || status=1; \
+	if [ $$kept = 0 ]; then bench/services/postgres.sh stop; fi; \
 	exit $$status
 
 retest: ## One test by its whole name: make retest NAME=kills::nothing_is_lost_and_nothing_is_there_twice

@@ -1,4 +1,5 @@
-//! The real outside systems that tests talk to: started by the scripts in `bench/services`, stopped when no longer needed.
+//! The real outside systems that tests talk to, started by the scripts in `bench/services`. A Postgres serves many test
+//! programs: it goes on until `make test` ends.
 
 use std::net::SocketAddr;
 use std::process::Command;
