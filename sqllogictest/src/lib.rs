@@ -13,6 +13,7 @@
 //! ```
 
 pub mod answers;
+pub mod both;
 pub mod fuzz;
 pub mod markdown;
 pub mod process;

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use slt::answers::{Rows, copy_in, copy_out};
+use slt::both::Both;
 use slt::run::in_runtime;
-use slt::target::{Local, Mode, Target};
 use tokio_postgres::Client;
 
 /// Events unless another number is asked for.
@@ -130,38 +130,19 @@ fn plain_tables() -> Result<Vec<String>> {
     Ok(sources()?.into_iter().map(plain).collect())
 }
 
-/// What is kept between a server of ours and a Postgres.
-struct Both {
-    target: Target,
-    ours: Client,
-    postgres: Target,
-    theirs: Client,
-}
-
-impl Both {
-    async fn start(directory: &Path, name: &str) -> Result<Both> {
-        let local = Local::start(&directory.join("data"), Mode::TwoWorkers).await?;
-        let target = Target::Headwater(Box::new(local));
-        let ours = target.connect().await?;
-        let postgres = Target::postgres(slt::services::postgres()?, name).await?;
-        let theirs = postgres.connect().await?;
-        for statement in plain_tables()? {
-            say(&theirs, &statement).await?;
-        }
-        Ok(Both { target, ours, postgres, theirs })
+/// Both servers, and Postgres with tables for the events.
+async fn start(directory: &Path, name: &str) -> Result<Both> {
+    let both = Both::start(directory, name).await?;
+    for statement in plain_tables()? {
+        say(&both.theirs, &statement).await?;
     }
-
-    async fn stop(self) -> Result<()> {
-        drop((self.ours, self.theirs));
-        self.target.stop().await?;
-        self.postgres.stop().await
-    }
+    Ok(both)
 }
 
 /// Views over sources, which only ever add rows.
 async fn stream(selected: &BTreeSet<String>) -> Result<Outcomes> {
     let directory = tempfile::tempdir()?;
-    let both = Both::start(directory.path(), "nexmark").await?;
+    let both = start(directory.path(), "nexmark").await?;
     for statement in sources()? {
         say(&both.ours, &statement).await?;
     }
@@ -267,7 +248,7 @@ impl Known {
 /// Views over tables, from which the winning bids are deleted.
 async fn retract(selected: &BTreeSet<String>) -> Result<Outcomes> {
     let directory = tempfile::tempdir()?;
-    let both = Both::start(directory.path(), "nexmark_retracted").await?;
+    let both = start(directory.path(), "nexmark_retracted").await?;
     for statement in sources()?.iter().filter(|statement| statement.starts_with("CREATE SOURCE")) {
         say(&both.ours, &statement.replacen("CREATE SOURCE ", "CREATE SOURCE made_", 1)).await?;
     }

@@ -15,12 +15,13 @@ use bytes::Bytes;
 use libtest_mimic::{Arguments, Failed, Trial};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use slt::answers::{Rows, copy_in};
+use slt::answers::Rows;
+use slt::both::Both;
 use slt::run::{ask, in_runtime};
-use slt::target::{Local, Mode, Target};
-use tokio_postgres::Client;
 use tpchgen::generators as made;
 
+/// How TPC-H's own lines are read.
+const BARS: &str = "DELIMITER '|'";
 /// How many queries TPC-H has.
 const QUERIES: usize = 22;
 
@@ -78,52 +79,6 @@ fn lines(rows: impl Iterator<Item = String>) -> Bytes {
     text.into()
 }
 
-/// The servers, and what is asked of both.
-struct Both {
-    target: Target,
-    ours: Client,
-    postgres: Target,
-    theirs: Client,
-}
-
-impl Both {
-    async fn start(directory: &std::path::Path) -> Result<Both> {
-        let local = Local::start(&directory.join("data"), Mode::TwoWorkers).await?;
-        let target = Target::Headwater(Box::new(local));
-        let ours = target.connect().await?;
-        let postgres = Target::postgres(slt::services::postgres()?, "tpch").await?;
-        let theirs = postgres.connect().await?;
-        Ok(Both { target, ours, postgres, theirs })
-    }
-
-    /// One statement on both; both say how many rows it changed.
-    async fn both(&self, sql: &str) -> Result<()> {
-        let n_ours = ask(&self.ours, sql).await.map_err(|failure| anyhow!("{}: {sql}", failure.message))?.count;
-        let n_theirs = ask(&self.theirs, sql).await.map_err(|failure| anyhow!("{}: {sql}", failure.message))?.count;
-        anyhow::ensure!(n_ours == n_theirs, "{n_ours} rows were changed, on Postgres {n_theirs}: {sql}");
-        Ok(())
-    }
-
-    async fn copy(&self, table: &str, rows: Bytes) -> Result<()> {
-        copy_in(&self.ours, table, "DELIMITER '|'", rows.clone()).await?;
-        copy_in(&self.theirs, table, "DELIMITER '|'", rows).await?;
-        Ok(())
-    }
-
-    async fn crash(&mut self) -> Result<()> {
-        let Target::Headwater(local) = &mut self.target else { return Ok(()) };
-        local.crash().await?;
-        self.ours = self.target.connect().await?;
-        Ok(())
-    }
-
-    async fn stop(self) -> Result<()> {
-        drop((self.ours, self.theirs));
-        self.target.stop().await?;
-        self.postgres.stop().await
-    }
-}
-
 /// Orders and their line items: those that are there at first, and those that the refresh function brings.
 struct Orders {
     scale: f64,
@@ -167,19 +122,22 @@ async fn run(selected: &BTreeSet<String>) -> Result<Outcomes> {
     let rounds: usize = number("HEADWATER_TEST_TPCH_ROUNDS", 1);
     let orders = Orders { scale, every: number("HEADWATER_TEST_TPCH_ORDERS", 12) };
     let directory = tempfile::tempdir()?;
-    let mut both = Both::start(directory.path()).await?;
+    let mut both = Both::start(directory.path(), "tpch").await?;
     for statement in slt::markdown::statements(&text_of("tables.sql")?) {
         both.both(&statement.sql).await?;
     }
     ask(&both.theirs, "CREATE INDEX ON lineitem (l_partkey)").await.map_err(|failure| anyhow!(failure.message))?;
-    both.copy("region", lines(made::RegionGenerator::new(scale, 1, 1).iter().map(|row| row.to_string()))).await?;
-    both.copy("nation", lines(made::NationGenerator::new(scale, 1, 1).iter().map(|row| row.to_string()))).await?;
-    both.copy("supplier", lines(made::SupplierGenerator::new(scale, 1, 1).iter().map(|row| row.to_string()))).await?;
-    both.copy("part", lines(made::PartGenerator::new(scale, 1, 1).iter().map(|row| row.to_string()))).await?;
-    both.copy("partsupp", lines(made::PartSuppGenerator::new(scale, 1, 1).iter().map(|row| row.to_string()))).await?;
-    both.copy("customer", lines(made::CustomerGenerator::new(scale, 1, 1).iter().map(|row| row.to_string()))).await?;
-    both.copy("orders", orders.orders(&[0, 1])).await?;
-    both.copy("lineitem", orders.items(&[0, 1])).await?;
+    both.copy("region", BARS, lines(made::RegionGenerator::new(scale, 1, 1).iter().map(|row| row.to_string()))).await?;
+    both.copy("nation", BARS, lines(made::NationGenerator::new(scale, 1, 1).iter().map(|row| row.to_string()))).await?;
+    both.copy("supplier", BARS, lines(made::SupplierGenerator::new(scale, 1, 1).iter().map(|row| row.to_string())))
+        .await?;
+    both.copy("part", BARS, lines(made::PartGenerator::new(scale, 1, 1).iter().map(|row| row.to_string()))).await?;
+    both.copy("partsupp", BARS, lines(made::PartSuppGenerator::new(scale, 1, 1).iter().map(|row| row.to_string())))
+        .await?;
+    both.copy("customer", BARS, lines(made::CustomerGenerator::new(scale, 1, 1).iter().map(|row| row.to_string())))
+        .await?;
+    both.copy("orders", BARS, orders.orders(&[0, 1])).await?;
+    both.copy("lineitem", BARS, orders.items(&[0, 1])).await?;
     ask(&both.theirs, "ANALYZE").await.map_err(|failure| anyhow!(failure.message))?;
 
     let mut views: BTreeMap<String, Followed> = BTreeMap::new();
@@ -193,8 +151,8 @@ async fn run(selected: &BTreeSet<String>) -> Result<Outcomes> {
     check(&both, &mut views, "the rows that were there").await?;
     check_reads(&both, &mut views).await;
     // The refresh functions: new orders with their items, then old ones leave.
-    both.copy("orders", orders.orders(&[2])).await?;
-    both.copy("lineitem", orders.items(&[2])).await?;
+    both.copy("orders", BARS, orders.orders(&[2])).await?;
+    both.copy("lineitem", BARS, orders.items(&[2])).await?;
     check(&both, &mut views, "new orders").await?;
     both.both("DELETE FROM lineitem WHERE l_orderkey % 128 < 32").await?;
     both.both("DELETE FROM orders WHERE o_orderkey % 128 < 32").await?;
@@ -213,8 +171,8 @@ async fn run(selected: &BTreeSet<String>) -> Result<Outcomes> {
     }
     both.both("DELETE FROM lineitem").await?;
     check(&both, &mut views, "no items any more").await?;
-    both.copy("lineitem", orders.items(&[1, 3])).await?;
-    both.copy("orders", orders.orders(&[3])).await?;
+    both.copy("lineitem", BARS, orders.items(&[1, 3])).await?;
+    both.copy("orders", BARS, orders.orders(&[3])).await?;
     check(&both, &mut views, "items again, some without an order").await?;
     both.both("DELETE FROM supplier").await?;
     both.both("DELETE FROM customer WHERE c_custkey % 2 = 0").await?;
