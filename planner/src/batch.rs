@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
-use datafusion::common::{Column, Result as DfResult};
+use datafusion::common::Result as DfResult;
 use datafusion::logical_expr::{
     Expr, LogicalPlan, LogicalPlanBuilder, Operator, TableProviderFilterPushDown, TableScan, TableSource,
 };
@@ -29,6 +29,8 @@ pub use point::PointLookup;
 pub use query::{Query, RowStream};
 pub use reads::{ReadLimits, Reads};
 pub use rows::{TableRows, Tables};
+
+use crate::expr::column;
 
 /// A relation as a plan names it: the binder makes one per scan, with a schema whose column names are unique in the
 /// whole plan. Column `i` is column `i` of the relation, hidden ones included.
@@ -124,11 +126,6 @@ impl RelationSource {
     pub fn columns(&self) -> &[String] {
         &self.columns
     }
-}
-
-/// A reference to the column with the plan's unique name `name`.
-pub fn column(name: impl Into<String>) -> Expr {
-    Expr::Column(Column::new_unqualified(name))
 }
 
 impl TableSource for RelationSource {

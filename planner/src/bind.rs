@@ -31,9 +31,9 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use sqlparser::ast;
 use storage::{RelationId, SqlType};
 
-use crate::batch::column;
 use crate::catalog::{Catalog, Object, ObjectKind};
 use crate::error::{Error, Result};
+use crate::expr::column;
 use crate::rules::Switches;
 pub use crate::settings::Settings;
 use crate::statement::{Delete, Insert, Query, Update};
@@ -41,8 +41,6 @@ use crate::statement::{Delete, Insert, Query, Update};
 pub use self::literal::relation_oid;
 use self::names::Scope;
 pub use self::on_conflict::{CONFLICTS, OnConflict};
-pub(crate) use self::set_returning::unnested;
-pub(crate) use self::window::native_call;
 
 /// A column of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]

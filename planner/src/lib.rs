@@ -8,6 +8,7 @@ pub mod dialect;
 mod end_to_end;
 pub mod error;
 pub mod explain;
+pub(crate) mod expr;
 pub mod functions;
 pub mod lower;
 pub mod nodes;

@@ -17,8 +17,12 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, DFSchemaRef, Result as DfResult};
-use datafusion::logical_expr::{Expr, Extension, LogicalPlan, SortExpr, UserDefinedLogicalNodeCore};
+use datafusion::logical_expr::{
+    Expr, Extension, LogicalPlan, LogicalPlanBuilder, SortExpr, UserDefinedLogicalNodeCore, lit,
+};
+use storage::keys::SortOption;
 use streaming::operators::top_n::RankKind;
+use streaming::windows::{Frame, WindowCall, WindowKind};
 
 pub use asof::{Asof, AsofJoin};
 pub use pairs::reads_only;
@@ -26,6 +30,9 @@ pub use set_operation::SetOperation;
 pub use temporal::TemporalJoin;
 pub use temporal_filter::TemporalFilter;
 pub use time_window::TimeWindow;
+
+use crate::expr::column;
+use crate::functions::window::native_call;
 
 /// A scalar subquery's rows: exactly one row comes out of at most one; several are error 21000.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +94,32 @@ pub struct TopN {
 }
 
 impl TopN {
+    /// The same for reads: the rankings that say which rows are within the limit.
+    pub fn to_ranking(&self) -> DfResult<LogicalPlan> {
+        let call = |kind: WindowKind, name: &str| {
+            let returns = DataType::Int64;
+            let call = WindowCall { kind, args: vec![], filter: None, frame: Frame::default(), returns };
+            let order = self.order.iter().map(|by| {
+                let option = SortOption { descending: !by.asc, nulls_first: by.nulls_first };
+                (by.expr.clone(), option)
+            });
+            native_call(call, vec![], self.partition.clone(), order.collect()).alias(name)
+        };
+        let (number, rank) = ("row_of_ties", "rank_of_ties");
+        let bound = |n: u64| lit(i64::try_from(n).unwrap_or(i64::MAX));
+        let mut condition = column(number).gt(bound(self.offset));
+        if let Some(limit) = self.limit {
+            let by = if limit == 0 { number } else { rank };
+            condition = condition.and(column(by).lt_eq(bound(self.offset.saturating_add(limit))));
+        }
+        let columns = self.input.schema().columns().into_iter().map(Expr::Column);
+        LogicalPlanBuilder::from(self.input.clone())
+            .window(vec![call(WindowKind::RowNumber, number), call(WindowKind::Rank, rank)])?
+            .filter(condition)?
+            .project(columns)?
+            .build()
+    }
+
     /// The node as a plan.
     #[allow(clippy::too_many_arguments)]
     pub fn plan(
@@ -163,7 +196,7 @@ pub fn as_plain(node: &LogicalPlan) -> Option<DfResult<LogicalPlan>> {
     } else if let Some(join) = node_of::<TemporalJoin>(node) {
         Some(join.to_join())
     } else if let Some(top_n) = node_of::<TopN>(node) {
-        Some(crate::rules::top_n::to_ranking(top_n))
+        Some(top_n.to_ranking())
     } else {
         node_of::<SetOperation>(node).map(SetOperation::to_join)
     }

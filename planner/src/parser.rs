@@ -5,6 +5,7 @@
 
 mod create;
 mod fetch;
+pub mod names;
 mod query;
 mod role;
 mod session;

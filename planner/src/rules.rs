@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use datafusion::common::Result as DfResult;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Expr, InvariantLevel, LogicalPlan};
+use datafusion::logical_expr::{InvariantLevel, LogicalPlan};
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
@@ -41,6 +41,7 @@ use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
 
 use crate::error::{Error, Result};
+use crate::expr::subquery_of;
 
 type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 
@@ -162,17 +163,13 @@ fn has_subqueries(plan: &LogicalPlan) -> bool {
     let mut found = false;
     let _ = plan.apply(|node| {
         node.apply_expressions(|e| {
-            found |= e.exists(|e| Ok(is_subquery(e)))?;
+            found |= e.exists(|e| Ok(subquery_of(e).is_some()))?;
             Ok(TreeNodeRecursion::Continue)
         })?;
         found |= matches!(node, LogicalPlan::Subquery(_));
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     });
     found
-}
-
-fn is_subquery(expr: &Expr) -> bool {
-    matches!(expr, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_))
 }
 
 /// What could not be unnested is not run wrongly.

@@ -12,7 +12,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 
 use super::row_expr::{is_row_expr, param_index};
 use crate::error::{Error, Result};
-use crate::rules::fold;
+use crate::expr;
 
 /// One row of expressions over parameters.
 pub struct Constant {
@@ -37,7 +37,7 @@ impl Constant {
         let mut columns = Vec::with_capacity(self.exprs.len());
         for e in &self.exprs {
             let e = with_params(e.clone(), params)?;
-            columns.push(fold::evaluate(&e)?.to_array_of_size(1)?);
+            columns.push(expr::evaluate(&e)?.to_array_of_size(1)?);
         }
         let fields: Vec<_> = self.schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
         let schema = Arc::new(arrow_schema::Schema::new(fields));

@@ -22,8 +22,9 @@ use storage::{RelationId, RelationSnapshot};
 
 use super::constant::one_batch;
 use super::row_expr::{is_row_expr, param_index};
-use super::{RelationSource, column, key_comparison};
+use super::{RelationSource, key_comparison};
 use crate::error::{Error, Result};
+use crate::expr::column;
 
 /// A lookup by key that is ready to run.
 pub struct PointLookup {

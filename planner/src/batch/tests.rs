@@ -16,8 +16,9 @@ use storage::store::StoreOptions;
 use storage::{Batch, Epoch, RelationId, RelationSnapshot, Store};
 use streaming::testing::{batch, schema};
 
-use super::{Query, ReadLimits, Reads, RelationSource, TableRows, Tables, column};
+use super::{Query, ReadLimits, Reads, RelationSource, TableRows, Tables};
 use crate::error::Result;
+use crate::expr::column;
 
 /// `t(a int, b int, c text)` with key (a, b DESC).
 struct Database {

@@ -25,8 +25,9 @@ use super::literal::literal;
 use super::names::{Call, Clause, fold, refers_to, start_of};
 use super::select::{Item, ordinal};
 use super::{Binder, Typed, at};
-use crate::batch::column;
 use crate::error::{Error, Result};
+use crate::expr::column;
+use crate::expr::subquery_of;
 use crate::functions::aggregate;
 use crate::types::CastContext;
 
@@ -415,14 +416,7 @@ impl Binder<'_> {
         // Subqueries see the groups too.
         let mut outer = vec![];
         e.apply(|e| {
-            let plan = match e {
-                Expr::ScalarSubquery(s) => Some(s),
-                Expr::Exists(e) => Some(&e.subquery),
-                Expr::InSubquery(e) => Some(&e.subquery),
-                Expr::SetComparison(e) => Some(&e.subquery),
-                _ => None,
-            };
-            if let Some(s) = plan {
+            if let Some(s) = subquery_of(e) {
                 outer.extend(s.outer_ref_columns.iter().cloned());
             }
             Ok(TreeNodeRecursion::Continue)

@@ -517,7 +517,7 @@ impl Binder<'_> {
         // Numbers and the like are looked up by their keys, which are constants too.
         let list = list
             .into_iter()
-            .map(|e| match crate::rules::fold::constant(&e) {
+            .map(|e| match crate::expr::constant(&e) {
                 Some(value) => literal(value),
                 None => e,
             })
@@ -624,7 +624,7 @@ impl Binder<'_> {
             .iter()
             .map(|e| match e {
                 Expr::Literal(value, _) => Some(value.clone()),
-                e => crate::rules::fold::constant(e),
+                e => crate::expr::constant(e),
             })
             .collect();
         if let Some(constants) = constants {

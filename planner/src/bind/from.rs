@@ -10,9 +10,10 @@ use sqlparser::ast;
 use super::names::{Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
 use super::window_table::WindowTable;
 use super::{Binder, BoundQuery, OutField, Typed, VIEW_DEPTH_MAX, at};
-use crate::batch::{RelationSource, column};
+use crate::batch::RelationSource;
 use crate::catalog::{Object, ObjectKind};
 use crate::error::{Error, Result};
+use crate::expr::column;
 use crate::statement::{ObjectName, Statement};
 
 /// A part of a FROM clause.

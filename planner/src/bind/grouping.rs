@@ -18,8 +18,8 @@ use storage::SqlType;
 use super::literal::literal;
 use super::names::{Call, Clause, GroupingCall};
 use super::{Binder, Typed, at};
-use crate::batch::column;
 use crate::error::{Error, Result};
+use crate::expr::column;
 use crate::types;
 
 /// Sets that Postgres allows.

@@ -4,49 +4,13 @@ use std::collections::HashMap;
 
 use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::Expr;
-use sqlparser::ast::{self, Spanned};
+use sqlparser::ast;
 use storage::SqlType;
 
 use super::{Binder, OutField, Typed, at};
 use crate::error::{Error, Result};
-use crate::statement::ObjectName;
-
-/// A name, lower case unless it was quoted.
-pub fn fold(ident: &ast::Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
-}
-
-/// Where a name stands.
-pub fn position(ident: &ast::Ident) -> Option<usize> {
-    let start = ident.span.start;
-    (start.line > 0).then_some(start.column as usize)
-}
-
-/// Where anything starts.
-pub(super) fn start_of(node: &impl Spanned) -> Option<usize> {
-    let start = node.span().start;
-    (start.line > 0).then_some(start.column as usize)
-}
-
-/// `[[database.]schema.]name`
-pub fn object_name(name: &ast::ObjectName) -> Result<ObjectName> {
-    let idents: Vec<&ast::Ident> = name.0.iter().filter_map(|part| part.as_ident()).collect();
-    let place = idents.first().and_then(|i| position(i));
-    if let Some(first) = idents.first()
-        && first.quote_style.is_none()
-        && crate::parser::is_reserved(&first.value)
-    {
-        return Err(at(Error::new("42601", format!("syntax error at or near \"{}\"", first.value)), place));
-    }
-    let parts: Vec<String> = idents.into_iter().map(fold).collect();
-    if parts.is_empty() || parts.len() > 3 {
-        let message = format!("improper qualified name (too many dotted names): {}", parts.join("."));
-        return Err(at(Error::new("42601", message), place));
-    }
-    let mut parts = parts.into_iter().rev();
-    let name = parts.next().unwrap_or_default();
-    Ok(ObjectName { schema: parts.next(), name, position: place })
-}
+use crate::expr::subquery_of;
+pub(super) use crate::parser::names::{fold, object_name, position, start_of};
 
 /// The part of a query that an expression stands in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -474,14 +438,7 @@ fn type_name(data_type: &ast::DataType) -> Option<(String, bool)> {
 pub(super) fn refers_to(e: &Expr, name: &str) -> bool {
     e.column_refs().iter().any(|c| c.name == name)
         || e.exists(|e| {
-            let plan = match e {
-                Expr::ScalarSubquery(s) => Some(s),
-                Expr::Exists(e) => Some(&e.subquery),
-                Expr::InSubquery(e) => Some(&e.subquery),
-                Expr::SetComparison(e) => Some(&e.subquery),
-                _ => None,
-            };
-            Ok(plan.is_some_and(|s| {
+            Ok(subquery_of(e).is_some_and(|s| {
                 s.outer_ref_columns.iter().any(|e| matches!(e, Expr::OuterReferenceColumn(_, c) if c.name == name))
             }))
         })

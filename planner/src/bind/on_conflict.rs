@@ -9,9 +9,10 @@ use sqlparser::ast;
 use super::dml::target_scope;
 use super::names::{Clause, ScopeTable, fold, object_name, position};
 use super::{Binder, Bound, BoundQuery, OutField, at};
-use crate::batch::{RelationSource, column};
+use crate::batch::RelationSource;
 use crate::catalog::Object;
 use crate::error::{Error, Result};
+use crate::expr::column;
 use storage::{RelationId, SqlType};
 
 /// The relation that the plan of `DO UPDATE` reads: for each conflict all columns of the row that is there, then the

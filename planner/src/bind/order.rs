@@ -73,7 +73,7 @@ impl Binder<'_> {
             return Err(at(Error::new("42804", message), place));
         }
         let expr = self.coerce(typed, &SqlType::BigInt, -1, context)?;
-        let expr = match crate::rules::fold::constant(&expr) {
+        let expr = match crate::expr::constant(&expr) {
             Some(value) => super::literal::literal(value),
             None => expr,
         };

@@ -6,14 +6,15 @@ use arrow_schema::{Field, Schema};
 use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::common::JoinType;
 use datafusion::datasource::provider_as_source;
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, RecursiveQuery};
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, RecursiveQuery, Subquery};
 use sqlparser::ast;
 
 use super::names::{fold, start_of};
 use super::select::CteKind;
 use super::{Binder, BoundQuery, Cte, OutField, at};
-use crate::batch::column;
 use crate::error::{Error, Result};
+use crate::expr::column;
+use crate::expr::subquery_of;
 use crate::functions::common_type;
 use crate::types;
 
@@ -129,17 +130,9 @@ fn reads_row_by_row(plan: &LogicalPlan, work: &str, name: &str) -> Result<bool> 
 
 fn subquery_reads(e: &datafusion::logical_expr::Expr, work: &str) -> bool {
     use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-    use datafusion::logical_expr::Expr;
     let mut found = false;
     let _ = e.apply(|e| {
-        let plan = match e {
-            Expr::ScalarSubquery(s) => Some(&s.subquery),
-            Expr::Exists(s) => Some(&s.subquery.subquery),
-            Expr::InSubquery(s) => Some(&s.subquery.subquery),
-            Expr::SetComparison(s) => Some(&s.subquery.subquery),
-            _ => None,
-        };
-        if let Some(plan) = plan {
+        if let Some(Subquery { subquery: plan, .. }) = subquery_of(e) {
             plan.apply_with_subqueries(|node| {
                 found |= matches!(node, LogicalPlan::TableScan(scan) if scan.table_name.table() == work);
                 Ok(TreeNodeRecursion::Continue)

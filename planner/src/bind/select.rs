@@ -9,8 +9,8 @@ use super::grouping::Grouping;
 use super::names::{Call, Clause, Scope, display_name, fold, object_name, refers_to, start_of};
 use super::set_returning::expand_nested;
 use super::{Binder, BoundQuery, Cte, OutField, Typed, at};
-use crate::batch::column;
 use crate::error::{Error, Result};
+use crate::expr::column;
 
 /// An item of a select list.
 pub(super) struct Item {
@@ -426,7 +426,7 @@ impl Binder<'_> {
             for (value, (ty, _)) in row.into_iter().zip(&types) {
                 let ty = Self::known(ty.clone());
                 let expr = self.implicit(value, &ty)?;
-                out.push(match crate::rules::fold::constant(&expr) {
+                out.push(match crate::expr::constant(&expr) {
                     Some(value) => super::literal::literal(value),
                     None => expr,
                 });

@@ -68,7 +68,7 @@ impl Binder<'_> {
                 let exprs = fields.iter().zip(&names).map(|(f, n)| f.expr().alias(n)).collect::<Vec<_>>();
                 let right = LogicalPlanBuilder::from(right).project(exprs)?.build()?;
                 let keys = fields.iter().zip(&names).map(|(f, n)| {
-                    let right = crate::batch::column(n);
+                    let right = crate::expr::column(n);
                     (Self::key_of(&f.ty, f.expr()), Self::key_of(&f.ty, right))
                 });
                 let keys = keys.collect();

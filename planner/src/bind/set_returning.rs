@@ -4,16 +4,16 @@
 //! grouped by) and below DISTINCT and ORDER BY; the shorter ones end in NULLs. One within the arguments of another is
 //! unnested before it.
 
-use datafusion::common::{Column, NullHandling, ScalarValue, UnnestOptions};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use sqlparser::ast;
 use storage::SqlType;
 
 use super::literal::{literal, text};
 use super::names::{Call, Clause, fold, position};
 use super::{Binder, Typed, at};
-use crate::batch::column;
 use crate::error::{Error, Result};
+use crate::expr::{column, unnested};
 use crate::types::{self, CastContext};
 
 /// The modifier of an integer array that stands for the record (x, n) of `_pg_expandarray`. No type has it otherwise.
@@ -313,19 +313,4 @@ pub(super) fn expand(plan: LogicalPlan, sets: Vec<Call>, outer: bool) -> Result<
         return Ok(plan);
     }
     Ok(unnested(plan, sets.into_iter().map(|set| (set.internal, set.expr)).collect(), outer)?)
-}
-
-/// The plan with a row per element of some lists, which come out under these names; see [`expand`].
-pub(crate) fn unnested(
-    plan: LogicalPlan,
-    lists: Vec<(String, Expr)>,
-    outer: bool,
-) -> datafusion::common::Result<LogicalPlan> {
-    let names: Vec<Column> = lists.iter().map(|(name, _)| Column::new_unqualified(name)).collect();
-    let all: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
-    let lists = lists.into_iter().map(|(name, list)| list.alias(name));
-    let null_handling = if outer { NullHandling::PreserveAndExpandEmpty } else { NullHandling::Drop };
-    let options = UnnestOptions { null_handling, ..UnnestOptions::default() };
-    let plan = LogicalPlanBuilder::from(plan).project(all.into_iter().chain(lists))?;
-    plan.unnest_columns_with_options(names, options)?.build()
 }

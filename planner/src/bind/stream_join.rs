@@ -9,8 +9,8 @@ use storage::SqlType;
 use super::from::From;
 use super::names::{Clause, ScopeTable, start_of};
 use super::{Binder, OutField, at};
-use crate::batch::column;
 use crate::error::{Error, Result};
+use crate::expr::column;
 use crate::nodes::{Asof, AsofJoin, TemporalJoin, reads_only};
 
 impl Binder<'_> {

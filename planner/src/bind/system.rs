@@ -77,7 +77,7 @@ impl Binder<'_> {
                 };
                 let expr = self.coerce(now, &ty, typmod, CastContext::Explicit)?;
                 // Seen as a constant by everything that asks for one.
-                let value = crate::rules::fold::evaluate(&expr)?;
+                let value = crate::expr::evaluate(&expr)?;
                 fixed(value, ty)
             }
             "age" if args.len() == 1 => {

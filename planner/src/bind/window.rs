@@ -1,10 +1,7 @@
 //! Window functions: computed below the select list, each its own column.
 
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::expr::{WindowFunction, WindowFunctionParams};
-use datafusion::logical_expr::{
-    Expr, LogicalPlan, LogicalPlanBuilder, SortExpr, WindowFrame, WindowFunctionDefinition,
-};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, SortExpr};
 use sqlparser::ast;
 use storage::SqlType;
 use storage::keys::SortOption;
@@ -13,10 +10,10 @@ use streaming::windows::{Bound, Exclude, Frame, Units, WindowCall, WindowKind};
 use super::literal::literal;
 use super::names::{Call, Clause, fold, position, start_of};
 use super::{Binder, Typed, at};
-use crate::batch::column;
 use crate::error::{Error, Result};
+use crate::expr::column;
 use crate::functions::aggregate;
-use crate::functions::window::{NativeWindow, is_window};
+use crate::functions::window::{is_window, native_call};
 use crate::parser::stream_windows::{SESSION_WITH_GAP, argument_of, exclusion};
 use crate::types::{self, CastContext};
 
@@ -24,33 +21,6 @@ use crate::types::{self, CastContext};
 struct Definition {
     partition_by: Vec<Expr>,
     order_by: Vec<(Typed, SortOption)>,
-}
-
-/// The engine's window function as DataFusion's. The positions in `call` are those of `args`; what the partition is
-/// ordered by is added to them.
-pub(crate) fn native_call(
-    call: WindowCall,
-    mut args: Vec<Expr>,
-    partition_by: Vec<Expr>,
-    order: Vec<(Expr, SortOption)>,
-) -> Expr {
-    args.extend(order.iter().map(|(key, _)| key.clone()));
-    let options = order.iter().map(|(_, option)| *option).collect();
-    let order_by: Vec<SortExpr> =
-        order.into_iter().map(|(key, o)| SortExpr::new(key, !o.descending, o.nulls_first)).collect();
-    Expr::WindowFunction(Box::new(WindowFunction {
-        fun: WindowFunctionDefinition::WindowUDF(NativeWindow::function(call, options)),
-        params: WindowFunctionParams {
-            args,
-            partition_by,
-            // The frame is the function's own; DataFusion hands it whole partitions.
-            window_frame: WindowFrame::new((!order_by.is_empty()).then_some(false)),
-            order_by,
-            filter: None,
-            null_treatment: None,
-            distinct: false,
-        },
-    }))
 }
 
 impl Binder<'_> {
@@ -220,7 +190,7 @@ impl Binder<'_> {
                 let mut reach = Some(1);
                 if let Some(offset) = more.first() {
                     let offset = self.coerce(offset.clone(), &SqlType::BigInt, -1, CastContext::Implicit)?;
-                    reach = match crate::rules::fold::constant(&offset) {
+                    reach = match crate::expr::constant(&offset) {
                         Some(ScalarValue::Int64(Some(n))) => Some(n.unsigned_abs()),
                         _ => None,
                     };
@@ -348,7 +318,7 @@ impl Binder<'_> {
         };
         if let Some(zero) = zero.filter(|_| offset.ty != SqlType::Unknown) {
             let negative = self.compare(datafusion::logical_expr::Operator::Lt, offset.clone(), zero, place)?;
-            if matches!(crate::rules::fold::constant(&negative), Some(ScalarValue::Boolean(Some(true)))) {
+            if matches!(crate::expr::constant(&negative), Some(ScalarValue::Boolean(Some(true)))) {
                 let message = "invalid preceding or following size in window function";
                 return Err(at(Error::new("22013", message), place));
             }
@@ -385,7 +355,7 @@ impl Binder<'_> {
         let place = start_of(e);
         let offset = self.constant_offset(e)?;
         let expr = self.coerce(offset, &SqlType::BigInt, -1, CastContext::Implicit)?;
-        match crate::rules::fold::constant(&expr) {
+        match crate::expr::constant(&expr) {
             Some(ScalarValue::Int64(Some(n))) => {
                 u64::try_from(n).map_err(|_| Error::new("22013", format!("frame {which} offset must not be negative")))
             }

@@ -23,10 +23,10 @@ use streaming::windows::{Bound, Exclude, Frame, Units, WindowCall, WindowKind};
 use super::from::{From, renamed, with_columns};
 use super::literal::literal;
 use super::names::{Clause, Scope, ScopeColumn, ScopeTable, fold, object_name, position, start_of};
-use super::window::native_call;
 use super::{Binder, OutField, Typed, at};
-use crate::batch::column;
 use crate::error::{Error, Result};
+use crate::expr::column;
+use crate::functions::window::native_call;
 use crate::nodes::TimeWindow;
 use crate::parser::stream_windows::{DESCENDING, WINDOW_TABLES, argument_of};
 use crate::statement::ObjectName;
@@ -365,7 +365,7 @@ impl Binder<'_> {
         let place = start_of(e);
         let typed = self.expr(e)?;
         let expr = self.implicit(typed, &SqlType::BigInt)?;
-        match crate::rules::fold::constant(&expr) {
+        match crate::expr::constant(&expr) {
             Some(ScalarValue::Int64(Some(n))) if n > 0 => Ok(n),
             _ => Err(at(Error::new("22023", "a window of rows needs a positive constant"), place)),
         }
@@ -417,7 +417,7 @@ impl Binder<'_> {
         let typed = self.expr(e)?;
         let place = typed.position;
         let expr = self.implicit(typed, &SqlType::Interval)?;
-        let Ok(ScalarValue::IntervalMonthDayNano(Some(value))) = crate::rules::fold::evaluate(&expr) else {
+        let Ok(ScalarValue::IntervalMonthDayNano(Some(value))) = crate::expr::evaluate(&expr) else {
             return Err(at(Error::new("22023", format!("{what} must be a constant interval")), place));
         };
         if value.months != 0 {

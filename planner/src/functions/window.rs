@@ -10,8 +10,13 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, new_empty_array};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
+use datafusion::functions_window::row_number::row_number_udwf;
+use datafusion::logical_expr::expr::{WindowFunction, WindowFunctionParams};
 use datafusion::logical_expr::function::{PartitionEvaluatorArgs, WindowUDFFieldArgs};
-use datafusion::logical_expr::{PartitionEvaluator, Signature, Volatility, WindowUDF, WindowUDFImpl};
+use datafusion::logical_expr::{
+    Expr, PartitionEvaluator, Signature, SortExpr, Volatility, WindowFrame, WindowFunctionDefinition, WindowUDF,
+    WindowUDFImpl,
+};
 use storage::keys::{self, Keys, SortOption};
 use streaming::expr::EvalError;
 use streaming::windows::{Rows, WindowCall, evaluate};
@@ -38,6 +43,46 @@ impl NativeWindow {
 /// The engine's call behind a function that [`NativeWindow::function`] made.
 pub fn native(function: &WindowUDF) -> Option<&NativeWindow> {
     function.inner().downcast_ref::<NativeWindow>()
+}
+
+/// `function(args) OVER (PARTITION BY ... ORDER BY ...)`. The frame is the function's own: DataFusion hands it whole
+/// partitions.
+pub(crate) fn over(
+    function: Arc<WindowUDF>,
+    args: Vec<Expr>,
+    partition_by: Vec<Expr>,
+    order_by: Vec<SortExpr>,
+) -> Expr {
+    let params = WindowFunctionParams {
+        args,
+        partition_by,
+        window_frame: WindowFrame::new((!order_by.is_empty()).then_some(false)),
+        order_by,
+        filter: None,
+        null_treatment: None,
+        distinct: false,
+    };
+    Expr::WindowFunction(Box::new(WindowFunction { fun: WindowFunctionDefinition::WindowUDF(function), params }))
+}
+
+/// The engine's window function as DataFusion's. The positions in `call` are those of `args`; what the partition is
+/// ordered by is added to them.
+pub(crate) fn native_call(
+    call: WindowCall,
+    mut args: Vec<Expr>,
+    partition_by: Vec<Expr>,
+    order: Vec<(Expr, SortOption)>,
+) -> Expr {
+    args.extend(order.iter().map(|(key, _)| key.clone()));
+    let options = order.iter().map(|(_, option)| *option).collect();
+    let order_by: Vec<SortExpr> =
+        order.into_iter().map(|(key, o)| SortExpr::new(key, !o.descending, o.nulls_first)).collect();
+    over(NativeWindow::function(call, options), args, partition_by, order_by)
+}
+
+/// `row_number() OVER (PARTITION BY ... ORDER BY ...)`
+pub(crate) fn row_number(partition_by: Vec<Expr>, order_by: Vec<SortExpr>) -> Expr {
+    over(row_number_udwf(), vec![], partition_by, order_by)
 }
 
 /// The names of the functions that are window functions only.

@@ -11,8 +11,8 @@ use streaming::operators::TemporalFilter;
 use streaming::operators::temporal_filter::now_schema;
 
 use super::{Lowering, Node, expr, field};
-use crate::batch::column;
 use crate::error::Result;
+use crate::expr::column;
 use crate::functions::epoch_time::is_epoch_time;
 use crate::nodes;
 

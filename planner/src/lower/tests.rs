@@ -16,8 +16,9 @@ use expect_test::{Expect, expect};
 use storage::{Column, RelationId, SqlType};
 use streaming::operators::time_window::{Shape, Windows};
 
-use crate::batch::{RelationSource, column};
+use crate::batch::RelationSource;
 use crate::explain::explain_stream;
+use crate::expr::column;
 use crate::nodes::TimeWindow;
 
 /// `orders(id primary key, customer, amount, at)` with its columns called c<from>...

@@ -10,8 +10,8 @@ use streaming::operators::top_n::{Rank, RankKind, SortKey};
 
 use super::{Lowering, Node, expr, field, unsupported};
 use crate::error::Result;
+use crate::expr::integer;
 use crate::nodes;
-use crate::rules::top_n::integer;
 
 impl Lowering {
     pub(super) fn limit_node(&mut self, limit: &Limit) -> Result<Node> {

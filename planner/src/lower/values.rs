@@ -40,7 +40,7 @@ impl Lowering {
         let schema = Arc::new(Schema::new(fields));
         let constant = |e: &DfExpr| match e {
             DfExpr::Literal(value, _) => Some(value.clone()),
-            e => crate::rules::fold::constant(e),
+            e => crate::expr::constant(e),
         };
         let (mut constants, mut computed) = (vec![], vec![]);
         for row in &values.values {

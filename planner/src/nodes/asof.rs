@@ -4,15 +4,13 @@ use std::cmp::Ordering;
 use std::fmt;
 
 use datafusion::common::{DFSchemaRef, JoinType, Result as DfResult};
-use datafusion::functions_window::row_number::row_number_udwf;
-use datafusion::logical_expr::expr::{WindowFunction, WindowFunctionParams};
 use datafusion::logical_expr::{
-    Expr, LogicalPlan, LogicalPlanBuilder, Operator, SortExpr, UserDefinedLogicalNodeCore, WindowFrame, binary_expr,
-    lit,
+    Expr, LogicalPlan, LogicalPlanBuilder, Operator, SortExpr, UserDefinedLogicalNodeCore, binary_expr, lit,
 };
 
 use super::pairs::{needed, paired, schema_of};
-use crate::batch::column;
+use crate::expr::column;
+use crate::functions::window::row_number;
 
 /// Each left row with the last right row of its key that stands before it, or the first one behind it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -76,20 +74,6 @@ impl AsofJoin {
             .project(outputs)?
             .build()
     }
-}
-
-/// `row_number() OVER (PARTITION BY ... ORDER BY ...)`
-pub(super) fn row_number(partition_by: Vec<Expr>, order_by: Vec<SortExpr>) -> Expr {
-    let params = WindowFunctionParams {
-        args: vec![],
-        partition_by,
-        window_frame: WindowFrame::new((!order_by.is_empty()).then_some(false)),
-        order_by,
-        filter: None,
-        null_treatment: None,
-        distinct: false,
-    };
-    Expr::WindowFunction(Box::new(WindowFunction { fun: row_number_udwf().into(), params }))
 }
 
 impl UserDefinedLogicalNodeCore for AsofJoin {

@@ -8,9 +8,9 @@ use datafusion::logical_expr::{
     Expr, Join, JoinConstraint, LogicalPlan, LogicalPlanBuilder, SortExpr, UserDefinedLogicalNodeCore, lit,
 };
 
-use super::asof::row_number;
 use super::pairs::paired;
-use crate::batch::column;
+use crate::expr::column;
+use crate::functions::window::row_number;
 
 /// Rows of the left side, as often as the right one lets them be there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

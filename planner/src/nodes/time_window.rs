@@ -16,6 +16,7 @@ use datafusion::logical_expr::{
 use streaming::operators::time_window::{self, Windows};
 
 use super::{extension, last_names, node_of};
+use crate::expr::unnested;
 
 /// The input's columns, and the start and the end of each window that `time` falls into. Rows without a time are dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,7 +50,7 @@ impl TimeWindow {
             (name.clone(), function.call(vec![time.clone()]))
         });
         let input = LogicalPlanBuilder::from(self.input.clone()).filter(time.is_not_null())?.build()?;
-        crate::bind::unnested(input, bounds.to_vec(), false)
+        unnested(input, bounds.to_vec(), false)
     }
 }
 

@@ -4,13 +4,14 @@ use sqlparser::ast;
 use sqlparser::tokenizer::Token;
 
 use super::Reader;
+use super::names::object_name;
 use crate::error::{Error, Result};
 use crate::statement::*;
 
 impl Reader<'_> {
     /// The name of a table as sqlparser has it.
     fn named(&self, name: &ast::ObjectName) -> Result<ObjectName> {
-        crate::bind::names::object_name(name)
+        object_name(name)
     }
 
     pub(super) fn insert(&mut self) -> Result<Statement> {

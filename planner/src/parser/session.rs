@@ -3,7 +3,6 @@
 use sqlparser::tokenizer::Token;
 
 use super::Reader;
-use crate::catalog::ObjectKind;
 use crate::error::Result;
 use crate::statement::*;
 

@@ -19,8 +19,8 @@ use datafusion::logical_expr::{
     BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, ScalarUDF, Subquery, lit, when,
 };
 
-use crate::batch::column;
 use crate::error::Result;
+use crate::expr::column;
 
 /// Rewrites the correlated subqueries of a plan.
 pub fn prepare(plan: LogicalPlan) -> Result<LogicalPlan> {

@@ -22,16 +22,14 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, JoinType, NullEquality, Result as DfResult, ScalarValue};
 use datafusion::error::DataFusionError;
-use datafusion::functions_window::row_number::row_number_udwf;
-use datafusion::logical_expr::expr::{WindowFunction, WindowFunctionParams};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
-    Distinct, Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, Operator, WindowFrame, binary_expr, lit, when,
+    Distinct, Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, Operator, binary_expr, lit, when,
 };
 
-use super::top_n::integer;
-use crate::batch::column;
 use crate::error::{Error, Result};
+use crate::expr::{column, integer};
+use crate::functions::window::row_number;
 
 /// Unnests the scalar subqueries and the LATERAL joins that are left. `n` numbers the names that are made up.
 pub fn unnest(plan: LogicalPlan, n: &mut usize) -> Result<LogicalPlan> {
@@ -387,27 +385,13 @@ impl Push<'_> {
             s.expr = self.substitute(s.expr, &columns)?;
             Ok(s)
         });
-        let function = WindowFunction {
-            fun: row_number_udwf().into(),
-            params: WindowFunctionParams {
-                args: vec![],
-                partition_by: columns.iter().cloned().map(Expr::Column).collect(),
-                window_frame: WindowFrame::new(Some(false)),
-                order_by: order.collect::<DfResult<_>>()?,
-                filter: None,
-                null_treatment: None,
-                distinct: false,
-            },
-        };
+        let partition_by = columns.iter().cloned().map(Expr::Column).collect();
+        let ranked = row_number(partition_by, order.collect::<DfResult<_>>()?).alias(&rank);
         let outputs: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
         let mut kept = vec![column(&rank).gt(lit(skip as u64))];
         kept.extend(fetch.map(|fetch| column(&rank).lt_eq(lit((skip + fetch) as u64))));
         let kept = conjunction(kept).expect("at least one");
-        let plan = LogicalPlanBuilder::from(plan)
-            .window(vec![Expr::WindowFunction(Box::new(function)).alias(&rank)])?
-            .filter(kept)?
-            .project(outputs)?
-            .build()?;
+        let plan = LogicalPlanBuilder::from(plan).window(vec![ranked])?.filter(kept)?.project(outputs)?.build()?;
         Ok(Dependent { plan, columns })
     }
 

@@ -8,12 +8,11 @@
 //! ```
 
 use datafusion::common::tree_node::Transformed;
-use datafusion::functions_window::row_number::row_number_udwf;
-use datafusion::logical_expr::expr::{WindowFunction, WindowFunctionParams};
-use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, LogicalPlanBuilder, WindowFrame, lit};
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, LogicalPlanBuilder, lit};
 
-use crate::batch::column;
 use crate::error::Result;
+use crate::expr::column;
+use crate::functions::window::row_number;
 
 /// Rewrites every DISTINCT ON.
 pub fn to_ranking(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -23,18 +22,6 @@ pub fn to_ranking(plan: LogicalPlan) -> Result<LogicalPlan> {
         n += 1;
         let rank = format!("distinct_on_{n}");
         let order = on.sort_expr.clone().unwrap_or_default();
-        let function = WindowFunction {
-            fun: row_number_udwf().into(),
-            params: WindowFunctionParams {
-                args: vec![],
-                partition_by: on.on_expr.clone(),
-                window_frame: WindowFrame::new(Some(false)),
-                order_by: order,
-                filter: None,
-                null_treatment: None,
-                distinct: false,
-            },
-        };
         let names = on.schema.iter().map(|(q, f)| (q.cloned(), f.name().clone()));
         let outputs: Vec<Expr> = on
             .select_expr
@@ -48,7 +35,7 @@ pub fn to_ranking(plan: LogicalPlan) -> Result<LogicalPlan> {
                 }
             })
             .collect();
-        let ranked = Expr::WindowFunction(Box::new(function)).alias(&rank);
+        let ranked = row_number(on.on_expr.clone(), order).alias(&rank);
         let plan = LogicalPlanBuilder::from(on.input.as_ref().clone())
             .window(vec![ranked])?
             .filter(column(rank).eq(lit(1_u64)))?

@@ -1,18 +1,11 @@
 //! Computes calls of immutable functions over constants once. What fails is left for the rows that reach it.
 
-use std::sync::Arc;
-
-use arrow::array::RecordBatchOptions;
-use arrow::record_batch::RecordBatch;
-use arrow_schema::Schema;
+use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, ScalarValue};
-use datafusion::execution::context::ExecutionProps;
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, LogicalPlan, Operator, Volatility};
-use datafusion::physical_expr::create_physical_expr;
+use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
 
 use crate::error::{Error, Result};
+use crate::expr::{constant, evaluate, is_foldable};
 
 /// Folds the constants of a plan, and of its subqueries.
 pub fn fold(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -111,37 +104,4 @@ fn truth(e: &Expr) -> Option<bool> {
         Expr::Literal(ScalarValue::Boolean(value), _) => *value,
         _ => None,
     }
-}
-
-/// The value of `e` if it is a call or an operator whose operands are constants, and it does not fail.
-pub fn constant(e: &Expr) -> Option<ScalarValue> {
-    if is_foldable(e) { evaluate(e).ok() } else { None }
-}
-
-fn is_foldable(e: &Expr) -> bool {
-    let literal = |e: &Expr| matches!(e, Expr::Literal(..));
-    match e {
-        Expr::ScalarFunction(f) => f.func.signature().volatility == Volatility::Immutable && f.args.iter().all(literal),
-        Expr::BinaryExpr(b) => literal(&b.left) && literal(&b.right),
-        Expr::Cast(c) => literal(&c.expr),
-        Expr::Not(e) | Expr::IsNull(e) | Expr::IsNotNull(e) | Expr::IsTrue(e) | Expr::IsFalse(e) => literal(e),
-        Expr::IsUnknown(e) | Expr::IsNotTrue(e) | Expr::IsNotFalse(e) | Expr::IsNotUnknown(e) => literal(e),
-        Expr::InList(list) => literal(&list.expr) && list.list.iter().all(literal),
-        Expr::Between(b) => [&b.expr, &b.low, &b.high].into_iter().all(|e| literal(e)),
-        Expr::Case(c) => {
-            let whens = c.when_then_expr.iter().flat_map(|(when, then)| [when, then]);
-            whens.chain(&c.expr).chain(&c.else_expr).all(|e| literal(e))
-        }
-        _ => false,
-    }
-}
-
-/// The value of an expression without columns.
-pub fn evaluate(e: &Expr) -> datafusion::common::Result<ScalarValue> {
-    let props = ExecutionProps::new();
-    let expr = create_physical_expr(e, &DFSchema::empty(), &props, &PhysicalPlanningContext::default())?;
-    let options = RecordBatchOptions::new().with_row_count(Some(1));
-    let batch = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options)?;
-    let array = expr.evaluate(&batch)?.into_array(1)?;
-    ScalarValue::try_from_array(&array, 0)
 }

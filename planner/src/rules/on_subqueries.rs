@@ -7,16 +7,18 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
 use super::dependent::is_correlated;
 use crate::error::{Error, Result};
+use crate::expr::subquery_of;
 
 /// Rewrites every inner join whose condition holds a subquery.
 ///
 /// # Errors
 /// 0A000 for a scalar subquery in the condition of an outer join that depends on its rows: a filter above would drop the padded ones.
 pub fn to_filters(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let is_subquery = |e: &Expr| subquery_of(e).is_some();
     super::rewrite_nodes(plan, |node| {
         let LogicalPlan::Join(mut join) = node else { return Ok(Transformed::no(node)) };
         let Some(filter) = join.filter.take() else { return Ok(Transformed::no(LogicalPlan::Join(join))) };
-        if !holds(&filter, &super::is_subquery)? {
+        if !holds(&filter, &is_subquery)? {
             join.filter = Some(filter);
             return Ok(Transformed::no(LogicalPlan::Join(join)));
         }
@@ -30,7 +32,7 @@ pub fn to_filters(plan: LogicalPlan) -> Result<LogicalPlan> {
         }
         let (mut above, mut kept) = (vec![], vec![]);
         for term in split_conjunction_owned(filter) {
-            if holds(&term, &super::is_subquery)? { above.push(term) } else { kept.push(term) }
+            if holds(&term, &is_subquery)? { above.push(term) } else { kept.push(term) }
         }
         join.filter = conjunction(kept);
         let above = conjunction(above).expect("a term with a subquery");

@@ -16,8 +16,8 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery};
 
 use super::dependent::is_correlated;
-use crate::batch::column;
 use crate::error::Result;
+use crate::expr::column;
 use crate::nodes::SingleRow;
 
 /// Rewrites the plan, subqueries inside subqueries first.

@@ -9,20 +9,15 @@
 //!
 //! So a stream keeps what it needs for three rows instead of renumbering whole partitions.
 
-use arrow_schema::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, Result as DfResult, ScalarValue};
+use datafusion::common::{Column, Result as DfResult};
 use datafusion::logical_expr::expr::WindowFunction;
-use datafusion::logical_expr::lit;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Window};
-use storage::keys::SortOption;
 use streaming::operators::top_n::RankKind;
-use streaming::windows::{Frame, WindowCall, WindowKind};
 
-use crate::batch::column;
-use crate::bind::native_call;
 use crate::error::Result;
+use crate::expr::{integer, seen_as};
 use crate::nodes::TopN;
 
 /// Rewrites every ranking with a condition on it.
@@ -124,32 +119,6 @@ fn rewrite(filter: &Filter) -> DfResult<Option<LogicalPlan>> {
     Ok(Some(plan))
 }
 
-/// `FETCH ... WITH TIES` as the rankings that a read computes.
-pub fn to_ranking(top_n: &TopN) -> DfResult<LogicalPlan> {
-    let call = |kind: WindowKind, name: &str| {
-        let returns = DataType::Int64;
-        let call = WindowCall { kind, args: vec![], filter: None, frame: Frame::default(), returns };
-        let order = top_n.order.iter().map(|by| {
-            let option = SortOption { descending: !by.asc, nulls_first: by.nulls_first };
-            (by.expr.clone(), option)
-        });
-        native_call(call, vec![], top_n.partition.clone(), order.collect()).alias(name)
-    };
-    let (number, rank) = ("row_of_ties", "rank_of_ties");
-    let bound = |n: u64| lit(i64::try_from(n).unwrap_or(i64::MAX));
-    let mut condition = column(number).gt(bound(top_n.offset));
-    if let Some(limit) = top_n.limit {
-        let by = if limit == 0 { number } else { rank };
-        condition = condition.and(column(by).lt_eq(bound(top_n.offset.saturating_add(limit))));
-    }
-    let columns = top_n.input.schema().columns().into_iter().map(Expr::Column);
-    LogicalPlanBuilder::from(top_n.input.clone())
-        .window(vec![call(WindowKind::RowNumber, number), call(WindowKind::Rank, rank)])?
-        .filter(condition)?
-        .project(columns)?
-        .build()
-}
-
 /// The only window function, if it is a ranking.
 fn ranking(window: &Window) -> Option<(&WindowFunction, RankKind)> {
     let [e] = window.window_expr.as_slice() else { return None };
@@ -161,15 +130,6 @@ fn ranking(window: &Window) -> Option<(&WindowFunction, RankKind)> {
         _ => return None,
     };
     Some((function, kind))
-}
-
-/// An expression without its names and changes of representation.
-fn seen_as(e: &Expr) -> &Expr {
-    match e {
-        Expr::Alias(a) => seen_as(&a.expr),
-        Expr::Cast(c) => seen_as(&c.expr),
-        e => e,
-    }
 }
 
 /// The greatest constant of `rank IN (constants)`.
@@ -190,17 +150,5 @@ fn comparison(term: &Expr, rank: &[Column]) -> Option<(Operator, i64)> {
         Some((binary.op.swap()?, integer(&binary.left)?))
     } else {
         None
-    }
-}
-
-/// The integer that `e` is.
-pub(crate) fn integer(e: &Expr) -> Option<i64> {
-    let Expr::Literal(value, _) = seen_as(e) else { return None };
-    match value {
-        ScalarValue::Int16(v) => v.map(i64::from),
-        ScalarValue::Int32(v) => v.map(i64::from),
-        ScalarValue::Int64(v) => *v,
-        ScalarValue::UInt64(v) => v.and_then(|v| i64::try_from(v).ok()),
-        _ => None,
     }
 }
