@@ -252,6 +252,7 @@ async fn metrics(local: &Local, client: &Client, kept: &Kept) -> Result<String> 
         "CREATE SOURCE s (a int) WITH (connector = 'datagen', datagen.rows = '1')",
         "CREATE MATERIALIZED VIEW v AS SELECT a, count(*) AS n FROM t GROUP BY a",
         "CREATE MATERIALIZED VIEW w AS SELECT a FROM s",
+        "CREATE SINK k FROM v WITH (connector = 'blackhole', type = 'upsert', primary_key = 'a')",
         "INSERT INTO t VALUES (1)",
         "FLUSH",
     ] {
