@@ -5,7 +5,7 @@ use std::sync::Arc;
 use storage::Batch;
 use streaming::error::Result;
 use streaming::expr::Functions;
-use streaming::sink::{Delivery, Position, Sink, SinkSpec};
+use streaming::sink::{Delivered, Delivery, Position, Sink, SinkSpec};
 
 use crate::encoding::Encoder;
 use crate::options::OptionDoc;
@@ -68,7 +68,7 @@ impl Delivery for Nowhere {
         None
     }
 
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<()> {
+    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
         for batch in changes {
             let batch = batch?;
             let Some(print) = &self.print else { continue };
@@ -79,6 +79,6 @@ impl Delivery for Nowhere {
                 tracing::info!(target: "print", sink, epoch = until.epoch, diff = batch.diff(row), "{text}");
             }
         }
-        Ok(())
+        Ok(Delivered::All)
     }
 }

@@ -144,7 +144,8 @@ impl Encoder {
         out.push('}');
     }
 
-    fn value(&self, values: &dyn Array, row: usize, ty: &SqlType, out: &mut String) {
+    /// A value.
+    pub fn value(&self, values: &dyn Array, row: usize, ty: &SqlType, out: &mut String) {
         if values.is_null(row) {
             return out.push_str("null");
         }

@@ -5,23 +5,25 @@
 //! ```
 //!
 //! The row of the progress table is locked first, so whoever delivered for the sink before and is still at it comes to its end
-//! before we begin, or finds the row changed and gives up.
+//! before we begin, or finds the row changed and gives up. Rows that the table refuses are found in a transaction that is
+//! taken back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::Array as _;
 use storage::Batch;
 use streaming::error::{Error, Result};
 use streaming::expr::Functions;
-use streaming::sink::{Delivery, Position, Sink, SinkSpec, SinkType};
+use streaming::sink::{Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec, SinkType};
 use tokio::runtime::Runtime;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls};
 
+use crate::encoding::Encoder;
 use crate::options::{OptionDoc, Options, invalid_hint};
-use crate::sinks::{self, SinkConnector, changes};
+use crate::sinks::work::{Row, Work, is_of_a_row};
+use crate::sinks::{self, SinkConnector};
 
 /// The connector.
 pub struct PostgresSinks;
@@ -78,7 +80,9 @@ impl SinkConnector for PostgresSinks {
             _ => options.required("table")?.to_owned(),
         };
         let create = options.boolean("create_table_if_not_exists", false)?;
-        let target = Target { config: config(&options)?, schema, table, create, spec: spec.clone(), functions };
+        let encoder = Encoder::new(spec, functions.clone())?;
+        let target =
+            Target { config: config(&options)?, schema, table, create, spec: spec.clone(), functions, encoder };
         Ok(Arc::new(PostgresSink(Arc::new(target))))
     }
 }
@@ -118,6 +122,8 @@ struct Target {
     create: bool,
     spec: SinkSpec,
     functions: Arc<dyn Functions>,
+    /// Writes the rows that are refused.
+    encoder: Encoder,
 }
 
 struct PostgresSink(Arc<Target>);
@@ -136,16 +142,8 @@ impl Target {
     }
 
     fn failed(&self, error: &tokio_postgres::Error) -> Error {
-        // What the server says says more than that it said something.
-        let said = error.as_db_error().map(|error| error.message().to_owned());
-        let mut text = said.unwrap_or_else(|| error.to_string());
-        if error.as_db_error().is_none()
-            && let Some(source) = std::error::Error::source(error)
-        {
-            text = format!("{text}: {source}");
-        }
         let target = format!("PostgreSQL table \"{}\".\"{}\"", self.schema, self.table);
-        Error::Unavailable(format!("{target}: {text}"))
+        Error::Unavailable(format!("{target}: {}", said(error)))
     }
 
     fn connect(&self) -> Result<(Runtime, Client)> {
@@ -230,19 +228,6 @@ impl Target {
         let sql = format!("INSERT INTO {} (sink, name) VALUES ($1, $2)", self.progress());
         client.execute(&sql, &[&self.spec.id, &self.spec.name]).await.map_err(failed)?;
         Ok(())
-    }
-
-    /// The texts of some columns of a row.
-    fn texts(&self, batch: &Batch, row: usize, columns: &[usize]) -> Vec<Option<String>> {
-        let text = |column: &usize| {
-            let values = batch.column(*column);
-            values.is_valid(row).then(|| {
-                let mut text = String::new();
-                self.functions.write_text(values.as_ref(), row, &self.spec.columns[*column].ty, &mut text);
-                text
-            })
-        };
-        columns.iter().map(text).collect()
     }
 }
 
@@ -347,54 +332,19 @@ struct Connection {
     position: Option<Position>,
 }
 
-/// What a transaction does: rows by their columns, keys by theirs.
-#[derive(Default)]
-struct Work {
-    inserts: Vec<Vec<Option<String>>>,
-    deletes: Vec<Vec<Option<String>>>,
-}
-
-impl Connection {
-    /// The last word on each key; all rows if they are only added.
-    fn work(&self, batches: &mut dyn Iterator<Item = Result<Batch>>) -> Result<Work> {
-        let spec = &self.target.spec;
-        let all: Vec<usize> = (0..spec.columns.len()).collect();
-        let mut work = Work::default();
-        let mut places: HashMap<Vec<Option<String>>, Option<Vec<Option<String>>>> = HashMap::new();
-        for batch in batches {
-            let batch = batch?;
-            for change in changes(&batch, spec)? {
-                let after = change.after.map(|row| self.target.texts(&batch, row, &all));
-                if spec.kind == SinkType::AppendOnly {
-                    work.inserts.extend(after);
-                } else if let Some(row) = change.after.or(change.before) {
-                    places.insert(self.target.texts(&batch, row, &spec.key), after);
-                }
-            }
-        }
-        for (key, after) in places {
-            match after {
-                Some(row) => work.inserts.push(row),
-                None => work.deletes.push(key),
-            }
-        }
-        Ok(work)
-    }
-}
-
 /// Runs a statement over rows, some at a time.
 async fn run(
     transaction: &tokio_postgres::Transaction<'_>,
     sql: &str,
-    rows: &[Vec<Option<String>>],
+    rows: &[Row],
 ) -> std::result::Result<(), tokio_postgres::Error> {
     if rows.is_empty() {
         return Ok(());
     }
     let statement = transaction.prepare(sql).await?;
     for rows in rows.chunks(STATEMENT_ROWS) {
-        let columns: Vec<Vec<Option<&str>>> =
-            (0..rows[0].len()).map(|c| rows.iter().map(|row| row[c].as_deref()).collect()).collect();
+        let texts = |c: usize| rows.iter().map(|row| row.values[c].as_deref()).collect();
+        let columns: Vec<Vec<Option<&str>>> = (0..rows[0].values.len()).map(texts).collect();
         let params: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
         transaction.execute(&statement, &params).await?;
     }
@@ -406,14 +356,22 @@ impl Delivery for Connection {
         self.position
     }
 
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<()> {
-        let work = self.work(changes)?;
-        let Connection { target, runtime, client, statements, kept, .. } = self;
+    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
+        let target = &*self.target;
+        // Every type has a text, as it is written there too.
+        let text = |batch: &Batch, row: usize, c: usize| {
+            let mut text = String::new();
+            target.functions.write_text(batch.column(c).as_ref(), row, &target.spec.columns[c].ty, &mut text);
+            text
+        };
+        let work = Work::new(changes, &target.spec, &text)?;
         let new = until.to_string();
-        let done = runtime.block_on(async {
-            let transaction = client.transaction().await.map_err(|e| target.failed(&e))?;
+        let Connection { target, runtime, client, statements, kept, .. } = self;
+        let no_answer = || Error::Unavailable("PostgreSQL does not answer".into());
+        let moved = runtime.block_on(async {
             let params: [&(dyn ToSql + Sync); 3] = [&target.spec.id, &new, &*kept];
             let moved = tokio::time::timeout(TRANSACTION_TIMEOUT, async {
+                let transaction = client.transaction().await?;
                 let moved = transaction.execute(&statements.progress, &params).await?;
                 if moved == 1 {
                     run(&transaction, &statements.delete, &work.deletes).await?;
@@ -422,19 +380,80 @@ impl Delivery for Connection {
                 }
                 Ok::<_, tokio_postgres::Error>(moved)
             });
-            match moved.await {
-                Ok(Ok(1)) => Ok(()),
-                Ok(Ok(_)) => {
-                    let message = "somebody else delivers for the sink, or its progress was changed";
-                    Err(Error::Unavailable(message.into()))
-                }
-                Ok(Err(error)) => Err(target.failed(&error)),
-                Err(_) => Err(Error::Unavailable("PostgreSQL does not answer".into())),
+            moved.await.map_err(|_| no_answer())
+        })?;
+        match moved {
+            Ok(1) => {
+                self.kept = Some(new);
+                Ok(Delivered::All)
             }
-        });
-        done?;
-        self.kept = Some(new);
-        Ok(())
+            Ok(_) => {
+                let message = "somebody else delivers for the sink, or its progress was changed";
+                Err(Error::Unavailable(message.into()))
+            }
+            Err(error) if target.spec.on_error == OnError::Table && is_of_some_row(&error) => {
+                let refused = runtime.block_on(async {
+                    let refused = tokio::time::timeout(TRANSACTION_TIMEOUT, refused(target, client, statements, &work));
+                    refused.await.map_err(|_| no_answer())?.map_err(|error| target.failed(&error))
+                })?;
+                // Whoever is to blame has gone meanwhile.
+                if refused.is_empty() { Err(target.failed(&error)) } else { Ok(Delivered::Refused(refused)) }
+            }
+            Err(error) => Err(target.failed(&error)),
+        }
+    }
+}
+
+fn is_of_some_row(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| is_of_a_row(code.code()))
+}
+
+/// Finds the rows that the table refuses, in a transaction that is taken back: where some fail together, each half is tried.
+async fn refused(
+    target: &Target,
+    client: &mut Client,
+    statements: &Statements,
+    work: &Work,
+) -> std::result::Result<Vec<Refused>, tokio_postgres::Error> {
+    let mut transaction = client.transaction().await?;
+    // What is checked at the commit has to be said of a row too.
+    transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
+    let mut found = Vec::new();
+    for (sql, rows) in [(&statements.delete, &work.deletes), (&statements.insert, &work.inserts)] {
+        let mut parts: Vec<&[Row]> = rows.chunks(STATEMENT_ROWS).rev().collect();
+        while let Some(part) = parts.pop().filter(|_| found.len() < REFUSED_MAX) {
+            let savepoint = transaction.transaction().await?;
+            match (run(&savepoint, sql, part).await, part) {
+                (Ok(()), _) => savepoint.commit().await?,
+                (Err(error), _) if !is_of_some_row(&error) => return Err(error),
+                (Err(error), [row]) => {
+                    savepoint.rollback().await?;
+                    let code = error.code().map_or("22000", |code| code.code()).to_owned();
+                    found.push(work.refused(row, &target.encoder, said(&error), code));
+                }
+                (Err(_), part) => {
+                    savepoint.rollback().await?;
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+            }
+        }
+    }
+    transaction.rollback().await?;
+    Ok(found)
+}
+
+/// What the server says, which says more than that it said something.
+fn said(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) => match error.detail() {
+            Some(detail) => format!("{}: {detail}", error.message()),
+            None => error.message().to_owned(),
+        },
+        None => match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        },
     }
 }
 
@@ -471,6 +490,7 @@ mod tests {
             schema: "public".into(),
             table: "a\"b".into(),
             create: false,
+            encoder: Encoder::new(&spec, Arc::new(Plain)).unwrap(),
             spec,
             functions: Arc::new(Plain),
         };

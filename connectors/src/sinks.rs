@@ -11,6 +11,8 @@ use streaming::sink::{Sink, SinkSpec, SinkType};
 use crate::options::{OptionDoc, Options, invalid, invalid_hint};
 use crate::{blackhole, file, kafka, postgres};
 
+pub(crate) mod work;
+
 /// An outside system that takes changes.
 pub trait SinkConnector: Send + Sync {
     /// What `connector = '...'` says.
@@ -160,6 +162,7 @@ pub(crate) mod tests {
             columns: vec![Column::new("id", SqlType::BigInt), Column::new("name", SqlType::Text)],
             types: vec!["bigint".into(), "text".into()],
             key: if kind == SinkType::AppendOnly { vec![] } else { vec![0] },
+            on_error: Default::default(),
         }
     }
 
@@ -191,6 +194,6 @@ pub(crate) mod tests {
             super::open(&spec(name, SinkType::AppendOnly, &[]), Arc::new(Plain)).err().unwrap().to_string()
         };
         assert!(open("kafak").starts_with("there is no connector \"kafak\" for sinks\nHINT:"), "{}", open("kafak"));
-        assert!(open("mysql").starts_with("a sink of connector \"mysql\" is not supported yet"), "{}", open("mysql"));
+        assert!(open("redis").starts_with("a sink of connector \"redis\" is not supported yet"), "{}", open("redis"));
     }
 }

@@ -210,7 +210,7 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
 
 fn measure_sinks(status: &EngineStatus, registry: &mut Registry) {
     let (rows, transactions) = (Family::<Sink, Counter>::default(), Family::<Sink, Counter>::default());
-    let retries = Family::<Sink, Counter>::default();
+    let (retries, refused) = (Family::<Sink, Counter>::default(), Family::<Sink, Counter>::default());
     let (waiting, bytes) = (Family::<Sink, Gauge>::default(), Family::<Sink, Gauge>::default());
     let epochs = Family::<Sink, Gauge>::default();
     let lag = Family::<Sink, Gauge<f64, AtomicU64>>::default();
@@ -221,7 +221,8 @@ fn measure_sinks(status: &EngineStatus, registry: &mut Registry) {
         rows.get_or_create(&label).inc_by(sink.rows);
         transactions.get_or_create(&label).inc_by(sink.transactions);
         retries.get_or_create(&label).inc_by(sink.retries);
-        waiting.get_or_create(&label).set(sink.rows_waiting as i64);
+        refused.get_or_create(&label).inc_by(sink.refused);
+        waiting.get_or_create(&label).set((sink.rows_waiting + job.rows_waiting) as i64);
         bytes.get_or_create(&label).set(sink.bytes_waiting as i64);
         let (behind, seconds) = sink_lag(status, job, sink);
         epochs.get_or_create(&label).set(behind as i64);
@@ -231,7 +232,8 @@ fn measure_sinks(status: &EngineStatus, registry: &mut Registry) {
     registry.register("sink_rows", "Rows that were delivered since the start", rows);
     registry.register("sink_transactions", "Transactions of the target since the start", transactions);
     registry.register("sink_retries", "Deliveries that failed since the start, and were tried again", retries);
-    registry.register("sink_rows_waiting", "Rows in the outbox", waiting);
+    registry.register("sink_refused", "Rows that the target refused since the start", refused);
+    registry.register("sink_rows_waiting", "Rows that wait in the outbox and in front of it", waiting);
     registry.register_with_unit("sink_outbox", "What waits in the outbox", Unit::Bytes, bytes);
     registry.register("sink_epochs_behind", "Sealed epochs that the target does not have yet", epochs);
     registry.register_with_unit("sink_lag", "For how long the oldest change waits", Unit::Seconds, lag);

@@ -13,6 +13,7 @@ pub mod functions;
 pub mod lower;
 pub mod nodes;
 pub mod parser;
+pub mod rename;
 pub mod rules;
 pub mod settings;
 pub mod stack;

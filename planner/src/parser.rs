@@ -140,6 +140,15 @@ fn line_starts(sql: &str) -> Vec<usize> {
     std::iter::once(0).chain(newlines).collect()
 }
 
+/// The tokens of a statement's text with the characters that they begin and end at, from 0.
+pub(crate) fn token_places(text: &str) -> Result<Vec<(Token, usize, usize)>> {
+    let places = split(text)?.into_iter().flat_map(|(_, offset, tokens)| {
+        let place = move |at: Location| at.column as usize - 1 + offset;
+        tokens.into_iter().map(move |t| (t.token, place(t.span.start), place(t.span.end)))
+    });
+    Ok(places.collect())
+}
+
 /// The words of a text between two positions, each with its own.
 pub(crate) fn words_between(text: &str, from: usize, to: usize) -> Vec<(String, usize)> {
     let statements = split(text).unwrap_or_default();

@@ -83,6 +83,11 @@ pub fn cut_key(relation: RelationId) -> Vec<u8> {
     format!("engine/cut/{}", relation.0).into_bytes()
 }
 
+/// The key of the epoch up to which a sink's job has taken what its inputs published, if that is before its cut.
+pub fn taken_key(relation: RelationId) -> Vec<u8> {
+    format!("engine/taken/{}", relation.0).into_bytes()
+}
+
 /// Remembers where a source or table is as of the epoch that it has just completed.
 pub fn note_inputs(job: &Job) {
     if let Some(source) = &job.control.source {
@@ -114,6 +119,8 @@ pub fn take(job: &mut Job, taken: &mut Taken) {
     taken.meta.push((cut_key(id), (cut < taken.epoch).then(|| cut.to_be_bytes().to_vec())));
     if let Some(outbox) = &job.control.outbox {
         outbox.note(cut);
+        let at = job.cut_taken;
+        taken.meta.push((taken_key(id), (at < cut).then(|| at.to_be_bytes().to_vec())));
     }
     if let Some(source) = &job.control.source
         && let Some(splits) = source.noted.lock().clone()

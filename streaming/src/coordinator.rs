@@ -187,6 +187,7 @@ impl Coordinator {
     /// Does everything that can be done now; returns how long nothing has to be done, unless something happens.
     fn tick(&self, state: &mut State) -> Duration {
         self.collect(state);
+        Self::look_at_outboxes(state);
         loop {
             let before = state.sealed;
             self.install_new(state);
@@ -218,6 +219,18 @@ impl Coordinator {
             HEARTBEAT
         };
         checkpoint_in.min(HEARTBEAT).min(due_in).max(Duration::from_micros(50))
+    }
+
+    /// Lets sinks go on that have more to take and room for it, and writes down what their targets refuse.
+    fn look_at_outboxes(state: &mut State) {
+        for job in state.jobs.values_mut() {
+            let Some(outbox) = &job.control.outbox else { continue };
+            state.changed_since_checkpoint |= job.is_live() && outbox.has_refused();
+            if job.is_to_go_on() {
+                job.must_run = true;
+                state.force_seal = true;
+            }
+        }
     }
 
     /// Takes up what the workers have done.
@@ -309,7 +322,7 @@ impl Coordinator {
         state.sealed = self.clock.seal(|epoch| {
             for job in jobs.values_mut().filter(|job| job.is_input() && job.is_live()) {
                 if job.control.dirty.swap(false, Ordering::AcqRel) {
-                    job.issue(epoch, false);
+                    job.issue(epoch, epoch, false);
                 } else {
                     job.advance(epoch);
                 }
@@ -359,7 +372,8 @@ impl Coordinator {
             if limit <= job.frontier {
                 continue;
             }
-            let known = self.watermarks(state, job, limit);
+            let take = job.take(limit);
+            let known = self.watermarks(state, job, take);
             let changed = job.must_run
                 || job.follows_the_clock
                 || (known.is_some() && job.waits_for_watermark)
@@ -368,16 +382,17 @@ impl Coordinator {
                 });
             let limits = if cut { Self::inbox_limits(state, job) } else { HashMap::new() };
             let job = state.jobs.get_mut(&id).expect("present");
-            job.know(limit, known);
+            job.know(take, known);
             if cut {
                 job.announce(limit);
             }
-            let trims = job.control.outbox.as_ref().is_some_and(|outbox| outbox.wants_trim());
-            if !changed && !(cut && (job.ran_since_cut || trims)) {
+            let writes = job.control.outbox.as_ref().is_some_and(|outbox| outbox.wants_cut());
+            if !changed && !(cut && (job.ran_since_cut || writes)) {
+                job.pass(limit);
                 if cut {
                     job.cut = Cut::Done(limit);
+                    job.cut_taken = job.taken;
                 }
-                job.advance(limit);
                 moved = true;
             } else {
                 if cut {
@@ -385,7 +400,7 @@ impl Coordinator {
                     job.cut = Cut::Issued(limit);
                 }
                 job.must_run = false;
-                job.issue(limit, cut);
+                job.issue(limit, take, cut);
             }
         }
         moved

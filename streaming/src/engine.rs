@@ -378,6 +378,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Names a job anew, for status and messages. The catalog says so already.
+    pub fn rename(&self, relation: RelationId, name: &str) {
+        if let Some(job) = self.coordinator.state.lock().jobs.get_mut(&relation) {
+            job.spec.name = name.to_owned();
+        }
+    }
+
     /// Makes changes of the catalog durable that concern no job.
     ///
     /// # Errors
@@ -585,8 +592,8 @@ fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
         name: job.spec.name.clone(),
         state: job.state(),
         error: control.error.lock().clone(),
-        epoch: Epoch(job.frontier),
-        behind: times.behind(job.frontier),
+        epoch: Epoch(job.reached()),
+        behind: times.behind(job.reached()),
         rows_read: control.rows_read.load(Ordering::Relaxed),
         rows_total: *control.rows_total.lock(),
         rows_waiting: control.rows_waiting.load(Ordering::Relaxed).max(0) as u64,

@@ -28,6 +28,9 @@ pub struct JobControl {
     pub clock: Arc<Clock>,
     /// The epoch in flight, or the last one. 0 before the first.
     pub target: AtomicU64,
+    /// The epoch up to which the taps hand out what waits, where that is less than the target: of a sink whose outbox is
+    /// full, or that has more to catch up on than one step takes. Set before the target.
+    pub take: AtomicU64,
     /// The target that is a cut for a checkpoint.
     pub cut: AtomicU64,
     /// The last target that is sealed everywhere.
@@ -213,6 +216,7 @@ impl JobControl {
             name,
             clock,
             target: AtomicU64::new(0),
+            take: AtomicU64::new(u64::MAX),
             cut: AtomicU64::new(0),
             done: AtomicU64::new(0),
             watermarks: Mutex::default(),

@@ -3,7 +3,7 @@
 //! ```text
 //!  the job's operator `Sink` ─ at the seal ─▶ state table: epoch u64 BE | number u64 BE -> rows | time | batch
 //!                                                │ checkpoint
-//!  the delivery thread  ◀─ what is durable ──────┘
+//!  the delivery thread  ◀─ what is durable ──────┘     (rows that the target refuses: `refused.rs`)
 //!      │ one transaction: the changes, and the position that they reach up to
 //!      ▼
 //!  the target ── position ─▶ entries up to it are deleted with the job's next cut
@@ -26,8 +26,10 @@ use crate::clock::Notify;
 use crate::dataflow::{decode_batch, encode_batch};
 use crate::error::Result;
 use crate::sink::Position;
+use refused::Refusals;
 
 mod delivery;
+mod refused;
 
 pub use delivery::Deliveries;
 
@@ -37,7 +39,9 @@ const HEAD_BYTES: usize = 16;
 /// An outbox, as the operator on the workers, the coordinator and the delivery thread share it.
 pub struct Outbox {
     entries: Mutex<BTreeMap<Position, Entry>>,
-    /// Bytes that may wait.
+    /// Rows of entries that the target refuses.
+    refusals: Mutex<BTreeMap<Position, Refusals>>,
+    /// Bytes that may wait before the job takes no more.
     bytes_max: u64,
     /// The epoch that the checkpoint under way has the job at.
     noted: AtomicU64,
@@ -68,6 +72,7 @@ struct Progress {
     transactions: u64,
     rows: u64,
     retries: u64,
+    refused: u64,
     /// The last error, and whether nothing was delivered since.
     error: Option<(String, bool)>,
 }
@@ -75,7 +80,7 @@ struct Progress {
 /// How a sink's delivery stands.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct SinkStatus {
-    /// `running`, `retrying` or `paused`.
+    /// `running`, `retrying`, `full` or `paused`.
     pub state: &'static str,
     /// Rows that wait.
     pub rows_waiting: u64,
@@ -93,6 +98,8 @@ pub struct SinkStatus {
     pub rows: u64,
     /// Failed attempts since the server started.
     pub retries: u64,
+    /// Rows that the target refused since the server started.
+    pub refused: u64,
     /// Why the last failed attempt failed.
     pub last_error: Option<String>,
 }
@@ -105,6 +112,7 @@ impl Outbox {
     pub fn open(table: &StateTable, durable: u64, bytes_max: u64, paused: bool) -> Result<Outbox> {
         let outbox = Outbox {
             entries: Mutex::default(),
+            refusals: Mutex::default(),
             bytes_max,
             noted: AtomicU64::new(durable),
             durable: AtomicU64::new(durable),
@@ -119,10 +127,15 @@ impl Outbox {
         if !table.is_new() {
             table.scan_all(&mut |vnode, key, value| {
                 let corrupt = || storage::Error::Corrupt("an entry of a sink's outbox".into());
-                let (epoch, number) = key.split_first_chunk::<8>().ok_or_else(corrupt)?;
-                let number: [u8; 8] = number.try_into().map_err(|_| corrupt())?;
+                let (epoch, rest) = key.split_first_chunk::<8>().ok_or_else(corrupt)?;
+                let (number, rest) = rest.split_first_chunk::<8>().ok_or_else(corrupt)?;
                 let position =
-                    Position { epoch: u64::from_be_bytes(*epoch), vnode, number: u64::from_be_bytes(number) };
+                    Position { epoch: u64::from_be_bytes(*epoch), vnode, number: u64::from_be_bytes(*number) };
+                if rest == refused::KEY_END {
+                    let refusals = Refusals::read(value).ok_or_else(corrupt)?;
+                    outbox.refusals.lock().insert(position, refusals);
+                    return Ok(());
+                }
                 let (rows, rest) = value.split_first_chunk::<8>().ok_or_else(corrupt)?;
                 let sealed = rest.first_chunk::<8>().ok_or_else(corrupt)?;
                 let (rows, sealed) = (u64::from_le_bytes(*rows), u64::from_le_bytes(*sealed));
@@ -145,19 +158,19 @@ impl Outbox {
         entries.keys().filter(|p| p.vnode == vnode).map(|p| p.number + 1).max().unwrap_or(0)
     }
 
-    /// Puts changes into the outbox; a checkpoint at or behind the position's epoch makes them durable. False if the outbox
-    /// is full and does not take them.
-    pub fn put(&self, table: &StateTable, position: Position, changes: &Batch) -> bool {
+    /// Puts changes into the outbox; a checkpoint at or behind the position's epoch makes them durable.
+    pub fn put(&self, table: &StateTable, position: Position, changes: &Batch) {
         let sealed = now();
         let (rows, batch) = (changes.num_rows() as u64, encode_batch(changes));
         let value = [&rows.to_le_bytes()[..], &sealed.to_le_bytes(), &batch].concat();
         let bytes = value.len() as u64;
-        if self.bytes_waiting() + bytes > self.bytes_max {
-            return false;
-        }
         table.put(position.vnode, &key(position), &value);
         self.insert(position, Entry { rows, bytes, sealed });
-        true
+    }
+
+    /// Whether so much waits that the job shall take no more. What it has taken already still comes.
+    pub fn is_full(&self) -> bool {
+        self.bytes_waiting() >= self.bytes_max
     }
 
     /// Bytes that may wait.
@@ -176,13 +189,17 @@ impl Outbox {
             let goes = *position <= delivered && vnodes.contains(&(position.vnode as usize));
             if goes {
                 table.delete(position.vnode, &key(*position));
+                self.forget_refused(table, *position);
             }
             !goes
         });
     }
 
-    /// Whether there is something to trim, so that the job has a reason to run.
-    pub fn wants_trim(&self) -> bool {
+    /// Whether there is something to trim or to write down, so that the job has a reason to be cut.
+    pub fn wants_cut(&self) -> bool {
+        if self.has_refused() {
+            return true;
+        }
         let Some(delivered) = *self.delivered.lock() else { return false };
         self.entries.lock().first_key_value().is_some_and(|(first, _)| *first <= delivered)
     }
@@ -250,6 +267,9 @@ impl Outbox {
             if delivered.is_some_and(|delivered| *position <= delivered) {
                 continue;
             }
+            if self.is_in_question(*position, durable) {
+                break;
+            }
             if let Some((last, _)) = taken.last() {
                 let max = if last.epoch == position.epoch { epoch_rows_max } else { rows_max };
                 if rows + entry.rows > max {
@@ -275,6 +295,8 @@ impl Outbox {
         SinkStatus {
             state: if self.is_paused() {
                 "paused"
+            } else if self.is_full() {
+                "full"
             } else if retrying {
                 "retrying"
             } else {
@@ -288,12 +310,13 @@ impl Outbox {
             transactions: progress.transactions,
             rows: progress.rows,
             retries: progress.retries,
+            refused: progress.refused,
             last_error: progress.error.map(|(error, _)| error),
         }
     }
 }
 
-/// The changes of an entry.
+/// The changes of an entry, all of them.
 fn read(table: &StateTable, position: Position) -> Result<Batch> {
     let value = table.get(position.vnode, &key(position))?;
     let value = value.filter(|value| value.len() >= HEAD_BYTES);

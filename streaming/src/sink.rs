@@ -88,6 +88,20 @@ pub struct SinkSpec {
     pub types: Vec<String>,
     /// The columns that identify a row, if any.
     pub key: Vec<usize>,
+    /// What becomes of rows that the target refuses.
+    #[serde(default)]
+    pub on_error: OnError,
+}
+
+/// What becomes of rows that the target refuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnError {
+    /// They go to `<sink>$errors`, and the others are delivered.
+    #[default]
+    Table,
+    /// They hold the sink until the target takes them.
+    Fail,
 }
 
 /// A target. Cheap to share; it connects when it is told to.
@@ -117,9 +131,39 @@ pub trait Delivery: Send {
     /// Delivers changes and that they reach up to `until`: all of it or nothing. A batch has for each key at most one row
     /// that goes and one that comes. After an error the connection is given up.
     ///
+    /// If the target refuses some of the rows, nothing is delivered, and the same changes come again without them: each row
+    /// leaves or is set aside, never both.
+    ///
     /// # Errors
     /// Anything: it is tried again with the same changes, on a new connection.
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<()>;
+    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered>;
+}
+
+/// How an attempt to deliver ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// The target has all of it.
+    All,
+    /// It has nothing, since it refuses these: at least one, [`REFUSED_MAX`] at most.
+    Refused(Vec<Refused>),
+}
+
+/// Rows that one attempt may name as refused.
+pub const REFUSED_MAX: usize = 1000;
+
+/// A change that the target refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The batch, by its place among those of the attempt.
+    pub batch: usize,
+    /// Its rows that are left out: the one that comes, and with it the one that it replaces.
+    pub rows: Vec<usize>,
+    /// The row as text.
+    pub raw: Vec<u8>,
+    /// Why, in the target's words.
+    pub reason: String,
+    /// Five characters.
+    pub sqlstate: String,
 }
 
 #[cfg(test)]

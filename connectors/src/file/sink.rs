@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use storage::{Batch, Column, SqlType};
 use streaming::error::{Error, Result};
 use streaming::expr::Functions;
-use streaming::sink::{Delivery, Position, Sink, SinkSpec, SinkType};
+use streaming::sink::{Delivered, Delivery, Position, Sink, SinkSpec, SinkType};
 
 use crate::encoding::{Encoder, csv};
 use crate::options::{OptionDoc, Options, invalid};
@@ -198,7 +198,7 @@ impl Delivery for Files {
         self.position
     }
 
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<()> {
+    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
         let target = self.target.clone();
         let temporary = target.temporary(until);
         let file = File::create(&temporary).map_err(|e| target.failed(&e))?;
@@ -213,7 +213,8 @@ impl Delivery for Files {
             fs::rename(&temporary, target.path.join(&name))?;
             sync_folder(&target.path)
         })();
-        done.map_err(|e| target.failed(&e))
+        done.map_err(|e| target.failed(&e))?;
+        Ok(Delivered::All)
     }
 }
 

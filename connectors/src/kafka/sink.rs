@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -25,11 +25,11 @@ use rdkafka::util::Timeout;
 use storage::Batch;
 use streaming::error::{Error, Result};
 use streaming::expr::Functions;
-use streaming::sink::{Delivery, Position, Sink, SinkSpec, SinkType};
+use streaming::sink::{Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec, SinkType};
 
 use crate::encoding::Encoder;
 use crate::options::{OptionDoc, Options, invalid};
-use crate::sinks::{self, SinkConnector, changes, millis};
+use crate::sinks::{self, Change, SinkConnector, changes, millis};
 
 /// The connector.
 pub struct KafkaSinks;
@@ -89,6 +89,12 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("topic.metadata.refresh.interval.ms", "30000"),
 ];
 
+/// The producer's own limit for a record.
+const MESSAGE_BYTES_MAX: &str = "message.max.bytes";
+/// What librdkafka collects for one request unless it is told otherwise.
+const BATCH_BYTES: usize = 1_000_000;
+/// What the headers of a batch and of its one record take.
+const RECORD_OVERHEAD_BYTES: usize = 128;
 /// How long a commit may take, and a record that finds the producer's queue full.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Records at the end of the progress topic that are looked at first.
@@ -157,7 +163,7 @@ impl Target {
             encoder,
         };
         // What librdkafka does not know is said now.
-        target.producer()?;
+        target.producer(None)?;
         Ok(target)
     }
 
@@ -174,9 +180,30 @@ impl Target {
         config
     }
 
-    fn producer(&self) -> Result<BaseProducer<Watch>> {
+    /// The bytes that a record of the topic may have, as the topic says.
+    fn record_bytes_max(&self) -> Option<usize> {
+        if self.properties.iter().any(|(name, _)| name == MESSAGE_BYTES_MAX) {
+            return None;
+        }
+        let admin: AdminClient<DefaultClientContext> = self.client_config().create().ok()?;
+        let options = AdminOptions::new().request_timeout(Some(self.timeout));
+        let topic = [ResourceSpecifier::Topic(&self.topic)];
+        // Who may not ask has librdkafka's limit.
+        let answer = block_on(admin.describe_configs(&topic, &options)).ok()?.ok()?.pop()?.ok()?;
+        let value = answer.get("max.message.bytes")?.value.clone()?;
+        value.parse().ok()
+    }
+
+    /// A producer for records of up to so many bytes, with what the protocol adds to one.
+    fn producer(&self, record_bytes_max: Option<usize>) -> Result<BaseProducer<Watch>> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers);
+        if let Some(max) = record_bytes_max {
+            // What the broker weighs is a batch: none may be heavier than one record may be.
+            let max = max.clamp(1000, 1_000_000_000);
+            config.set(MESSAGE_BYTES_MAX, max.to_string());
+            config.set("batch.size", max.min(BATCH_BYTES).saturating_sub(RECORD_OVERHEAD_BYTES).to_string());
+        }
         for (name, value) in DEFAULTS.iter().copied() {
             config.set(name, value);
         }
@@ -369,12 +396,13 @@ impl Sink for KafkaSink {
 
     fn connect(&self) -> Result<Box<dyn Delivery>> {
         let target = self.0.clone();
-        let producer = target.producer()?;
+        let record_bytes_max = target.record_bytes_max();
+        let producer = target.producer(record_bytes_max)?;
         let failed = |error: KafkaError| target.failed(&error);
         // Fences who was before and ends its transaction, one way or the other.
         producer.init_transactions(target.timeout.max(Duration::from_secs(10))).map_err(failed)?;
         let position = target.position(&target.consumer()?)?;
-        Ok(Box::new(Connection { producer, position, target }))
+        Ok(Box::new(Connection { producer, position, target, record_bytes_max }))
     }
 
     fn forget(&self) {
@@ -418,18 +446,33 @@ struct Connection {
     producer: BaseProducer<Watch>,
     position: Option<Position>,
     target: Arc<Target>,
+    record_bytes_max: Option<usize>,
 }
+
+/// Whether a record is in the producer's queue, or why it never can be.
+type Queued = std::result::Result<(), String>;
 
 impl Connection {
     /// Puts a record into the producer's queue, once there is room.
-    fn send(&self, topic: &str, key: Option<&str>, value: Option<&str>) -> Result<()> {
+    fn send(&self, topic: &str, key: Option<&str>, value: Option<&str>) -> Result<Queued> {
+        let bytes = key.map_or(0, str::len) + value.map_or(0, str::len);
+        if let Some(max) = self.record_bytes_max
+            && bytes + RECORD_OVERHEAD_BYTES > max
+        {
+            return Ok(Err(format!(
+                "a record of {bytes} bytes is too large for the topic: its max.message.bytes is {max}"
+            )));
+        }
         let begun = Instant::now();
         let mut record = BaseRecord::<str, str>::to(topic);
         record.key = key;
         record.payload = value;
         loop {
             match self.producer.send(record) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(Ok(())),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
+                    return Ok(Err(format!("a record of {bytes} bytes is too large: {MESSAGE_BYTES_MAX} is less")));
+                }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
                     if begun.elapsed() < COMMIT_TIMEOUT =>
                 {
@@ -441,37 +484,58 @@ impl Connection {
         }
     }
 
-    fn send_all(&self, batches: &mut dyn Iterator<Item = Result<Batch>>) -> Result<()> {
+    /// The records of a change.
+    fn send_change(&self, batch: &Batch, change: Change, texts: &mut [String; 2]) -> Result<Queued> {
         let target = &*self.target;
         let keyed = !target.spec.key.is_empty();
-        let (mut key, mut value) = (String::new(), String::new());
-        for batch in batches {
+        let Some(row) = change.after.or(change.before) else { return Ok(Ok(())) };
+        let [key, value] = texts;
+        key.clear();
+        value.clear();
+        if keyed {
+            target.encoder.key(batch, row, key);
+        }
+        let record_key = keyed.then_some(key.as_str());
+        if target.spec.kind == SinkType::Debezium {
+            target.encoder.envelope(batch, change, millis(), value);
+            let queued = self.send(&target.topic, record_key, Some(value))?;
+            if queued.is_err() || change.after.is_some() {
+                return Ok(queued);
+            }
+            // So that a compacted topic forgets the key.
+            return self.send(&target.topic, record_key, None);
+        }
+        if change.after.is_some() {
+            target.encoder.row(batch, row, value);
+        }
+        self.send(&target.topic, record_key, change.after.map(|_| value.as_str()))
+    }
+
+    /// Puts all records into the producer's queue; returns the changes whose records are refused.
+    fn send_all(&self, batches: &mut dyn Iterator<Item = Result<Batch>>) -> Result<Vec<Refused>> {
+        let target = &*self.target;
+        let mut texts = [String::new(), String::new()];
+        let mut refused = Vec::new();
+        for (b, batch) in batches.enumerate() {
             let batch = batch?;
             for change in changes(&batch, &target.spec)? {
-                let Some(row) = change.after.or(change.before) else { continue };
-                key.clear();
-                value.clear();
-                if keyed {
-                    target.encoder.key(&batch, row, &mut key);
+                let Err(reason) = self.send_change(&batch, change, &mut texts)? else { continue };
+                if target.spec.on_error == OnError::Fail {
+                    return Err(Error::Unavailable(format!("Kafka topic \"{}\": {reason}", target.topic)));
                 }
-                let record_key = keyed.then_some(key.as_str());
-                if target.spec.kind == SinkType::Debezium {
-                    target.encoder.envelope(&batch, change, millis(), &mut value);
-                    self.send(&target.topic, record_key, Some(&value))?;
-                    if change.after.is_none() {
-                        // So that a compacted topic forgets the key.
-                        self.send(&target.topic, record_key, None)?;
-                    }
-                    continue;
+                let mut raw = String::new();
+                if let Some(row) = change.after.or(change.before) {
+                    target.encoder.row(&batch, row, &mut raw);
                 }
-                if change.after.is_some() {
-                    target.encoder.row(&batch, row, &mut value);
+                let rows = change.before.into_iter().chain(change.after).collect();
+                refused.push(Refused { batch: b, rows, raw: raw.into_bytes(), reason, sqlstate: "54000".into() });
+                if refused.len() == REFUSED_MAX {
+                    return Ok(refused);
                 }
-                self.send(&target.topic, record_key, change.after.map(|_| value.as_str()))?;
             }
             self.producer.poll(Timeout::After(Duration::ZERO));
         }
-        Ok(())
+        Ok(refused)
     }
 }
 
@@ -480,14 +544,23 @@ impl Delivery for Connection {
         self.position
     }
 
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<()> {
+    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
         let failed = |error: KafkaError| self.target.failed(&error);
         self.producer.begin_transaction().map_err(failed)?;
-        self.send_all(changes)?;
-        self.send(&self.target.progress, Some(&self.target.spec.id), Some(&until.to_string()))?;
+        let refused = self.send_all(changes)?;
+        if !refused.is_empty() {
+            self.producer.abort_transaction(COMMIT_TIMEOUT).map_err(failed)?;
+            // Records of the aborted transaction have failed, which is nothing to tell.
+            self.producer.client().context().refused.lock().take();
+            return Ok(Delivered::Refused(refused));
+        }
+        if let Err(reason) = self.send(&self.target.progress, Some(&self.target.spec.id), Some(&until.to_string()))? {
+            return Err(Error::Unavailable(format!("Kafka topic \"{}\": {reason}", self.target.progress)));
+        }
         let committed = self.producer.commit_transaction(COMMIT_TIMEOUT);
         let refused = self.producer.client().context().refused.lock().take();
-        committed.map_err(|error| failed(refused.unwrap_or(error)))
+        committed.map_err(|error| failed(refused.unwrap_or(error)))?;
+        Ok(Delivered::All)
     }
 }
 

@@ -120,7 +120,8 @@ pub const RELATIONS: &[SystemRelation] = &[
         "sinks",
         13_207,
         "relation:oid name:text connector:text type:text state:text epochs_behind:int8 seconds_behind:float8 \
-         rows_waiting:int8 bytes_waiting:int8 rows:int8 transactions:int8 retries:int8 last_error:text",
+         rows_waiting:int8 bytes_waiting:int8 rows:int8 transactions:int8 retries:int8 refused:int8 \
+         last_error:text",
         |context, rows| {
             let status = context.shared.engine()?.status();
             for job in &status.jobs {
@@ -137,11 +138,12 @@ pub const RELATIONS: &[SystemRelation] = &[
                     sink_state(job, sink),
                     epochs,
                     seconds,
-                    sink.rows_waiting,
+                    sink.rows_waiting + job.rows_waiting,
                     sink.bytes_waiting,
                     sink.rows,
                     sink.transactions,
                     sink.retries,
+                    sink.refused,
                     job.error.clone().or(sink.last_error.clone())
                 ]);
             }
@@ -154,7 +156,7 @@ pub const RELATIONS: &[SystemRelation] = &[
             if let Some(error) = &job.error {
                 rows.push(row![job.relation.0, &job.name, error]);
             }
-            if let Some(sink) = job.sink.as_ref().filter(|sink| sink.state == "retrying") {
+            if let Some(sink) = job.sink.as_ref().filter(|sink| matches!(sink.state, "retrying" | "full")) {
                 rows.push(row![job.relation.0, &job.name, sink.last_error.clone()]);
             }
             for split in job.splits.iter() {

@@ -1,7 +1,9 @@
 //! `ALTER kind name RENAME TO new`, `ALTER SINK name PAUSE | RESUME`, `COMMENT ON kind name IS text`
 
-use planner::catalog::{Object, ObjectKind};
+use planner::catalog::{ERRORS_SUFFIX, LATE_SUFFIX, Object, ObjectKind};
+use planner::rename::Renamed;
 use planner::statement::{AlterRename, Comment, NamedKind, ObjectName};
+use storage::RelationId;
 
 use crate::catalog;
 use crate::error::{Error, Result};
@@ -9,7 +11,7 @@ use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::shared::Shared;
 
-/// Renames an object.
+/// Renames an object, and names it anew in the definitions of those that read it.
 pub async fn rename(session: &mut Session, alter: &AlterRename) -> Result<Outcome> {
     let tag = format!("ALTER {}", alter.kind.words());
     session.before_ddl(&tag).await?;
@@ -18,22 +20,60 @@ pub async fn rename(session: &mut Session, alter: &AlterRename) -> Result<Outcom
     let catalog = shared.catalogs.current();
     let object = catalog.expect(&alter.name, &session.bind_settings())?.clone();
     super::drop::check_kind(&object, alter.kind)?;
-    let mut renamed = Object::clone(&object);
-    if let Some(view) = catalog.dependents(object.id).iter().find(|o| o.kind == ObjectKind::View) {
-        let message = format!("cannot rename {} while view {} reads it", object.name, view.name);
-        return Err(Error::unsupported(message).hint("Drop the view and create it again."));
+    if alter.column.is_some() {
+        return Err(Error::unsupported("renaming a column is not supported yet"));
     }
-    match &alter.column {
-        Some(_) => return Err(Error::unsupported("renaming a column is not supported yet")),
-        None => {
-            if catalog.get(&object.schema, &alter.new_name).is_some() {
-                return Err(Error::new("42P07", format!("relation \"{}\" already exists", alter.new_name)));
+    let new = &alter.new_name;
+    if catalog.get(&object.schema, new).is_some() || shared.catalogs.is_name_taken(&object.schema, new) {
+        return Err(Error::new("42P07", format!("relation \"{new}\" already exists")));
+    }
+    // What is set aside of it has its name too.
+    let suffixes = ["", ERRORS_SUFFIX, LATE_SUFFIX];
+    let names: Vec<Renamed> = (suffixes.iter())
+        .map(|suffix| Renamed {
+            schema: object.schema.clone(),
+            old: format!("{}{suffix}", object.name),
+            new: format!("{new}{suffix}"),
+        })
+        .collect();
+    let ids: Vec<RelationId> = names.iter().filter_map(|n| Some(catalog.get(&n.schema, &n.old)?.id)).collect();
+    if let Some(creating) = ids.iter().filter_map(|id| shared.catalogs.created_over(*id)).next() {
+        let message = format!("cannot rename {} because it is in use", object.name);
+        let detail = format!("{} {} reads it.", catalog::kind_name(creating.kind), creating.name);
+        return Err(Error::new("55006", message).detail(detail));
+    }
+    let mut changed = vec![renamed(&object, new)?];
+    for id in ids {
+        for reader in catalog.dependents(id) {
+            if !changed.iter().any(|o| o.id == reader.id) {
+                let sql = planner::rename::reader(&reader.sql, &names)?;
+                changed.push(Object { sql, ..Object::clone(&reader) });
             }
-            renamed.name = alter.new_name.clone();
         }
     }
-    replace(&shared, renamed).await?;
+    let mut kept = Vec::new();
+    for object in &changed {
+        kept.extend(catalog::keep(object)?);
+    }
+    let engine = shared.engine()?;
+    engine.change_catalog(kept).await?;
+    let jobs = changed[0].job.iter().chain(&changed[0].helpers);
+    jobs.for_each(|job| engine.rename(job.relation, &job.name));
+    changed.into_iter().for_each(|object| shared.catalogs.add(object));
     Ok(Outcome::Done(tag))
+}
+
+/// The object under a new name.
+fn renamed(object: &Object, new: &str) -> Result<Object> {
+    let mut renamed = object.clone();
+    renamed.sql = planner::rename::definition(&object.sql, new)?;
+    for job in renamed.job.iter_mut().chain(&mut renamed.helpers) {
+        // A helper's name begins with that of its object.
+        let rest = job.name.strip_prefix(&object.name).unwrap_or_default();
+        job.name = format!("{new}{rest}");
+    }
+    renamed.name = new.to_owned();
+    Ok(renamed)
 }
 
 /// Holds the deliveries of a sink, or lets them go on.

@@ -26,19 +26,56 @@ pub async fn create(shared: &Arc<Shared>, object: Object, tell: Option<mpsc::Sen
     match &object.job {
         None => engine.change_catalog(changes).await?,
         Some(job) => {
-            for helper in &object.helpers {
-                engine.create(helper.clone(), Vec::new()).await?;
+            let mut helpers = Helpers { engine: engine.clone(), made: Vec::new() };
+            let created = async {
+                for helper in &object.helpers {
+                    helpers.made.push(helper.relation);
+                    engine.create(helper.clone(), Vec::new()).await?;
+                }
+                create_job(&engine, job, changes, tell).await
+            };
+            match created.await {
+                Ok(()) => helpers.made.clear(),
+                Err(error) => {
+                    helpers.undo().await?;
+                    return Err(error);
+                }
             }
-            let created = create_job(&engine, job, changes, tell).await;
-            if created.is_err() && !object.helpers.is_empty() {
-                let helpers = object.helpers.iter().map(|helper| helper.relation).collect();
-                Engine::drop(&engine, helpers, Vec::new()).await?;
-            }
-            created?;
         }
     }
     shared.catalogs.add(object);
     Ok(())
+}
+
+/// The jobs that were made for another one, which is not there yet: they go if it does not come.
+struct Helpers {
+    engine: Arc<Engine>,
+    made: Vec<RelationId>,
+}
+
+impl Helpers {
+    async fn undo(&mut self) -> Result<()> {
+        let made = std::mem::take(&mut self.made);
+        if !made.is_empty() {
+            Engine::drop(&self.engine, made, Vec::new()).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Helpers {
+    fn drop(&mut self) {
+        if self.made.is_empty() {
+            return;
+        }
+        // The statement was cancelled, or its client is gone: nobody waits for this.
+        let mut helpers = Helpers { engine: self.engine.clone(), made: std::mem::take(&mut self.made) };
+        tokio::spawn(async move {
+            if let Err(error) = helpers.undo().await {
+                tracing::warn!("what a cancelled statement had made could not be removed: {error}");
+            }
+        });
+    }
 }
 
 /// Starts a job and waits until it has read its inputs, telling of progress. Dropping the future undoes it.

@@ -6,7 +6,7 @@ use planner::lower::{ViewPlan, sink_of, view_of};
 use planner::statement::{Connection, CreateSink, SinkFrom};
 use storage::{Column, RelationId};
 use streaming::engine::JobSpec;
-use streaming::sink::{SinkSpec, SinkType};
+use streaming::sink::{OnError, SinkSpec, SinkType};
 
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
@@ -111,6 +111,7 @@ struct Said {
     force_append_only: bool,
     snapshot: bool,
     outbox_bytes_max: u64,
+    on_error: OnError,
 }
 
 /// Options of RisingWave's whose effect is always there, or that there is no need for.
@@ -132,6 +133,7 @@ impl Said {
             force_append_only: false,
             snapshot: true,
             outbox_bytes_max: OUTBOX_BYTES_MAX,
+            on_error: OnError::Table,
         };
         if !statement.connection.includes.is_empty() {
             return Err(Error::unsupported("INCLUDE is not supported for a sink"));
@@ -150,6 +152,16 @@ impl Said {
                 }
                 "force_append_only" => said.force_append_only = is_true(name, value)?,
                 "snapshot" => said.snapshot = is_true(name, value)?,
+                "on_error" => {
+                    said.on_error = match value.to_lowercase().as_str() {
+                        "table" => OnError::Table,
+                        "fail" => OnError::Fail,
+                        _ => {
+                            let message = format!("option \"on_error\" must be table or fail, not \"{value}\"");
+                            return Err(Error::new("22023", message));
+                        }
+                    };
+                }
                 "outbox.limit" => said.outbox_bytes_max = bytes(name, value)?,
                 other if WITHOUT_EFFECT.contains(&other) => {
                     session.notice(Error::notice(format!("parameter \"{name}\" has no effect")));
@@ -241,6 +253,7 @@ impl Said {
             types: columns.iter().map(|column| planner::types::format(&column.ty, column.typmod)).collect(),
             columns: columns.to_vec(),
             key,
+            on_error: self.on_error,
         })
     }
 }

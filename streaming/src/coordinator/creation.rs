@@ -51,6 +51,13 @@ impl Coordinator {
             None => epoch,
         };
         job.frontier = epoch;
+        job.taken = match self.store.meta_get(&checkpoint::taken_key(job.spec.relation))? {
+            Some(bytes) => u64::from_be_bytes(bytes.try_into().map_err(|_| {
+                storage::Error::Corrupt(format!("the epoch up to which sink \"{}\" has taken", job.spec.name))
+            })?),
+            None => epoch,
+        };
+        let taken = job.taken;
         if !job.is_input() {
             job.steps.begin(epoch);
         }
@@ -60,7 +67,7 @@ impl Coordinator {
         job.control.changed.store(state_epoch, Ordering::Release);
         let mut nodes: Vec<usize> = job.upstreams.iter().map(|(node, _)| *node).collect();
         nodes.extend(constants(&job.spec));
-        job.control.starts.lock().extend(nodes.into_iter().map(|node| (node, Start::Resume { epoch })));
+        job.control.starts.lock().extend(nodes.into_iter().map(|node| (node, Start::Resume { epoch: taken })));
         if let Some(message) = failed {
             *job.control.error.lock() = Some(message);
             job.control.failed.store(true, Ordering::Release);
@@ -73,8 +80,8 @@ impl Coordinator {
             job.control.history.lock().note(epoch, &event.watermarks(job.spec.columns.len()));
         }
         // What it has closed already is known again before those who read it go on.
-        let known = self.watermarks(&state, &job, epoch);
-        job.know(epoch, known);
+        let known = self.watermarks(&state, &job, taken);
+        job.know(taken, known);
         job.must_run = job.waits_for_watermark;
         state.jobs.insert(job.spec.relation, job);
         Ok(())
@@ -91,6 +98,8 @@ impl Coordinator {
             errors,
             late,
             frontier: 0,
+            taken: 0,
+            cut_taken: 0,
             stage,
             steps: Steps::default(),
             busy: None,
@@ -289,7 +298,7 @@ impl Coordinator {
         // Of an input that is behind the others, changes up to the target are still to come: the next step takes them.
         job.must_run = first < target && !upstreams.is_empty();
         job.steps.begin(if job.must_run { target + 1 } else { target });
-        job.issue(target, false);
+        job.issue(target, target, false);
     }
 
     /// After a restart: lets the sources' readers read what `job` needs.

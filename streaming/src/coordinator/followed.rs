@@ -34,6 +34,11 @@ pub struct Job {
     pub late: Option<Arc<Relation>>,
     /// The relation can be read at this epoch.
     pub frontier: u64,
+    /// Up to here it has taken what its inputs published. Only a sink's job is at later epochs without: it waits for room in
+    /// its outbox, while what comes stays in its inboxes.
+    pub taken: u64,
+    /// The same as of its last cut.
+    pub cut_taken: u64,
     /// What it is doing.
     pub stage: Stage,
     pub(super) upstreams: Vec<(usize, RelationId)>,
@@ -140,14 +145,38 @@ impl Job {
         }
     }
 
-    /// The farthest epoch up to `limit` whose step is of bounded size.
+    /// Whether it can take nothing, since its outbox is full.
+    pub(super) fn is_full(&self) -> bool {
+        self.stage == Stage::Running && self.control.outbox.as_ref().is_some_and(|outbox| outbox.is_full())
+    }
+
+    /// Whether it is at a later epoch than what it has taken, and could take more.
+    pub(super) fn is_to_go_on(&self) -> bool {
+        self.taken < self.frontier && self.busy.is_none() && !self.must_run && self.is_live() && !self.is_full()
+    }
+
+    /// The farthest epoch up to `limit` that its next step may reach. A sink's goes with the clock.
     pub(super) fn step(&self, limit: u64) -> u64 {
-        if limit <= self.frontier {
+        if self.control.outbox.is_some() { limit } else { self.bounded(self.frontier, limit) }
+    }
+
+    /// The epoch up to which a step to `target` takes what its inputs published.
+    pub(super) fn take(&self, target: u64) -> u64 {
+        match &self.control.outbox {
+            None => target,
+            Some(_) if self.is_full() => self.taken,
+            Some(_) => self.bounded(self.taken, target),
+        }
+    }
+
+    /// The farthest epoch up to `limit` so that not too much of what waits lies between.
+    fn bounded(&self, from: u64, limit: u64) -> u64 {
+        if limit <= from {
             return limit;
         }
         let mut rows = 0;
         let mut last = None;
-        for (epoch, waiting) in self.control.waiting.lock().range(self.frontier + 1..=limit) {
+        for (epoch, waiting) in self.control.waiting.lock().range(from + 1..=limit) {
             rows += waiting;
             if rows > self.step_rows
                 && let Some(last) = last
@@ -162,7 +191,7 @@ impl Job {
     /// Learns from a step how large the next one should be.
     pub(super) fn stepped(&mut self, target: u64) {
         let mut waiting = self.control.waiting.lock();
-        let later = waiting.split_off(&(target + 1));
+        let later = waiting.split_off(&(target.min(self.taken) + 1));
         let rows: usize = std::mem::replace(&mut *waiting, later).into_values().sum();
         // Small steps tell more of the clock than of the job.
         if rows >= *STEP_ROWS.start() / 2 {
@@ -171,10 +200,15 @@ impl Job {
         }
     }
 
-    pub(super) fn issue(&mut self, target: u64, cut: bool) {
+    pub(super) fn issue(&mut self, target: u64, take: u64, cut: bool) {
         debug_assert!(self.busy.is_none() && target > self.control.target.load(Ordering::Acquire));
+        self.taken = take;
         if cut {
             self.control.cut.store(target, Ordering::Release);
+            self.cut_taken = take;
+        }
+        if self.control.outbox.is_some() {
+            self.control.take.store(take, Ordering::Release);
         }
         self.give_out(target);
         self.control.target.store(target, Ordering::Release);
@@ -190,6 +224,19 @@ impl Job {
             self.frontier = epoch;
             self.relations().for_each(|relation| relation.advance(Epoch(epoch)));
         }
+    }
+
+    /// Nothing came up to `epoch`: there is nothing to run for.
+    pub(super) fn pass(&mut self, epoch: u64) {
+        if self.taken >= self.frontier {
+            self.taken = epoch;
+        }
+        self.advance(epoch);
+    }
+
+    /// The epoch up to which all that came in is in its state.
+    pub fn reached(&self) -> u64 {
+        if self.control.outbox.is_some() { self.frontier.min(self.taken) } else { self.frontier }
     }
 
     /// For status.

@@ -196,7 +196,9 @@ impl Coordinator {
     /// Answers who waits for all that had come in: it is durable, and every view has it.
     pub(super) fn answer_flushes(state: &mut State) {
         let follows = |job: &&Job| job.stage == Stage::Running;
-        let visible = state.jobs.values().filter(follows).map(|job| job.frontier).min().unwrap_or(state.sealed);
+        // What waits for room in a full outbox waits for its target, which nobody else should.
+        let at = |job: &Job| if job.is_full() { job.frontier } else { job.reached() };
+        let visible = state.jobs.values().filter(follows).map(at).min().unwrap_or(state.sealed);
         let complete = visible.min(state.durable);
         let is_over = |flush: &mut Flush| flush.epoch.is_some_and(|epoch| epoch <= complete);
         for flush in state.flushes.extract_if(.., is_over) {

@@ -80,7 +80,7 @@ pub(super) fn forget(state: &State) {
             .jobs
             .values()
             .filter(|reader| reader.upstreams.iter().any(|(_, upstream)| *upstream == job.spec.relation))
-            .map(|reader| reader.frontier)
+            .map(Job::reached)
             .min();
         job.control.history.lock().forget_before(oldest.unwrap_or(job.frontier).min(job.frontier));
     }

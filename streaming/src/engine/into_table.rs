@@ -12,7 +12,8 @@ use storage::{Batch, Column, RelationId, RelationSnapshot, SqlType};
 
 use super::tables::Tables;
 use crate::error::{Error, Result};
-use crate::sink::{Delivery, Position, Sink, SinkSpec};
+use crate::expr::row_text;
+use crate::sink::{Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec};
 
 /// What `connector = ...` is for these sinks.
 pub const CONNECTOR: &str = "table";
@@ -24,6 +25,7 @@ pub struct IntoTable {
     table: RelationId,
     progress: RelationId,
     key: Vec<usize>,
+    on_error: OnError,
 }
 
 impl IntoTable {
@@ -34,7 +36,8 @@ impl IntoTable {
                 spec.options.iter().find(|(option, _)| option == name).and_then(|(_, value)| value.parse().ok());
             value.map(RelationId).ok_or_else(|| Error::Failed(format!("the sink has no option \"{name}\"")))
         };
-        Ok(IntoTable { tables, table: relation("table")?, progress: relation("progress")?, key: spec.key.clone() })
+        let (table, progress) = (relation("table")?, relation("progress")?);
+        Ok(IntoTable { tables, table, progress, key: spec.key.clone(), on_error: spec.on_error })
     }
 
     fn read_progress(&self) -> Result<Option<RecordBatch>> {
@@ -67,18 +70,27 @@ impl Delivery for Connection {
         self.position
     }
 
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<()> {
-        let IntoTable { tables, table, progress, key } = &self.sink;
+    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
+        let IntoTable { tables, table, progress, key, on_error } = &self.sink;
         let columns = tables.columns(*table)?;
         let batches: Vec<Batch> = changes.collect::<Result<_>>()?;
         let lock = tables.lock_of(*table);
         let _guard = lock.blocking_lock();
+        let mut refused = Vec::new();
         let rows = if key.is_empty() {
-            appended(tables, &columns, &batches)?
+            appended(tables, &columns, &batches, &mut refused)?
         } else {
             let view = tables.read_latest(&[*table])?;
-            replaced(&view.relations[table], &columns, key, &batches)?
+            replaced(&view.relations[table], &columns, key, &batches, &mut refused)?
         };
+        match refused.first() {
+            Some(first) if *on_error == OnError::Fail => return Err(Error::invalid("23502", first.reason.clone())),
+            Some(_) => {
+                refused.truncate(REFUSED_MAX);
+                return Ok(Delivered::Refused(refused));
+            }
+            None => {}
+        }
         let mut writes = Vec::new();
         if rows.num_rows() > 0 {
             writes.push((*table, rows));
@@ -93,31 +105,39 @@ impl Delivery for Connection {
         let both = concat_batches(&schema, before.iter().chain([&after]))?;
         writes.push((*progress, Batch::new(both, Some(diffs))));
         tables.write_synced(writes)?;
-        Ok(())
+        Ok(Delivered::All)
     }
 }
 
-/// What an INSERT would refuse.
-fn check(columns: &[Column], key: &[usize], rows: &RecordBatch) -> Result<()> {
-    for (i, column) in columns.iter().enumerate().take(rows.num_columns()) {
-        if (column.not_null || key.contains(&i)) && rows.column(i).null_count() > 0 {
-            let message = format!("null value in column \"{}\" of the table violates not-null constraint", column.name);
-            return Err(Error::invalid("23502", message));
-        }
-    }
-    Ok(())
+/// What an INSERT would refuse of a batch's row; `with` goes out with it.
+fn check(
+    columns: &[Column],
+    key: &[usize],
+    batches: &[Batch],
+    at: (usize, usize),
+    with: Option<usize>,
+) -> Option<Refused> {
+    let (batch, row) = at;
+    let data = batches[batch].data();
+    let is_missing =
+        |(i, column): &(usize, &Column)| (column.not_null || key.contains(i)) && data.column(*i).is_null(row);
+    let (_, column) = columns.iter().enumerate().take(data.num_columns()).find(is_missing)?;
+    let reason = format!("null value in column \"{}\" of the table violates not-null constraint", column.name);
+    let rows = with.into_iter().chain([row]).collect();
+    Some(Refused { batch, rows, raw: row_text(data, row).into_bytes(), reason, sqlstate: "23502".into() })
 }
 
 /// Rows of a table without a key.
-fn appended(tables: &Tables, columns: &[Column], batches: &[Batch]) -> Result<Batch> {
+fn appended(tables: &Tables, columns: &[Column], batches: &[Batch], refused: &mut Vec<Refused>) -> Result<Batch> {
     let schema = storage::types::arrow_schema(columns);
     let mut all = Vec::new();
-    for batch in batches {
+    for (b, batch) in batches.iter().enumerate() {
+        let comes = (0..batch.num_rows()).filter(|row| batch.diff(*row) > 0);
+        refused.extend(comes.filter_map(|row| check(columns, &[], batches, (b, row), None)));
         // A row that is there several times is several rows.
         let copies = (0..batch.num_rows()).flat_map(|r| std::iter::repeat_n(r as u32, batch.diff(r).max(0) as usize));
         let copies: Vec<u32> = copies.collect();
         let rows = batch.take(&copies.into())?;
-        check(columns, &[], rows.data())?;
         let n = rows.num_rows() as i64;
         let first = tables.allocate_row_ids(n as u64);
         let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(first..first + n));
@@ -128,16 +148,28 @@ fn appended(tables: &Tables, columns: &[Column], batches: &[Batch]) -> Result<Ba
 }
 
 /// Rows of a table with a key: what comes replaces what is there.
-fn replaced(stored: &RelationSnapshot, columns: &[Column], key: &[usize], batches: &[Batch]) -> Result<Batch> {
+fn replaced(
+    stored: &RelationSnapshot,
+    columns: &[Column],
+    key: &[usize],
+    batches: &[Batch],
+    refused: &mut Vec<Refused>,
+) -> Result<Batch> {
     let schema = storage::types::arrow_schema(columns);
     // The last word on each key: the row that comes, or none.
     let mut last: HashMap<Vec<u8>, (usize, usize, bool)> = HashMap::new();
+    // The row that it replaces, where that is in the same batch.
+    let mut before: HashMap<(usize, usize), usize> = HashMap::new();
     for (b, batch) in batches.iter().enumerate() {
         let arrays: Vec<ArrayRef> = key.iter().map(|k| batch.column(*k).clone()).collect();
         let keys = storage::row::encode_rows(&arrays, batch.num_rows())?;
         for comes in [false, true] {
             for row in (0..batch.num_rows()).filter(|row| (batch.diff(*row) > 0) == comes) {
-                last.insert(keys.get(row).to_vec(), (b, row, comes));
+                if let Some((batch, gone, false)) = last.insert(keys.get(row).to_vec(), (b, row, comes))
+                    && batch == b
+                {
+                    before.insert((b, row), gone);
+                }
             }
         }
     }
@@ -149,8 +181,8 @@ fn replaced(stored: &RelationSnapshot, columns: &[Column], key: &[usize], batche
             all.push(Batch::inserts(RecordBatch::try_new(schema.clone(), old.columns().to_vec())?).negate());
         }
         if comes {
+            refused.extend(check(columns, key, batches, (b, row), before.get(&(b, row)).copied()));
             let new = RecordBatch::try_new(schema.clone(), rows.slice(row, 1).columns().to_vec())?;
-            check(columns, key, &new)?;
             all.push(Batch::inserts(new));
         }
     }

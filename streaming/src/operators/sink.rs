@@ -4,7 +4,8 @@
 //! State   The outbox: entries that the target does not have yet.
 //! Epochs  Collects; writes at a cut, and at a seal before it if much has come. The rows that a relation has at the
 //!         beginning are written as they come.
-//! Limits  The outbox holds so many bytes; past them the job fails, and what is in the outbox is still delivered.
+//! Limits  The outbox holds so many bytes. Past them the job takes no more: what comes waits in its inboxes, in front of it,
+//!         until the target has taken some. Only the first rows must have room all at once.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -80,6 +81,8 @@ pub struct SinkTask {
     rows: usize,
     /// The job, while it reads the rows that are there when it begins.
     beginning: Option<Arc<JobControl>>,
+    /// Whether it was not cut yet: nothing leaves before that.
+    first: bool,
 }
 
 impl SinkTask {
@@ -87,9 +90,9 @@ impl SinkTask {
     pub fn new(node: &Sink, job: Arc<JobControl>, outbox: Arc<Outbox>, table: StateTable) -> SinkTask {
         let vnode = table.vnodes().start as u8;
         let next = outbox.next_number(vnode);
-        let begins = node.direct && job.target.load(Ordering::Acquire) == 0;
-        let beginning = begins.then_some(job);
-        SinkTask { node: node.clone(), outbox, table, vnode, next, pending: Vec::new(), rows: 0, beginning }
+        let first = job.target.load(Ordering::Acquire) == 0;
+        let beginning = (node.direct && first).then_some(job);
+        SinkTask { node: node.clone(), outbox, table, vnode, next, pending: Vec::new(), rows: 0, beginning, first }
     }
 
     fn flush(&mut self, epoch: u64) -> Result<()> {
@@ -105,10 +108,12 @@ impl SinkTask {
             return Ok(());
         }
         let position = Position { epoch, vnode: self.vnode, number: self.next };
-        if !self.outbox.put(&self.table, position, &all) {
+        self.outbox.put(&self.table, position, &all);
+        if self.first && self.outbox.is_full() {
             let max = bytes_text(self.outbox.bytes_max());
-            let message = format!("the outbox is full: its {max} wait for a target that does not take them");
-            return Err(Error::Failed(message));
+            let message = format!("the rows that are there do not fit into the outbox: it takes {max}");
+            let hint = "Raise outbox.limit, or say snapshot = 'false'.";
+            return Err(Error::Failed(format!("{message}\nHINT:  {hint}")));
         }
         self.next += 1;
         Ok(())
@@ -130,13 +135,16 @@ impl Task for SinkTask {
         Ok(Progress::Done)
     }
 
-    fn seal(&mut self, at: &Seal, _out: &mut Output) -> Result<Progress> {
+    fn seal(&mut self, at: &Seal, out: &mut Output) -> Result<Progress> {
         if at.checkpoint || self.rows >= ENTRY_ROWS {
             self.flush(at.epoch.0)?;
         }
         self.beginning = None;
         if at.checkpoint {
+            self.first = false;
             self.outbox.trim(&self.table, self.table.vnodes());
+            let refused = self.outbox.write_refused(&self.table, self.table.vnodes(), at.epoch.0);
+            refused.into_iter().for_each(|error| out.error(error));
         }
         Ok(Progress::Done)
     }

@@ -237,7 +237,8 @@ impl TapLeaf {
             if let Some(batch) = self.merged.pop_front() {
                 return Ok(Next::Batch(target, batch));
             }
-            let Some(batch) = self.changes(target, start)? else { return Ok(Next::Nothing) };
+            let until = target.min(self.ctx.job.take.load(Ordering::Acquire));
+            let Some(batch) = self.changes(until, start)? else { return Ok(Next::Nothing) };
             let rows = batch.num_rows();
             for offset in (0..rows).step_by(BATCH_ROWS_MAX) {
                 self.merged.push_back(batch.slice(offset, BATCH_ROWS_MAX.min(rows - offset)));
@@ -245,17 +246,17 @@ impl TapLeaf {
         }
     }
 
-    /// The next changes up to `target` that are not in what was read first. Of a relation whose rows come and go,
+    /// The next changes up to `until` that are not in what was read first. Of a relation whose rows come and go,
     /// several epochs are consolidated: that is never more than the old rows and the new ones together.
-    fn changes(&mut self, target: u64, start: u64) -> Result<Option<Batch>> {
+    fn changes(&mut self, until: u64, start: u64) -> Result<Option<Batch>> {
         let mut inbox = self.inbox.borrow_mut();
-        let (_, several) = inbox.waiting(target);
+        let (_, several) = inbox.waiting(until);
         let merge = several && !self.append_only;
         let enough = if merge { MERGE_ROWS } else { BATCH_ROWS };
         let mut parts: Vec<Batch> = Vec::new();
         let mut rows = 0;
         while rows < enough {
-            let Some((epoch, batch)) = inbox.pop(target)? else { break };
+            let Some((epoch, batch)) = inbox.pop(until)? else { break };
             if epoch > start {
                 rows += batch.num_rows();
                 parts.push(batch);

@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use storage::RelationId;
 use storage::table::StateTable;
 
-use super::{Outbox, read};
+use super::Outbox;
 use crate::error::Result;
-use crate::sink::{Delivery, Sink};
+use crate::sink::{Delivered, Delivery, Sink};
 
 /// Rows of one transaction, unless an epoch alone has more.
 const TRANSACTION_ROWS: u64 = 100_000;
@@ -136,12 +136,19 @@ fn deliver_some(
     };
     let entries = outbox.next(TRANSACTION_ROWS, EPOCH_ROWS);
     let Some((until, _)) = entries.last().copied() else { return Ok(()) };
-    let mut changes = entries.iter().map(|(position, _)| read(table, *position));
-    delivery.deliver(&mut changes, until)?;
+    let mut rows = 0;
+    let mut changes = entries.iter().map(|(position, _)| {
+        let changes = outbox.read(table, *position)?;
+        rows += changes.num_rows() as u64;
+        Ok(changes)
+    });
+    if let Delivered::Refused(refused) = delivery.deliver(&mut changes, until)? {
+        return outbox.refuse(table, &entries, refused);
+    }
     outbox.delivered(until);
     let mut progress = outbox.progress.lock();
     progress.transactions += 1;
-    progress.rows += entries.iter().map(|(_, rows)| rows).sum::<u64>();
+    progress.rows += rows;
     debug_assert!(until.epoch <= outbox.durable.load(Ordering::Acquire));
     Ok(())
 }

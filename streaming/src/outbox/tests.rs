@@ -10,14 +10,14 @@ use storage::{Checkpoint, Epoch, RelationId, Store, StoreOptions};
 
 use super::*;
 use crate::error::Error;
-use crate::sink::{Delivery, Sink};
+use crate::sink::{Delivered, Delivery, Refused, Sink};
 
 fn batch(values: &[i64]) -> Batch {
     let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
     Batch::new(RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(values.to_vec()))]).expect("a column"), None)
 }
 
-/// Keeps values and a position in one step, as a target with transactions does; every third attempt fails, half of those
+/// Keeps values and a position in one step, refuses 13, as a target with transactions does; every third attempt fails, half of those
 /// after the step: then the answer is lost, not the transaction.
 #[derive(Default)]
 struct Target {
@@ -42,19 +42,32 @@ impl Delivery for Connection {
     fn position(&self) -> Option<Position> {
         self.0.kept.lock().1
     }
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<()> {
+    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
         let attempt = self.0.attempts.fetch_add(1, Ordering::Relaxed);
         if attempt % 6 == 1 {
             return Err(Error::Unavailable("before".into()));
         }
-        let mut values: Vec<i64> = Vec::new();
-        for change in changes {
-            values.extend(change?.column(0).as_primitive::<Int64Type>().values());
+        let (mut values, mut refused) = (Vec::new(), Vec::new());
+        for (batch, change) in changes.enumerate() {
+            let change = change?;
+            let new = change.column(0).as_primitive::<Int64Type>().values();
+            let bad = new.iter().enumerate().filter(|(_, value)| **value == 13).map(|(row, _)| Refused {
+                batch,
+                rows: vec![row],
+                raw: b"13".to_vec(),
+                reason: "bad luck".into(),
+                sqlstate: "22000".into(),
+            });
+            refused.extend(bad);
+            values.extend(new.iter().copied());
+        }
+        if !refused.is_empty() {
+            return Ok(Delivered::Refused(refused));
         }
         let mut kept = self.0.kept.lock();
         kept.0.extend(values);
         kept.1 = Some(until);
-        if attempt % 6 == 4 { Err(Error::Unavailable("after".into())) } else { Ok(()) }
+        if attempt % 6 == 4 { Err(Error::Unavailable("after".into())) } else { Ok(Delivered::All) }
     }
 }
 
@@ -74,8 +87,8 @@ fn open(dir: &std::path::Path, bytes_max: u64) -> Fixture {
 }
 
 impl Fixture {
-    fn put(&self, epoch: u64, number: u64, values: &[i64]) -> bool {
-        self.outbox.put(&self.table, Position { epoch, vnode: 0, number }, &batch(values))
+    fn put(&self, epoch: u64, number: u64, values: &[i64]) {
+        self.outbox.put(&self.table, Position { epoch, vnode: 0, number }, &batch(values));
     }
 
     fn checkpoint(&self, epoch: u64) {
@@ -115,7 +128,7 @@ fn everything_arrives_once_and_in_order_through_errors_and_restarts() {
             epoch += 1;
             for number in 0..2 {
                 let values = [epoch as i64 * 10 + number, -1];
-                assert!(f.put(epoch, number as u64, &values));
+                f.put(epoch, number as u64, &values);
                 expected.extend(values);
             }
             f.checkpoint(epoch);
@@ -126,7 +139,7 @@ fn everything_arrives_once_and_in_order_through_errors_and_restarts() {
             f.checkpoint(epoch);
         }
         // Never made durable: it must not leave.
-        assert!(f.put(epoch + 1, 0, &[666]));
+        f.put(epoch + 1, 0, &[666]);
         deliveries.stop();
         drop((f, deliveries));
         epoch += 5;
@@ -142,9 +155,9 @@ fn nothing_leaves_before_it_is_durable_nor_while_it_is_paused() {
     let f = open(dir.path(), 1 << 30);
     f.outbox.pause(true);
     let deliveries = f.deliver(&target);
-    assert!(f.put(2, 0, &[1]));
+    f.put(2, 0, &[1]);
     f.checkpoint(2);
-    assert!(f.put(3, 0, &[2]));
+    f.put(3, 0, &[2]);
     assert_eq!(f.outbox.status().state, "paused");
     assert_eq!(f.outbox.next(100, 100).len(), 1);
     f.outbox.pause(false);
@@ -153,9 +166,9 @@ fn nothing_leaves_before_it_is_durable_nor_while_it_is_paused() {
     f.checkpoint(3);
     until(|| f.outbox.status().rows_waiting == 0);
     assert_eq!(target.kept.lock().0, [1, 2]);
-    assert!(f.outbox.wants_trim());
+    assert!(f.outbox.wants_cut());
     f.outbox.trim(&f.table, 0..256);
-    assert!(!f.outbox.wants_trim());
+    assert!(!f.outbox.wants_cut());
     f.checkpoint(4);
     deliveries.stop();
     drop(f);
@@ -163,20 +176,24 @@ fn nothing_leaves_before_it_is_durable_nor_while_it_is_paused() {
 }
 
 #[test]
-fn a_full_outbox_takes_no_more_and_keeps_what_it_has() {
+fn a_full_outbox_says_so_until_some_of_it_has_left() {
     let dir = tempfile::tempdir().expect("a folder");
     let f = open(dir.path(), 4096);
     let many: Vec<i64> = (0..100).collect();
     let mut n = 0;
-    while f.put(2, n, &many) {
+    while !f.outbox.is_full() {
+        f.put(2, n, &many);
         n += 1;
     }
-    assert!(n > 0 && f.outbox.status().bytes_waiting <= 4096);
-    assert_eq!(f.outbox.status().rows_waiting, n * 100);
+    assert_eq!((f.outbox.status().state, f.outbox.status().rows_waiting), ("full", n * 100));
     f.checkpoint(2);
     drop(f);
     let f = open(dir.path(), 4096);
     assert_eq!((f.outbox.status().rows_waiting, f.outbox.next(1_000_000, 1_000_000).len()), (n * 100, n as usize));
+    assert!(f.outbox.is_full());
+    let deliveries = f.deliver(&Arc::new(Target::default()));
+    until(|| f.outbox.status().state == "running" && !f.outbox.is_full());
+    deliveries.stop();
 }
 
 #[test]
@@ -184,7 +201,7 @@ fn transactions_are_bounded_and_keep_epochs_together() {
     let dir = tempfile::tempdir().expect("a folder");
     let f = open(dir.path(), 1 << 30);
     for (epoch, number) in [(2, 0), (2, 1), (3, 0), (3, 1), (4, 0)] {
-        assert!(f.put(epoch, number, &[0; 10]));
+        f.put(epoch, number, &[0; 10]);
     }
     f.checkpoint(4);
     let epochs = |rows, epoch_rows| f.outbox.next(rows, epoch_rows).iter().map(|(p, _)| p.epoch).collect::<Vec<_>>();
@@ -192,4 +209,53 @@ fn transactions_are_bounded_and_keep_epochs_together() {
     assert_eq!(epochs(30, 100), [2, 2, 3, 3]);
     assert_eq!(epochs(10, 10), [2]);
     assert_eq!(epochs(1000, 1000), [2, 2, 3, 3, 4]);
+}
+
+#[test]
+fn what_is_refused_is_set_aside_once_and_the_rest_arrives_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let target = Arc::new(Target::default());
+    let mut epoch = 10;
+    let mut expected = Vec::new();
+    let mut set_aside = 0;
+    for restart in 0..3 {
+        let f = open(dir.path(), 1 << 30);
+        let deliveries = f.deliver(&target);
+        epoch += 1;
+        for (number, values) in [[1, 13, 2], [3, 4, 5], [13, 13, 6]].into_iter().enumerate() {
+            let values = values.map(|value| if value == 13 { 13 } else { value + 100 * epoch as i64 });
+            f.put(epoch, number as u64, &values);
+            expected.extend(values.into_iter().filter(|value| *value != 13));
+        }
+        f.checkpoint(epoch);
+        until(|| f.outbox.has_refused());
+        if restart == 1 {
+            // Found, and the server ends before that is durable: it is found again.
+            f.outbox.write_refused(&f.table, 0..256, epoch + 1);
+        } else {
+            epoch += 1;
+            set_aside += f.outbox.write_refused(&f.table, 0..256, epoch).len();
+            assert!(!f.outbox.has_refused());
+            f.checkpoint(epoch);
+            until(|| f.outbox.status().rows_waiting == 0 || f.outbox.has_refused());
+            while f.outbox.status().rows_waiting > 0 {
+                epoch += 1;
+                set_aside += f.outbox.write_refused(&f.table, 0..256, epoch).len();
+                f.checkpoint(epoch);
+                until(|| f.outbox.status().rows_waiting == 0 || f.outbox.has_refused());
+            }
+        }
+        if restart == 2 {
+            f.outbox.trim(&f.table, 0..256);
+            f.checkpoint(epoch + 1);
+        }
+        deliveries.stop();
+        epoch += 5;
+    }
+    assert_eq!(target.kept.lock().0, expected);
+    assert_eq!(set_aside, 9);
+    let f = open(dir.path(), 1 << 30);
+    let mut left = 0;
+    f.table.scan_all(&mut |_, _, _| Ok(left += 1)).expect("readable");
+    assert_eq!(left, 0, "a trimmed entry leaves what is known of it behind");
 }
