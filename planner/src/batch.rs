@@ -128,6 +128,18 @@ impl RelationSource {
     }
 }
 
+/// The relation that a plan reads as it is: nothing but chosen columns of one scan.
+pub fn scanned(plan: &LogicalPlan) -> Option<&RelationSource> {
+    match plan {
+        LogicalPlan::TableScan(scan) => RelationSource::of(scan).filter(|_| scan.filters.is_empty()),
+        LogicalPlan::Projection(projection) => {
+            let plain = projection.expr.iter().all(|e| matches!(e, Expr::Column(_)));
+            scanned(&projection.input).filter(|_| plain)
+        }
+        _ => None,
+    }
+}
+
 impl TableSource for RelationSource {
     fn schema(&self) -> SchemaRef {
         self.schema.clone()

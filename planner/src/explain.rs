@@ -124,7 +124,7 @@ fn append_only(plan: &Plan, i: usize) -> bool {
         | AnyOperator::Distinct(_)
         | AnyOperator::Materialize(_) => inputs(),
         AnyOperator::HashJoin(join) => matches!(join.kind, JoinKind::Inner | JoinKind::Semi) && inputs(),
-        AnyOperator::TemporalJoin(_) => true,
+        AnyOperator::TemporalJoin(_) | AnyOperator::VersionedJoin(_) => true,
         AnyOperator::WindowClose(close) => close.every.is_none() && !close.updates,
         AnyOperator::TemporalFilter(filter) => filter.rises && filter.comparison.enters() && inputs(),
         AnyOperator::SetOperation(operation) => operation.kind == SetKind::Intersect && inputs(),
@@ -156,7 +156,10 @@ fn describe(plan: &Plan, i: usize) -> String {
     let node = &plan.nodes[i];
     let input = |n: usize| plan.nodes[node.inputs[n]].operator.schema();
     match &node.operator {
-        AnyOperator::TapReader(reader) => format!("{} ({})", reader.name, columns(&reader.schema)),
+        AnyOperator::TapReader(reader) => {
+            let history = if reader.history.is_some() { ", every version" } else { "" };
+            format!("{} ({}){history}", reader.name, columns(&reader.schema))
+        }
         AnyOperator::TableSource(table) => format!("({})", columns(&table.schema)),
         AnyOperator::Source(source) => {
             let connector = source.spec.options.iter().find(|(k, _)| k == "connector");
@@ -213,6 +216,12 @@ fn describe(plan: &Plan, i: usize) -> String {
             let conditions = conditions(&join.keys, &[], &join.condition, &input(0), &input(1));
             let kind = if join.outer { "left" } else { "inner" };
             format!("{kind} on {}, as of the row's epoch", conditions.join(" AND "))
+        }
+        AnyOperator::VersionedJoin(join) => {
+            let conditions = conditions(&join.keys, &[], &join.condition, &input(0), &input(1));
+            let kind = if join.outer { "left" } else { "inner" };
+            let time = input(0).field(join.times[0]).name().clone();
+            format!("{kind} on {}, as of {time}", conditions.join(" AND "))
         }
         AnyOperator::AsofJoin(join) => {
             let (left, right) = (input(0), input(1));

@@ -27,7 +27,7 @@ use streaming::windows::{Frame, WindowCall, WindowKind};
 pub use asof::{Asof, AsofJoin};
 pub use pairs::reads_only;
 pub use set_operation::SetOperation;
-pub use temporal::TemporalJoin;
+pub use temporal::{TemporalJoin, Versions};
 pub use temporal_filter::TemporalFilter;
 pub use time_window::TimeWindow;
 

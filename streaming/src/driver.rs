@@ -84,6 +84,8 @@ pub struct JobContext {
     pub errors: Rc<RefCell<Vec<RowError>>>,
     /// Rows that were late, by epoch; the root publishes them.
     pub late: Rc<RefCell<Vec<(u64, Batch)>>>,
+    /// What a table's rows were from when on, by epoch; the root publishes it.
+    pub history: Rc<RefCell<Vec<(u64, Batch)>>>,
     /// Counts unfinished segments.
     pub probe: ProbeHandle<u64>,
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringViewArray};
 use arrow::compute::cast;
 use arrow::datatypes::Int64Type;
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::{DataType, Field, SchemaRef};
 use serde::{Deserialize, Serialize};
 use storage::{Batch, Column, RelationId, SqlType};
 
@@ -192,6 +192,11 @@ pub struct Judge {
     late: SchemaRef,
 }
 
+/// The columns that a history has behind those of its table, whose time is of the type `time`.
+pub fn history_fields(time: &DataType) -> [Field; 2] {
+    [Field::new("_valid_from", time.clone(), true), Field::new("_deleted", DataType::Boolean, true)]
+}
+
 /// What was judged.
 pub struct Judged {
     /// The rows that are taken.
@@ -290,6 +295,38 @@ impl Judge {
         }
         let ids = at_row.iter().map(|(row, _)| format!("{sequence}:{row}")).collect();
         self.judged(batch, keep, &at_row, ids, errors)
+    }
+
+    /// What one statement, written when the watermark was `at`, makes of the history of a table whose rows can change:
+    /// each change with the time from which on it counts, which is never below the watermark, and whether it is the end of
+    /// its key. `None` for a table that only grows: there each row is a version.
+    pub fn history(&self, at: i64, taken: &Batch, key: &[usize]) -> Result<Option<Batch>> {
+        if self.spec.append_only || taken.num_rows() == 0 {
+            return Ok(None);
+        }
+        let batch = if taken.is_append_only() { taken.clone() } else { taken.consolidate()? };
+        let n = batch.num_rows();
+        let keys: Vec<ArrayRef> = key.iter().map(|c| batch.column(*c).clone()).collect();
+        let keys = storage::row::encode_rows(&keys, n)?;
+        let stays: hashbrown::HashSet<&[u8]> = (0..n).filter(|r| batch.diff(*r) > 0).map(|r| keys.get(r)).collect();
+        let rows: Vec<usize> = (0..n).filter(|r| batch.diff(*r) > 0 || !stays.contains(keys.get(*r))).collect();
+        let times = watermark::values(batch.column(self.spec.column));
+        let floor = self.spec.floor(at);
+        let from = |row: &usize| match times.is_valid(*row) {
+            true => Some(times.value(*row).max(floor)),
+            // The end of a row without a time is now.
+            false => (batch.diff(*row) < 0).then_some(floor),
+        };
+        let from: ArrayRef = Arc::new(rows.iter().map(from).collect::<Int64Array>());
+        let deleted: BooleanArray = rows.iter().map(|row| Some(batch.diff(*row) < 0)).collect();
+        let indices = rows.iter().map(|row| *row as u32).collect::<arrow::array::UInt32Array>();
+        let mut columns = Batch::inserts(batch.data().clone()).take(&indices)?.data().columns().to_vec();
+        let mut fields: Vec<Arc<Field>> = batch.schema().fields().to_vec();
+        let time = fields[self.spec.column].data_type().clone();
+        columns.extend([of_numbers(&from, &time)?, Arc::new(deleted) as ArrayRef]);
+        fields.extend(history_fields(&time).map(Arc::new));
+        let schema = Arc::new(arrow_schema::Schema::new(fields));
+        Ok(Some(Batch::inserts(RecordBatch::try_new(schema, columns)?)))
     }
 
     /// The times of the rows, what each says of the others, and the errors of that.

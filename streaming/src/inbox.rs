@@ -24,6 +24,7 @@ use crate::clock::INBOX_BYTES_MAX;
 use crate::dataflow::{decode_batch, encode_batch};
 use crate::error::{Error, Result};
 use crate::job::JobControl;
+use crate::operators::TapReader;
 
 /// Bytes that one inbox keeps in memory whatever the others do: a reader that keeps up is never slowed by one that does
 /// not.
@@ -34,6 +35,10 @@ pub struct Inbox {
     reader: Arc<JobControl>,
     /// The columns that the reader takes, and how it names them.
     columns: Vec<usize>,
+    /// Whether it takes a table's history instead of its changes; see [`TapReader::history`].
+    ///
+    /// [`TapReader::history`]: crate::operators::TapReader::history
+    pub history: bool,
     schema: SchemaRef,
     table: StateTable,
     /// The number of the next delivery that is stored.
@@ -70,17 +75,13 @@ impl Inbox {
     ///
     /// # Errors
     /// If the table cannot be read.
-    pub fn open(
-        reader: Arc<JobControl>,
-        columns: Vec<usize>,
-        schema: SchemaRef,
-        table: StateTable,
-        dir: PathBuf,
-    ) -> Result<Inbox> {
+    pub fn open(reader: Arc<JobControl>, tap: &TapReader, table: StateTable, dir: PathBuf) -> Result<Inbox> {
+        let schema = tap.schema.clone();
         let mut inbox = Inbox {
             deliveries: VecDeque::new(),
             reader,
-            columns,
+            columns: tap.columns.clone(),
+            history: tap.history.is_some(),
             schema,
             table,
             next: 0,
@@ -135,7 +136,9 @@ impl Inbox {
         let places: std::result::Result<Vec<usize>, usize> = self.columns.iter().map(place).collect();
         let places =
             places.map_err(|_| Error::Failed("the source's reader does not read a column that is needed".into()))?;
-        let columns = places.into_iter().map(|c| batch.column(c).clone()).collect();
+        // A history has two columns behind those of the table.
+        let behind = if self.history { batch.data().num_columns() - 2..batch.data().num_columns() } else { 0..0 };
+        let columns = places.into_iter().chain(behind).map(|c| batch.column(c).clone()).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let data = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?;
         Ok(Batch::new(data, batch.diffs().cloned()))
@@ -332,8 +335,16 @@ mod tests {
         Batch::new(RecordBatch::try_new(schema, vec![Arc::new(a), Arc::new(b)]).expect("two columns"), None)
     }
 
-    fn schema() -> SchemaRef {
-        Arc::new(Schema::new(vec![Field::new("c1", DataType::Int64, true)]))
+    fn tap(column: usize) -> TapReader {
+        TapReader {
+            relation: RelationId(1),
+            name: "t".into(),
+            columns: vec![column],
+            append_only: true,
+            history: None,
+            watermarks: vec![],
+            schema: Arc::new(Schema::new(vec![Field::new("c1", DataType::Int64, true)])),
+        }
     }
 
     fn values(batch: &Batch) -> Vec<i64> {
@@ -347,8 +358,7 @@ mod tests {
         let store = Store::open(dir.path(), StoreOptions::default()).expect("a store");
         let control = Arc::new(JobControl::new(RelationId(7), "v".into(), Arc::new(Clock::new(2))));
         let (table, _) = store.table(TableId::new(RelationId(7), 1, 0), 0, 1).expect("a table");
-        let mut inbox =
-            Inbox::open(control.clone(), vec![1], schema(), table, dir.path().to_owned()).expect("an inbox");
+        let mut inbox = Inbox::open(control.clone(), &tap(1), table, dir.path().to_owned()).expect("an inbox");
         let many: Vec<i64> = (0..100_000).collect();
         inbox.push(2, &batch(&many), None);
         // Another job's inbox takes all the memory that there is.
@@ -374,7 +384,7 @@ mod tests {
         let control = || Arc::new(JobControl::new(RelationId(7), "v".into(), Arc::new(Clock::new(2))));
         let open = |store: &Arc<Store>| {
             let (table, dirty) = store.table(id, 0, 1).expect("a table");
-            (Inbox::open(control(), vec![0], schema(), table, dir.path().to_owned()).expect("an inbox"), dirty)
+            (Inbox::open(control(), &tap(0), table, dir.path().to_owned()).expect("an inbox"), dirty)
         };
         let store = Store::open(dir.path(), StoreOptions::default()).expect("a store");
         let write = |store: &Arc<Store>, epoch: u64, dirty: &storage::table::DirtyHandle| {

@@ -45,6 +45,7 @@ operators! {
     temporal_filter::TemporalFilter,
     temporal_join::TemporalJoin,
     asof_join::AsofJoin,
+    versioned_join::VersionedJoin,
     set_operation::SetOperation,
     recursive::Recursive,
     union_all::UnionAll,

@@ -175,6 +175,7 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
         workers,
         errors: Rc::default(),
         late: Rc::default(),
+        history: Rc::default(),
         probe: probe.clone(),
     };
     // Every worker must build the same graph, also when a task cannot start: so tasks are opened first.
@@ -201,7 +202,7 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
             AnyOperator::TapReader(tap) => {
                 let inbox = open_table("inbox").and_then(|table| {
                     let dir = job.store.dir().to_owned();
-                    Inbox::open(job.control.clone(), tap.columns.clone(), tap.schema.clone(), table, dir)
+                    Inbox::open(job.control.clone(), tap, table, dir)
                 });
                 match inbox {
                     Ok(inbox) => drop(inboxes.insert(node, Rc::new(RefCell::new(inbox)))),

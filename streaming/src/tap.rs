@@ -25,11 +25,23 @@ impl Taps {
 
     /// Hands `batch` to every reader of `relation`; `projection` says which of its columns it has, if not all.
     pub fn publish(&self, relation: RelationId, epoch: u64, batch: &Batch, projection: Option<&[usize]>) {
+        self.hand_out(relation, epoch, batch, projection, false);
+    }
+
+    /// Hands `batch` to every reader of the history of `relation`.
+    pub fn publish_history(&self, relation: RelationId, epoch: u64, batch: &Batch) {
+        self.hand_out(relation, epoch, batch, None, true);
+    }
+
+    fn hand_out(&self, relation: RelationId, epoch: u64, batch: &Batch, projection: Option<&[usize]>, history: bool) {
         let mut readers = self.readers.borrow_mut();
         let Some(inboxes) = readers.get_mut(&relation) else { return };
         inboxes.retain(|inbox| match inbox.upgrade() {
             Some(inbox) => {
-                inbox.borrow_mut().push(epoch, batch, projection);
+                let mut inbox = inbox.borrow_mut();
+                if inbox.history == history {
+                    inbox.push(epoch, batch, projection);
+                }
                 true
             }
             None => false,

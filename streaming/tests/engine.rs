@@ -196,6 +196,7 @@ fn count_of(id: u32, upstream: u32, column: usize, slow: bool) -> JobSpec {
         name: "up".into(),
         columns: vec![column],
         append_only: upstream == SOURCE,
+        history: None,
         watermarks: vec![],
         schema: schema(&["k"]),
     };
@@ -442,6 +443,7 @@ fn a_failing_job_leaves_the_others_running() {
         name: "t".into(),
         columns: vec![0],
         append_only: false,
+        history: None,
         watermarks: vec![],
         schema: schema(&["id"]),
     };

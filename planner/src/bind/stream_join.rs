@@ -1,4 +1,4 @@
-//! The joins that Postgres does not have: `ASOF JOIN`, and `JOIN ... FOR SYSTEM_TIME AS OF PROCTIME()`.
+//! The joins that Postgres does not have: `ASOF JOIN`, and `JOIN ... FOR SYSTEM_TIME AS OF` now or a time.
 
 use datafusion::common::NullEquality;
 use datafusion::logical_expr::utils::split_conjunction_owned;
@@ -8,10 +8,10 @@ use storage::SqlType;
 
 use super::from::From;
 use super::names::{Clause, ScopeTable, start_of};
-use super::{Binder, OutField, at};
+use super::{Binder, OutField, Typed, at};
 use crate::error::{Error, Result};
 use crate::expr::column;
-use crate::nodes::{Asof, AsofJoin, TemporalJoin, reads_only};
+use crate::nodes::{Asof, AsofJoin, TemporalJoin, Versions, reads_only};
 
 impl Binder<'_> {
     /// `left ASOF [LEFT] JOIN factor [MATCH_CONDITION (...)] ON ...`
@@ -64,7 +64,7 @@ impl Binder<'_> {
         fields.iter().map(tie).collect()
     }
 
-    /// `left JOIN t FOR SYSTEM_TIME AS OF PROCTIME() ON ...`
+    /// `left JOIN t FOR SYSTEM_TIME AS OF time ON ...`
     pub(super) fn temporal_join(
         &mut self,
         left: From,
@@ -74,22 +74,90 @@ impl Binder<'_> {
         constraint: &ast::JoinConstraint,
     ) -> Result<From> {
         let place = start_of(factor);
-        if !is_proctime(version) {
-            let error = Error::unsupported("a table can be joined as of PROCTIME() only");
-            return Err(at(error, place).with_hint("Write FOR SYSTEM_TIME AS OF PROCTIME(), or an ASOF JOIN."));
-        }
         if !matches!(kind, JoinType::Inner | JoinType::Left) {
-            let error = Error::unsupported("FOR SYSTEM_TIME AS OF PROCTIME() is for inner and left joins");
-            return Err(at(error, place));
+            return Err(at(Error::unsupported("FOR SYSTEM_TIME AS OF is for inner and left joins"), place));
         }
+        let ast::TableVersion::ForSystemTimeAsOf(time) = version else {
+            return Err(at(Error::unsupported("this form of a table's version is not supported"), place));
+        };
         let mut now = factor.clone();
         if let ast::TableFactor::Table { version, .. } = &mut now {
             *version = None;
         }
+        let (left, as_of) = match is_proctime(version) {
+            true => (left, None),
+            false => {
+                let (plan, scope) = left;
+                let (time, scope) = self.with_scope(scope, |b| b.within(Clause::On, |b| b.expr(time)))?;
+                ((plan, scope), Some(time))
+            }
+        };
         let right = self.factor(&now, Some(&left))?;
+        let found = as_of.map(|as_of| self.versions(as_of, &right, place)).transpose()?;
         let (plan, scope) = self.join(left, right, kind, constraint)?;
-        let Pairs { left, right, on, rest } = Pairs::of(plan, place)?;
-        Ok((TemporalJoin::plan(left, right, on, rest, kind == JoinType::Left)?, scope))
+        let Pairs { left, right, mut on, mut rest } = Pairs::of(plan, place)?;
+        let versions = match found {
+            None => None,
+            Some((versions, key)) => {
+                if !key.is_empty() {
+                    let is_key = |e: &Expr| matches!(e, Expr::Column(c) if key.contains(&c.name));
+                    let (keys, others): (Vec<_>, Vec<_>) = on.into_iter().partition(|(_, r)| is_key(r));
+                    if !key.iter().all(|k| keys.iter().any(|(_, r)| *r == column(k))) {
+                        let error = Error::unsupported("FOR SYSTEM_TIME AS OF a time asks for the table's whole key");
+                        return Err(at(error, place).with_hint("Compare each column of its PRIMARY KEY in ON."));
+                    }
+                    on = keys;
+                    rest.extend(others.into_iter().map(|(l, r)| l.eq(r)));
+                }
+                if on.is_empty() || !reads_only(&versions.as_of, &left) {
+                    let error =
+                        Error::unsupported("FOR SYSTEM_TIME AS OF a time needs an equality between the two sides");
+                    return Err(at(error, place).with_hint("The time has to be one of the left side."));
+                }
+                Some(versions)
+            }
+        };
+        Ok((TemporalJoin::plan(left, right, on, rest, kind == JoinType::Left, versions)?, scope))
+    }
+
+    /// What is meant by the right side as of `as_of`, and the key of which it has versions, if that is declared.
+    fn versions(&mut self, as_of: Typed, right: &From, place: Option<usize>) -> Result<(Versions, Vec<String>)> {
+        let refused = |hint: &str| {
+            let error = Error::unsupported("this table has no versions to be joined as of a time");
+            Err(at(error, place).with_hint(hint))
+        };
+        let Some(source) = crate::batch::scanned(&right.0) else {
+            return refused("Join a table, source or materialized view with a watermark, or AS OF PROCTIME().");
+        };
+        let schema = datafusion::logical_expr::TableSource::schema(source);
+        let marked: Vec<usize> = (0..schema.fields().len()).filter(|c| source.watermark(*c).is_some()).collect();
+        let [time] = marked[..] else {
+            return refused("Declare one with WATERMARK FOR, or join AS OF PROCTIME().");
+        };
+        let [table] = &right.1.tables[..] else {
+            return refused("Join a table, source or materialized view with a watermark, or AS OF PROCTIME().");
+        };
+        let key = match source.is_append_only() {
+            true => vec![],
+            false if !table.key.is_empty() => table.key.clone(),
+            false => {
+                return refused("It must be a table with a PRIMARY KEY, or be APPEND ONLY with a row per version.");
+            }
+        };
+        let name = schema.field(time).name().clone();
+        let Some(field) = right.1.columns.iter().map(|c| &c.field).find(|field| field.internal == name) else {
+            return refused("The column of its watermark is not visible.");
+        };
+        if field.ty != as_of.ty {
+            let (is, wanted) = (crate::types::format(&as_of.ty, -1), crate::types::format(&field.ty, -1));
+            let message = format!("FOR SYSTEM_TIME AS OF is of type {is}, and \"{}\" of type {wanted}", field.name);
+            return Err(at(Error::new("42804", message), as_of.position.or(place)));
+        }
+        let fields: Vec<OutField> = right.1.columns.iter().map(|c| c.field.clone()).collect();
+        let tables = right.1.tables.clone();
+        let ties = if key.is_empty() { self.ties(&fields, &tables)? } else { vec![] };
+        let names = [self.fresh(), self.fresh()];
+        Ok((Versions { as_of: as_of.expr, time: column(name), ties, names }, key))
     }
 }
 

@@ -128,7 +128,17 @@ impl Lowering {
     /// One side, with the keys that are not columns computed behind its columns, and where the keys stand.
     pub(super) fn side(&mut self, plan: &LogicalPlan, keys: &[&DfExpr]) -> Result<(Node, Vec<usize>)> {
         let node = self.lower(plan)?;
-        let n = plan.schema().fields().len();
+        self.computed(node, plan, keys, plan.schema().fields().len())
+    }
+
+    /// The first `n` columns of `node`, which lowers `plan`, and behind them those of `keys` that are not columns.
+    pub(super) fn computed(
+        &mut self,
+        node: Node,
+        plan: &LogicalPlan,
+        keys: &[&DfExpr],
+        n: usize,
+    ) -> Result<(Node, Vec<usize>)> {
         let mut exprs: Vec<Expr> = (0..n).map(Expr::Column).collect();
         let mut fields: Vec<Field> = node.schema.fields().iter().take(n).map(|f| f.as_ref().clone()).collect();
         let mut columns = Vec::with_capacity(keys.len());

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use arrow_schema::{Field, Schema};
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr as DfExpr, Operator};
+use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan, Operator};
+use streaming::event_time::history_fields;
 use streaming::operators::set_operation::SetKind;
-use streaming::operators::{AsofJoin, SetOperation, TemporalJoin};
+use streaming::operators::{AnyOperator, AsofJoin, SetOperation, TapReader, TemporalJoin, VersionedJoin};
+use streaming::watermark::Watermark;
 
 use super::{Lowering, Node, expr, range, unsupported};
+use crate::batch::scanned;
 use crate::error::Result;
 use crate::nodes;
 
@@ -38,6 +41,9 @@ impl Lowering {
     }
 
     pub(super) fn temporal_join(&mut self, join: &nodes::TemporalJoin) -> Result<Node> {
+        if let Some(versions) = &join.versions {
+            return self.versioned_join(join, versions);
+        }
         if join.on.is_empty() {
             return Err(unsupported("FOR SYSTEM_TIME AS OF PROCTIME() without an equality between the two sides"));
         }
@@ -64,6 +70,72 @@ impl Lowering {
         };
         let joined = self.add(operator, &[left.index, right.index], true);
         Ok(self.without_computed(joined, &left, n_left, n_right))
+    }
+
+    fn versioned_join(&mut self, join: &nodes::TemporalJoin, versions: &nodes::Versions) -> Result<Node> {
+        let n = join.on.len();
+        let left: Vec<&DfExpr> = join.on.iter().map(|(l, _)| l).chain([&versions.as_of]).collect();
+        let right = join.on.iter().map(|(_, r)| r).chain([&versions.time]).chain(&versions.ties).collect::<Vec<_>>();
+        let n_left = join.left.schema().fields().len();
+        let n_right = join.right.schema().fields().len();
+        let (left, left_columns) = self.side(&join.left, &left)?;
+        if !left.append_only {
+            return Err(unsupported("FOR SYSTEM_TIME AS OF a time beside rows that can change").with_hint(
+                "The left side must be a source or a table that is APPEND ONLY: what a row met once is not kept.",
+            ));
+        }
+        let changes = scanned(&join.right).is_some_and(|source| !source.is_append_only());
+        let (right, right_columns) = match changes {
+            false => self.side(&join.right, &right)?,
+            true => {
+                let history = self.history(&join.right, &versions.time)?;
+                self.computed(history, &join.right, &right, n_right + 2)?
+            }
+        };
+        let (time, deleted) = if changes { (n_right, Some(n_right + 1)) } else { (right_columns[n], None) };
+        let bounded = |node: &Node, column: usize| node.watermark(column).is_some_and(|mark| mark.bounds_state());
+        if !bounded(&left, left_columns[n]) || !bounded(&right, time) {
+            let error = unsupported("FOR SYSTEM_TIME AS OF a time without a watermark on both sides");
+            return Err(
+                error.with_hint("A row waits until both sides are complete up to its time: declare WATERMARK FOR.")
+            );
+        }
+        let pair = join.left.schema().join(join.right.schema())?;
+        let place = |column: usize| if column < n_left { column } else { left.width() + column - n_left };
+        let condition = conjunction(join.conditions.iter().cloned())
+            .map(|condition| Ok::<_, crate::error::Error>(expr::lower(&condition, &pair)?.map_columns(&place)));
+        let operator = VersionedJoin {
+            outer: join.outer,
+            keys: [left_columns[..n].to_vec(), right_columns[..n].to_vec()],
+            times: [left_columns[n], time],
+            deleted,
+            ties: if changes { vec![] } else { right_columns[n + 1..].to_vec() },
+            condition: condition.transpose()?,
+            schema: both(&left, &right),
+        };
+        let joined = self.add(operator, &[left.index, right.index], true);
+        Ok(self.without_computed(joined, &left, n_left, n_right))
+    }
+
+    /// What the rows of a table were from when on: its columns as `plan` has them, the time, and whether that is an end.
+    fn history(&mut self, plan: &LogicalPlan, time: &DfExpr) -> Result<Node> {
+        let rows = self.lower(plan)?;
+        let streaming::expr::Expr::Column(column) = expr::lower(time, plan.schema())? else {
+            return Err(unsupported("FOR SYSTEM_TIME AS OF over a computed time"));
+        };
+        let AnyOperator::TapReader(reader) = self.plan.nodes[rows.index].operator.clone() else {
+            return Err(unsupported("FOR SYSTEM_TIME AS OF over a computed table"));
+        };
+        let data_type = reader.schema.field(column).data_type().clone();
+        let behind = history_fields(&data_type).map(Arc::new);
+        let fields: Vec<Arc<Field>> = reader.schema.fields().iter().cloned().chain(behind).collect();
+        // A change below the watermark counts from the watermark on.
+        let mark = reader.watermarks.get(column).copied().flatten();
+        let mut watermarks = vec![None; reader.columns.len()];
+        watermarks.extend([mark.map(|mark| Watermark { retracts: false, ..mark }), None]);
+        let schema = Arc::new(Schema::new(fields));
+        let reader = TapReader { history: Some(column), append_only: true, watermarks, schema, ..reader };
+        Ok(self.add(reader, &[], true))
     }
 
     pub(super) fn set_operation(&mut self, operation: &nodes::SetOperation) -> Result<Node> {

@@ -43,7 +43,8 @@ impl Lowering {
         let below = &self.plan.nodes[input.index];
         match &below.operator {
             AnyOperator::TapReader(reader)
-                if columns.iter().zip(schema.fields()).all(|(&c, f)| f.name() == input.name(c)) =>
+                if reader.history.is_none()
+                    && columns.iter().zip(schema.fields()).all(|(&c, f)| f.name() == input.name(c)) =>
             {
                 let reader = TapReader {
                     columns: columns.iter().map(|&c| reader.columns[c]).collect(),

@@ -39,6 +39,7 @@ impl Lowering {
             name: source.name().to_string(),
             columns,
             append_only,
+            history: None,
             watermarks,
             schema: Arc::new(Schema::new(fields)),
         };

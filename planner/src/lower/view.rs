@@ -266,6 +266,7 @@ pub fn plan_index(
         name: on.name.to_string(),
         columns: source_columns.clone(),
         append_only: on.append_only,
+        history: None,
         watermarks: vec![],
         schema: schema.clone(),
     };

@@ -12,7 +12,7 @@
 //! | top-n, tumble     | the input's                                                                 |
 //! | hop, cumulate     | the input's and the window's bounds                                         |
 //! | ASOF join         | the left side's                                                             |
-//! | temporal join     | the left side's, if the right side is found by its whole key                |
+//! | temporal join     | the left side's; as of now, if the right side is found by its whole key     |
 //! | INTERSECT, EXCEPT | the whole row; none with ALL                                                |
 //! | union, values     | none: rows are counted                                                      |
 
@@ -123,7 +123,9 @@ fn rewrite(plan: LogicalPlan) -> DfResult<(LogicalPlan, Option<Key>)> {
             let Some(join) = node_of::<TemporalJoin>(&plan) else { return Ok((plan, None)) };
             let ((left, key), (right, found)) = (rewrite(join.left.clone())?, rewrite(join.right.clone())?);
             let on: Vec<&Expr> = join.on.iter().map(|(_, r)| r).collect();
-            let key = key.filter(|_| found.is_some_and(|found| found_by(&found, &on, &right)));
+            // Of a key there is one version at a time.
+            let one = join.versions.is_some() || found.is_some_and(|found| found_by(&found, &on, &right));
+            let key = key.filter(|_| one);
             Ok((plan.with_new_exprs(plan.expressions(), vec![left, right])?, key))
         }
         LogicalPlan::Extension(_) if node_of::<SetOperation>(&plan).is_some_and(|operation| !operation.all) => {

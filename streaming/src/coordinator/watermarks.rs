@@ -12,7 +12,7 @@ use crate::expr::Functions;
 use crate::operator::Operator;
 use crate::operators::TapReader;
 use crate::plan::Plan;
-use crate::watermark::Watermarks;
+use crate::watermark::{Watermark, Watermarks};
 
 /// What is known of each node of a plan.
 pub(super) type Known = Arc<Vec<Arc<Watermarks>>>;
@@ -46,7 +46,11 @@ fn known_of_tap(state: &State, reader: &TapReader, target: u64) -> Watermarks {
     let Some(known) = known else { return reader.watermarks.clone() };
     let column = |(i, unknown): (usize, &Option<_>)| {
         let unknown = (*unknown)?;
-        Some(known.get(reader.columns[i]).copied().flatten().unwrap_or(unknown))
+        let known = reader.watermarked_by(i).and_then(|(column, changes)| {
+            let mark = known.get(column).copied().flatten()?;
+            Some(Watermark { retracts: mark.retracts && changes, ..mark })
+        });
+        Some(known.unwrap_or(unknown))
     };
     reader.watermarks.iter().enumerate().map(column).collect()
 }

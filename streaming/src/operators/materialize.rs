@@ -149,6 +149,11 @@ impl Task for Root {
                 self.publish(*id, epoch, &batch);
             }
         }
+        let due: Vec<(u64, Batch)> = self.ctx.history.borrow_mut().extract_if(.., |(e, _)| *e <= epoch).collect();
+        for (_, batch) in due {
+            self.taps.publish_history(self.id, epoch, &batch);
+            self.ctx.job.changed.fetch_max(epoch, Ordering::Release);
+        }
         Ok(Progress::Done)
     }
 

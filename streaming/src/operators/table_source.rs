@@ -63,7 +63,11 @@ impl TableLeaf {
     /// Sets the late rows of one write aside.
     fn judge(&mut self, epoch: u64, sequence: u64, batch: Batch) -> Result<Batch> {
         let Some((judge, key)) = &self.judge else { return Ok(batch) };
+        let before = self.progress.at;
         let judged = judge.write(sequence, &mut self.progress, &batch, key)?;
+        if let Some(history) = judge.history(before, &judged.taken, key)? {
+            self.ctx.history.borrow_mut().push((epoch, history));
+        }
         self.ctx.errors.borrow_mut().extend(judged.errors);
         if judged.late.num_rows() > 0 {
             if let Some(event) = self.ctx.job.table.as_ref().and_then(|table| table.event.as_ref()) {

@@ -46,6 +46,10 @@ pub struct TapReader {
     pub columns: Vec<usize>,
     /// Whether the relation only ever grows.
     pub append_only: bool,
+    /// Reads what a table's rows were at which times instead: each change of a row as one more row, with the time from
+    /// which it counts and whether it was deleted then behind `columns`. The output column with the row's own time.
+    #[serde(default)]
+    pub history: Option<usize>,
     /// Per output column whether it has a watermark, and of what kind; its value is unknown here.
     #[serde(default)]
     pub watermarks: Watermarks,
@@ -65,8 +69,23 @@ impl Operator for TapReader {
     }
     fn describe(&self) -> String {
         let names: Vec<&str> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
-        let kind = if self.append_only { ", append-only" } else { "" };
+        let kind = match (self.history, self.append_only) {
+            (Some(_), _) => ", every version",
+            (None, true) => ", append-only",
+            (None, false) => "",
+        };
         format!("{} ({}){kind}", self.name, names.join(", "))
+    }
+}
+
+impl TapReader {
+    /// The column of the relation whose watermark holds of an output column, and whether rows below it may change.
+    pub(crate) fn watermarked_by(&self, output: usize) -> Option<(usize, bool)> {
+        match self.history {
+            None => self.columns.get(output).map(|column| (*column, true)),
+            // A change below the watermark counts from the watermark on.
+            Some(time) => (output == self.columns.len()).then(|| (self.columns[time], false)),
+        }
     }
 }
 
@@ -76,6 +95,7 @@ pub struct TapLeaf {
     node: usize,
     columns: Vec<usize>,
     append_only: bool,
+    history: Option<usize>,
     schema: SchemaRef,
     inbox: Rc<RefCell<Inbox>>,
     /// Changes that are taken and not handed out yet.
@@ -120,6 +140,7 @@ impl TapLeaf {
             node,
             columns: tap.columns.clone(),
             append_only: tap.append_only,
+            history: tap.history,
             schema: tap.schema.clone(),
             inbox,
             merged: VecDeque::new(),
@@ -176,6 +197,16 @@ impl TapLeaf {
         Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?)
     }
 
+    /// What is there when a history begins to be read counts from its own time on.
+    fn first_versions(&self, data: &RecordBatch, time: usize) -> Result<RecordBatch> {
+        let n = data.num_rows();
+        let mut columns = data.columns().to_vec();
+        columns.push(columns[time].clone());
+        columns.push(Arc::new(BooleanArray::from(vec![false; n])));
+        let options = RecordBatchOptions::new().with_row_count(Some(n));
+        Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?)
+    }
+
     fn next_batch(&mut self, target: u64) -> Result<Next> {
         if self.start.is_none() && !self.begin()? {
             return Ok(Next::Later);
@@ -187,7 +218,10 @@ impl TapLeaf {
                 Some(data) => {
                     let data = data?;
                     self.ctx.job.rows_read.fetch_add(data.num_rows() as u64, Ordering::Relaxed);
-                    let data = self.rename(&data, 0..data.num_columns())?;
+                    let data = match self.history {
+                        None => self.rename(&data, 0..data.num_columns())?,
+                        Some(time) => self.first_versions(&data, time)?,
+                    };
                     return Ok(Next::Batch(target, Batch::new(data, None)));
                 }
                 None => self.first = First::Done,
