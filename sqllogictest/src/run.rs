@@ -410,16 +410,15 @@ impl Runner {
                 if words.get(3) == Some(&"if") && (self.views.contains_key(&name) || self.moving.contains(&name)) {
                     return;
                 }
-                let Some(at) = lower.find(" as ").or_else(|| lower.find("\nas ")).or_else(|| lower.find(" as\n"))
-                else {
+                let Some(at) = [" as ", "\nas ", " as\n"].iter().filter_map(|word| lower.find(word)).min() else {
                     return;
                 };
                 let query = &text[at + 4..];
                 let mentioned: BTreeSet<String> =
                     lower[at..].split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_string).collect();
-                // What a view shows with EMIT depends on when its rows came, and not on which there are.
-                let clock =
-                    ["now", "proctime", "current_timestamp", "emit"].iter().any(|word| mentioned.contains(*word));
+                // What a view shows with EMIT, or as of a time, depends on when its rows came, and not on which there are.
+                let clock = ["now", "system_time", "current_timestamp", "emit"];
+                let clock = clock.iter().any(|word| mentioned.contains(*word));
                 if clock || mentioned.iter().any(|word| self.moving.contains(word)) {
                     self.moving.insert(name);
                 } else if !lower[..at].contains('(') {

@@ -74,6 +74,38 @@ const BOUNDED: &[(&str, &str)] = &[
         "event_time_join",
         "SELECT b.id, b.price * r.rate AS worth FROM bids b JOIN rates FOR SYSTEM_TIME AS OF b.at AS r ON b.auction = r.auction",
     ),
+    (
+        "session",
+        "SELECT burst, window_start, window_end, count(*) AS n FROM SESSION(bids, at, INTERVAL '10 seconds' PARTITION BY burst) \
+         GROUP BY burst, window_start, window_end",
+    ),
+    (
+        "session_on_close",
+        "SELECT burst, window_start, window_end, sum(price) AS total FROM SESSION(bids, at, INTERVAL '10 seconds' PARTITION BY burst) \
+         GROUP BY burst, window_start, window_end EMIT ON WINDOW CLOSE",
+    ),
+    (
+        "top_of_window",
+        "SELECT window_start, id, price FROM (SELECT window_start, id, price, row_number() OVER (PARTITION BY window_start ORDER BY price DESC, id) AS n \
+         FROM TUMBLE(bids, at, INTERVAL '1 minute')) AS ranked WHERE n <= 3",
+    ),
+    (
+        "ranks_in_window",
+        "SELECT window_start, id, rank() OVER (PARTITION BY window_start ORDER BY price), sum(price) OVER (PARTITION BY window_start, auction) AS total \
+         FROM TUMBLE(bids, at, INTERVAL '1 minute')",
+    ),
+    (
+        "first_of_time",
+        "SELECT DISTINCT ON (date_trunc('minute', at)) date_trunc('minute', at) AS minute, id FROM bids ORDER BY date_trunc('minute', at), id",
+    ),
+    (
+        "minus",
+        "SELECT auction, date_trunc('minute', at) AS minute FROM bids EXCEPT SELECT auction, date_trunc('minute', at) FROM clicks",
+    ),
+    (
+        "intersect_all",
+        "SELECT auction, date_trunc('minute', at) AS minute FROM bids INTERSECT ALL SELECT auction, date_trunc('minute', at) FROM clicks",
+    ),
     ("top", "SELECT id, price FROM bids ORDER BY price DESC, id LIMIT 10"),
     (
         "top_of_each",

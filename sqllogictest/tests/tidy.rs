@@ -36,8 +36,9 @@ const NAMES_REFUSED: &[&str] = &[
 /// Operators that stand at the edge of a job and cannot be run alone: their truth is tested through the engine.
 const OPERATORS_AT_THE_EDGE: &[&str] = &["source", "table_source", "tap_reader", "materialize", "sink"];
 
-/// Operators whose output depends on when rows come: no query in batch says the same, a model in their tests does.
-const OPERATORS_OF_THE_MOMENT: &[&str] = &["temporal_join"];
+/// Operators whose output depends on when rows come, or watermarks: no query in batch says the same, a model in their tests
+/// does.
+const OPERATORS_OF_THE_MOMENT: &[&str] = &["temporal_join", "versioned_join"];
 
 fn root() -> &'static Path {
     slt::repository()

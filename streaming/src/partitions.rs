@@ -166,7 +166,7 @@ impl<R: Kept> Partitions<R> {
         if self.timed != Some(place) {
             self.timed = Some(place);
             self.by_time.clear();
-            for number in (0..self.partitions.len() as u32).filter(|n| self.partitions[*n as usize].live) {
+            for number in self.numbers() {
                 if let Some(time) = self.time_of(self.keys.get(number))? {
                     self.by_time.entry(time).or_default().push(number);
                 }
@@ -179,13 +179,35 @@ impl<R: Kept> Partitions<R> {
                     continue;
                 }
                 let gone = self.partitions[number as usize].rows.take_all();
-                self.entries = self.entries.saturating_sub(gone.len());
-                self.bytes = self.bytes.saturating_sub(gone.iter().map(|key| key.len()).sum());
-                self.changed.extend(gone.into_iter().map(|key| (number, key)));
-                self.emptied.push(number);
+                self.forget(number, gone);
             }
         }
         Ok(())
+    }
+
+    /// The partition that [`Partitions::settle_next`] is about to settle.
+    pub fn next_dirty(&self) -> Option<u32> {
+        self.dirty.get(self.settled).copied()
+    }
+
+    /// The numbers of all partitions.
+    pub fn numbers(&self) -> Vec<u32> {
+        (0..self.partitions.len() as u32).filter(|n| self.partitions[*n as usize].live).collect()
+    }
+
+    /// The rows of a partition that is there.
+    pub fn rows_of(&mut self, number: u32) -> Option<&mut R> {
+        self.partitions.get_mut(number as usize).filter(|partition| partition.live).map(|partition| &mut partition.rows)
+    }
+
+    /// Rows that were taken out of a partition, although nobody retracted them.
+    pub fn forget(&mut self, number: u32, gone: Vec<Arc<[u8]>>) {
+        self.entries = self.entries.saturating_sub(gone.len());
+        self.bytes = self.bytes.saturating_sub(gone.iter().map(|key| key.len()).sum());
+        self.changed.extend(gone.into_iter().map(|key| (number, key)));
+        if self.partitions[number as usize].rows.is_empty() {
+            self.emptied.push(number);
+        }
     }
 
     /// The value of the column that may have a watermark.

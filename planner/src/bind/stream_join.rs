@@ -100,9 +100,10 @@ impl Binder<'_> {
             None => None,
             Some((versions, key)) => {
                 if !key.is_empty() {
-                    let is_key = |e: &Expr| matches!(e, Expr::Column(c) if key.contains(&c.name));
+                    let name = |e: &Expr| if let Expr::Column(c) = e { Some(c.name.clone()) } else { None };
+                    let is_key = |e: &Expr| name(e).is_some_and(|name| key.contains(&name));
                     let (keys, others): (Vec<_>, Vec<_>) = on.into_iter().partition(|(_, r)| is_key(r));
-                    if !key.iter().all(|k| keys.iter().any(|(_, r)| *r == column(k))) {
+                    if !key.iter().all(|k| keys.iter().any(|(_, r)| name(r).as_ref() == Some(k))) {
                         let error = Error::unsupported("FOR SYSTEM_TIME AS OF a time asks for the table's whole key");
                         return Err(at(error, place).with_hint("Compare each column of its PRIMARY KEY in ON."));
                     }

@@ -173,7 +173,7 @@ fn expiry(join: &HashJoin, inputs: [&Node; 2]) -> [Option<Expiry>; 2] {
         let stays = join.append_only[side] && (join.kind == JoinKind::Inner || join.condition.is_some());
         let passed = |(column, other): &(usize, usize)| bounds(1 - side, *other) && (stays || bounds(side, *column));
         let found = join.lower_bounds(side).into_iter().find(passed);
-        found.map(|(column, other)| Expiry { column, other, own: !stays })
+        found.map(|(column, other)| Expiry { column, other, own: !stays, null_equal: false })
     };
     [of(0), of(1)]
 }

@@ -147,11 +147,14 @@ impl Lowering {
         let order = left_keys.split_off(n);
         let right = self.pick(&right, &right_keys, None);
         let keeps = operation.intersect && left.append_only && right.append_only;
+        let passes = |node: &Node, column: usize| node.watermark(column).is_some_and(|mark| mark.bounds_state());
+        let expires = (0..n).find(|key| passes(&left, left_keys[*key]) && passes(&right, *key));
         let operator = SetOperation {
             kind: if operation.intersect { SetKind::Intersect } else { SetKind::Except },
             all: operation.all,
             keys: [left_keys, (0..n).collect()],
             order,
+            expires,
             schema: left.schema.clone(),
         };
         let node = self.add(operator, &[left.index, right.index], keeps);

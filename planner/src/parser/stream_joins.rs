@@ -34,7 +34,9 @@ pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             asof = true;
             continue;
         }
-        if (is(i, "semi") || is(i, "anti")) && is(i + 1, "join") {
+        // What was put here before, for a part of a statement that is read on its own, is in one place with its RIGHT.
+        let ours = i > 0 && tokens[i - 1].span == token.span;
+        if (is(i, "semi") || is(i, "anti")) && is(i + 1, "join") && !ours {
             out.push(put(&token.token.to_string(), Keyword::NoKeyword));
         } else if asof && is(i, "match_condition") {
             closing = end_of_parenthesis(&tokens, i + 1).filter(|end| is(end + 1, "on"));

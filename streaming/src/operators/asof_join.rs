@@ -19,7 +19,10 @@ use super::hash_join::side::{Side, SideSpec};
 use super::hash_join::task::batch;
 use super::hash_join::{Placement, stored};
 use crate::error::Result;
-use crate::operator::{Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, Seal, StateSize, Task, TaskContext};
+use crate::operator::{
+    Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, Seal, StateSize, Task, TaskContext, WatermarkContext,
+};
+use crate::watermark::Watermarks;
 
 /// Joins each left row with the right row of its key that is nearest in an order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -106,6 +109,23 @@ impl Operator for AsofJoin {
     }
     fn state(&self) -> Option<String> {
         Some("the rows of both inputs".into())
+    }
+    fn watermarks(&self, inputs: &[Watermarks], ctx: &WatermarkContext) -> Watermarks {
+        let of = |side: usize, column: usize| inputs[side].get(column).copied().flatten();
+        let both = |(left, right): (usize, usize)| of(0, left).zip(of(1, right)).map(|(left, right)| left.both(right));
+        let n_left = ctx.inputs[0].fields().len();
+        let mut marks: Watermarks = vec![None; self.schema.fields().len()];
+        for (left, right) in self.keys[0].iter().copied().zip(self.keys[1].iter().copied()) {
+            marks[left] = both((left, right));
+            // Padded rows have a NULL there.
+            marks[n_left + right] = marks[left];
+        }
+        // A right row takes over, or gives back, left rows that are not before it. Looking forward, also old ones.
+        if !self.forward {
+            let [left, right] = self.times;
+            marks[left] = marks[left].or(both((left, right)));
+        }
+        marks
     }
 }
 

@@ -3,7 +3,8 @@
 //! Rule    Of rows that are equal by their keys, l on the left and r on the right, there come out: INTERSECT ALL
 //!         min(l, r), EXCEPT ALL max(l - r, 0), INTERSECT one if both are there, EXCEPT one if only left ones are.
 //!         If equal rows look different (1.0 and 1.00), the first ones in `order` come out.
-//! State   `left`: (key, row) -> count. `right`: key -> count. Both grow with the different rows of their input.
+//! State   `left`: (key, row) -> count. `right`: key -> count. Both grow with the different rows of their input, unless a
+//!         column has a watermark on both sides: then rows leave when both have passed.
 //! Epochs  Emits while the epoch is open, the difference that each batch makes.
 //! Limits  None: a batch changes what comes out of its own keys only.
 
@@ -15,9 +16,12 @@ use storage::{Batch, StateTable, keys};
 
 use super::hash_join::side::{NONE, Side, SideSpec};
 use super::hash_join::task::batch;
-use super::hash_join::{Placement, stored};
+use super::hash_join::{Expiry, Placement, stored};
 use crate::error::Result;
-use crate::operator::{Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, Seal, StateSize, Task, TaskContext};
+use crate::operator::{
+    Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, Seal, StateSize, Task, TaskContext, WatermarkContext,
+};
+use crate::watermark::Watermarks;
 
 /// INTERSECT and EXCEPT, with and without ALL.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +34,9 @@ pub struct SetOperation {
     pub keys: [Vec<usize>; 2],
     /// Columns of the left input that say which of several equal rows come out first; none if equal rows look equal.
     pub order: Vec<usize>,
+    /// The key, as a place in `keys`, that has a watermark on both sides, by which rows are dropped.
+    #[serde(default)]
+    pub expires: Option<usize>,
     /// The output columns: all of the left input.
     pub schema: SchemaRef,
 }
@@ -74,7 +81,12 @@ impl Operator for SetOperation {
             tracks_matches: false,
             placement: Placement::Key(self.keys[i].clone()),
             order_by: None,
-            expiry: None,
+            expiry: self.expires.map(|key| Expiry {
+                column: self.keys[i][key],
+                other: self.keys[1 - i][key],
+                own: true,
+                null_equal: true,
+            }),
         };
         let (sides, tables) = stored::open([spec(0), spec(1)], ctx)?;
         Ok(Box::new(SetOperationTask { node: self.clone(), sides, tables }))
@@ -84,6 +96,18 @@ impl Operator for SetOperation {
     }
     fn state(&self) -> Option<String> {
         Some("one entry per different row of each input".into())
+    }
+    fn watermarks(&self, inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
+        let of = |side: usize, key: usize| inputs[side].get(self.keys[side][key]).copied().flatten();
+        let mut marks: Watermarks = vec![None; self.schema.fields().len()];
+        for (key, column) in self.keys[0].iter().enumerate() {
+            // A row comes or goes with one of its kind on either side.
+            marks[*column] = of(0, key).zip(of(1, key)).map(|(left, right)| left.both(right));
+        }
+        marks
+    }
+    fn expires_by(&self) -> Vec<(usize, usize)> {
+        self.expires.iter().map(|key| (0, self.keys[0][*key])).collect()
     }
 }
 
@@ -189,6 +213,11 @@ impl Task for SetOperationTask {
     }
 
     fn seal(&mut self, at: &Seal, _out: &mut Output) -> Result<Progress> {
+        for (i, side) in self.sides.iter_mut().enumerate() {
+            if side.expire(i, at)? == Progress::More {
+                return Ok(Progress::More);
+            }
+        }
         Ok(stored::seal(&mut self.sides, &self.tables, at))
     }
 
@@ -209,7 +238,38 @@ mod tests {
     const ROWS: &str = "a bigint, b text";
 
     fn node(kind: SetKind, all: bool) -> SetOperation {
-        SetOperation { kind, all, keys: [vec![0, 1], vec![0, 1]], order: vec![], schema: schema(ROWS) }
+        SetOperation { kind, all, keys: [vec![0, 1], vec![0, 1]], order: vec![], expires: None, schema: schema(ROWS) }
+    }
+
+    fn mark(at: i64) -> Option<crate::watermark::Watermark> {
+        Some(crate::watermark::Watermark { at, floor: at, lateness: false, retracts: false })
+    }
+
+    #[test]
+    fn rows_below_both_watermarks_leave_the_state_and_stay_out() {
+        let input = schema(ROWS);
+        for (kind, shown) in [(SetKind::Except, "(1,x)"), (SetKind::Intersect, "(2,y)")] {
+            let node = SetOperation { expires: Some(0), ..node(kind, false) };
+            let mut task = crate::testing::TestTask::new(node, &[input.clone(), input.clone()], 2);
+            let rows = |rows: &[(Option<&str>, &str)]| {
+                let row = |(a, b): &(Option<&str>, &str)| (vec![a.map(Into::into), Some(b.to_string())], 1);
+                crate::testing::batch(&input, &rows.iter().map(row).collect::<Vec<_>>())
+            };
+            task.apply(0, &rows(&[(Some("1"), "x"), (Some("2"), "y"), (None, "n")]));
+            task.apply(1, &rows(&[(Some("2"), "y"), (None, "n")]));
+            let mut said = crate::testing::Counted::new();
+            crate::testing::accumulate(&mut said, &task.seal_with(true, vec![vec![mark(9)], vec![mark(2)]]).0);
+            assert!(said.contains_key(shown), "{said:?}");
+            // Below 2, but for what has no time.
+            assert_eq!(task.state_rows(), 4);
+            assert!(task.seal_with(true, vec![vec![mark(9)], vec![mark(9)]]).0.is_empty());
+            assert_eq!(task.state_rows(), 2);
+            task.restart(1);
+            task.apply(1, &rows(&[(None, "m")]));
+            task.apply(0, &rows(&[(None, "m")]));
+            crate::testing::accumulate(&mut said, &task.seal(true).0);
+            assert_eq!(said.contains_key("(NULL,m)"), kind == SetKind::Intersect);
+        }
     }
 
     #[test]

@@ -17,7 +17,10 @@ use super::hash_join::task::HashJoinTask;
 use super::hash_join::{HashJoin, JoinKind};
 use crate::error::Result;
 use crate::expr::Expr;
-use crate::operator::{Exchange, Operator, Output, Progress, Seal, StateSize, Task, TaskContext};
+use crate::operator::{
+    Exchange, Operator, Output, Progress, Seal, StateSize, Task, TaskContext, WatermarkContext,
+};
+use crate::watermark::Watermarks;
 
 /// Joins each left row, once, with the right rows of its epoch.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,6 +68,12 @@ impl Operator for TemporalJoin {
     }
     fn state(&self) -> Option<String> {
         Some("the rows of the right input".into())
+    }
+    fn watermarks(&self, inputs: &[Watermarks], ctx: &WatermarkContext) -> Watermarks {
+        // What comes out comes with a left row, and stays.
+        let mark = |column: usize| inputs[0].get(column).copied().flatten();
+        let n_left = ctx.inputs[0].fields().len();
+        (0..self.schema.fields().len()).map(|column| mark(column).filter(|_| column < n_left)).collect()
     }
 }
 

@@ -112,6 +112,9 @@ impl Operator for TopN {
         }
         terms.join(", ")
     }
+    fn expires_by(&self) -> Vec<(usize, usize)> {
+        self.partition.iter().map(|column| (0, *column)).collect()
+    }
     fn watermarks(&self, inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
         partitions::watermarks(&self.partition, self.schema.fields().len(), &inputs[0])
     }

@@ -13,8 +13,9 @@ use storage::Batch;
 
 use crate::error::Result;
 use crate::operator::{
-    ACTIVATION_ROWS_MAX, Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, Task, TaskContext,
+    ACTIVATION_ROWS_MAX, Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, Task, TaskContext, WatermarkContext,
 };
+use crate::watermark::Watermarks;
 
 /// A row for each element of a list.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,6 +42,11 @@ impl Operator for Unnest {
     fn describe(&self) -> String {
         let names = self.lists.iter().map(|&c| self.schema.field(c).name().as_str());
         names.collect::<Vec<_>>().join(", ")
+    }
+    fn watermarks(&self, inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
+        (0..self.schema.fields().len())
+            .map(|column| inputs[0].get(column).copied().flatten().filter(|_| !self.lists.contains(&column)))
+            .collect()
     }
 }
 

@@ -4,10 +4,13 @@
 //!         functions say now, minus what they said. How far a change reaches depends on the function: `row_number` on
 //!         all rows behind it (none if the number of rows is the same), `lag(x, 2)` on two, a frame on the rows whose
 //!         frames hold it.
-//! State   `rows`: (partition, order, row) -> count; every row of the input. What was said is computed again.
+//! State   `rows`: (partition, order, row) -> count; every row of the input, but for sessions and partitions that watermarks
+//!         have closed. What was said is computed again.
 //! Epochs  Collects changes; everything is emitted at the seal.
 //! Limits  Pieces of OUTPUT_ROWS_MAX; a partition is computed in one step. A frame that begins at the partition's start is
 //!         summed up from there. A checkpoint's step puts SAVE_MAX entries into the table at most.
+
+mod sessions;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use storage::keys::{self, SortOption};
 use storage::Batch;
 
+use self::sessions::Sessions;
 use super::top_n::SortKey;
 use crate::error::{Error, Result};
 use crate::operator::{
@@ -52,7 +56,8 @@ impl Operator for Window {
         let table = ctx.table("rows")?;
         let types = ctx.inputs[0].fields().iter().map(|f| f.data_type().clone()).collect();
         let partitions = Partitions::open(&self.partition, &self.order, &ctx.inputs[0], table)?;
-        Ok(Box::new(WindowTask { node: self.clone(), types, partitions, changes: Vec::new() }))
+        let sessions = Sessions::of(self);
+        Ok(Box::new(WindowTask { node: self.clone(), types, partitions, sessions, changes: Vec::new() }))
     }
     fn describe(&self) -> String {
         let calls = self.calls.iter().map(|call| {
@@ -71,10 +76,17 @@ impl Operator for Window {
         terms.join(" ")
     }
     fn watermarks(&self, inputs: &[Watermarks], _ctx: &WatermarkContext) -> Watermarks {
-        partitions::watermarks(&self.partition, self.schema.fields().len(), &inputs[0])
+        let mut marks = partitions::watermarks(&self.partition, self.schema.fields().len(), &inputs[0]);
+        sessions::watermarks(self, &inputs[0], &mut marks);
+        marks
+    }
+    fn expires_by(&self) -> Vec<(usize, usize)> {
+        let time = sessions::columns(self).map(|(time, _)| time);
+        self.partition.iter().copied().chain(time).map(|column| (0, column)).collect()
     }
     fn state(&self) -> Option<String> {
-        Some("every row of the input".into())
+        let sessions = sessions::columns(self).is_some();
+        Some(if sessions { "the rows of sessions" } else { "every row of the input" }.into())
     }
 }
 
@@ -148,6 +160,8 @@ struct WindowTask {
     node: Window,
     types: Vec<DataType>,
     partitions: Partitions<Vec<Row>>,
+    /// If all functions look at sessions.
+    sessions: Option<Sessions>,
     /// While a seal is not finished: what is not emitted yet.
     changes: Vec<Said>,
 }
@@ -168,12 +182,20 @@ impl Task for WindowTask {
                 let changes = self.changes.split_off(from);
                 self.emit(changes, out)?;
             }
+            if let Some((sessions, partition)) = self.sessions.as_mut().zip(self.partitions.next_dirty()) {
+                sessions.touch(partition);
+            }
             let (node, types, changes) = (&self.node, &self.types, &mut self.changes);
             if !self.partitions.settle_next(|rows, pending| settle(node, types, rows, pending, changes))? {
                 break;
             }
         }
         self.partitions.drop_below(at)?;
+        if let Some(sessions) = &mut self.sessions
+            && sessions.drop_closed(&mut self.partitions, &self.types, at)? == Progress::More
+        {
+            return Ok(Progress::More);
+        }
         if at.checkpoint && !self.partitions.save() {
             return Ok(Progress::More);
         }

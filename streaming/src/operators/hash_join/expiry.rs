@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::ArrayRef;
 use serde::{Deserialize, Serialize};
 use storage::{Batch, row};
 
@@ -28,6 +28,9 @@ pub struct Expiry {
     pub other: usize,
     /// Whether rows of this side may be taken back, so that its own watermark has to pass too.
     pub own: bool,
+    /// Whether a NULL equals a NULL, so that rows with one never leave; otherwise they meet nothing.
+    #[serde(default)]
+    pub null_equal: bool,
 }
 
 impl Expiry {
@@ -61,12 +64,18 @@ impl Expiring {
     }
 
     pub(super) fn values(&self, delta: &Batch) -> Vec<i64> {
-        numbers(delta.column(self.expiry.column))
+        self.numbers(delta.column(self.expiry.column))
     }
 
     pub(super) fn note(&mut self, value: i64, row: u32) {
         self.due.entry(value).or_default().push(row);
         self.entries += 1;
+    }
+
+    /// The values that rows expire by. A NULL is below all if it meets nothing.
+    fn numbers(&self, column: &ArrayRef) -> Vec<i64> {
+        let null = if self.expiry.null_equal { i64::MAX } else { i64::MIN };
+        watermark::values(column).iter().map(|value| value.unwrap_or(null)).collect()
     }
 
     /// The next rows below `bound`.
@@ -83,15 +92,9 @@ impl Expiring {
     }
 }
 
-/// The values that rows expire by. A NULL is below all: it meets nothing.
-fn numbers(column: &ArrayRef) -> Vec<i64> {
-    let values = watermark::values(column);
-    (0..values.len()).map(|row| if values.is_null(row) { i64::MIN } else { values.value(row) }).collect()
-}
-
 impl Side {
     /// Drops the rows that the watermarks have passed, as many as one step may.
-    pub(super) fn expire(&mut self, side: usize, at: &Seal) -> Result<Progress> {
+    pub(in crate::operators) fn expire(&mut self, side: usize, at: &Seal) -> Result<Progress> {
         let Some(bound) = self.expiring.as_ref().and_then(|e| e.expiry.bound(side, at)) else {
             return Ok(Progress::Done);
         };
@@ -124,7 +127,7 @@ impl Side {
             }
             None => self.columns(rows)?.swap_remove(column),
         };
-        Ok(numbers(&array))
+        Ok(expiring.numbers(&array))
     }
 
     /// Takes rows out of the state, though they were not taken back.

@@ -263,7 +263,7 @@ fn expires(kind: JoinKind, keyed: bool, own: bool, seed: u64, workers: usize) {
         schema: schema(&shown),
     };
     // b.hi is never below a.t in a pair.
-    let expiry = [Expiry { column: 1, other: 0, own }, Expiry { column: 2, other: 1, own }].map(Some);
+    let expiry = [Expiry { column: 1, other: 0, own, null_equal: false }, Expiry { column: 2, other: 1, own, null_equal: false }].map(Some);
     let few = HashJoin { expiry, ..all.clone() };
     let inputs = [schema(left), schema(right)];
     let mut tasks = [all, few].map(|node| TestTask::new(node, &inputs, workers));
@@ -328,7 +328,7 @@ fn rows_leave_as_the_watermarks_pass() {
 
 #[test]
 fn equal_keys_leave_on_both_sides() {
-    let expiry = [Expiry { column: 0, other: 1, own: true }, Expiry { column: 1, other: 0, own: true }].map(Some);
+    let expiry = [Expiry { column: 0, other: 1, own: true, null_equal: false }, Expiry { column: 1, other: 0, own: true, null_equal: false }].map(Some);
     for kind in [JoinKind::Inner, JoinKind::Left, JoinKind::Semi, JoinKind::Anti, JoinKind::Mark, JoinKind::Full] {
         let inputs = [schema(LEFT), schema(RIGHT)];
         let mut task = TestTask::new(HashJoin { expiry: expiry.clone(), ..node(kind) }, &inputs, 2);
