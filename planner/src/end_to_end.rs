@@ -43,8 +43,12 @@ fn query(sql: &str) -> Query {
 }
 
 fn check(sql: &str) {
+    check_with(sql, Settings::default());
+}
+
+/// A view's plan as a session with these settings makes it.
+fn check_with(sql: &str, settings: Settings) -> String {
     let catalog = catalog();
-    let settings = Settings::default();
     let query = query(sql);
     let fail = |e: crate::Error| -> ! { panic!("{sql}\n{} {e} {:?}", e.sqlstate, e.hint) };
     let bound = bind_view(&catalog, &settings, &query).unwrap_or_else(|e| fail(e));
@@ -59,6 +63,60 @@ fn check(sql: &str) {
     let read = bind_view(&catalog, &settings, &query).unwrap_or_else(|e| fail(e));
     eprintln!("{sql}");
     oracle::check(&view, read.plan, true);
+    crate::explain::explain_stream(&view.job.plan)
+}
+
+fn settings(values: &[(&str, &str)]) -> Settings {
+    let values = values.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    Settings { values, ..Settings::default() }
+}
+
+#[test]
+fn groups_in_two_phases() {
+    let forced = settings(&[("force_two_phase_agg", "on"), ("force_split_distinct_agg", "on")]);
+    for sql in [
+        "SELECT customer, count(*), sum(amount), avg(price), bool_or(amount > 1), stddev(amount) FROM orders GROUP BY customer",
+        "SELECT note, customer, count(note), sum(amount) FILTER (WHERE id > 1) FROM orders GROUP BY note, customer",
+        "SELECT customer, min(ratio), max(at), count(*), first_value(ratio ORDER BY at, ratio) FROM clicks GROUP BY customer",
+        "SELECT customer, count(DISTINCT note), count(*) FROM orders GROUP BY customer HAVING count(DISTINCT note) > 1",
+        "SELECT customer, count(DISTINCT note) FILTER (WHERE amount > 1), count(DISTINCT note), sum(DISTINCT amount), count(DISTINCT price) FROM orders GROUP BY customer",
+        "SELECT customer, count(DISTINCT customer), avg(DISTINCT id), count(DISTINCT at) FROM clicks, (SELECT 1 AS id) x GROUP BY customer",
+        "SELECT count(DISTINCT ratio), count(DISTINCT customer), sum(customer), min(at) FROM clicks",
+        "SELECT count(DISTINCT amount) FROM orders WHERE false",
+        "SELECT a, count(*) FROM (SELECT amount > 1 AS a FROM orders) x GROUP BY a",
+        "SELECT customer, note, count(DISTINCT amount), grouping(note) FROM orders GROUP BY ROLLUP (customer, note)",
+        "SELECT n, count(*) FROM (SELECT customer, count(*) AS n FROM orders GROUP BY customer) x GROUP BY n",
+    ] {
+        let plan = check_with(sql, forced.clone());
+        assert!(plan.contains("LocalAggregate") && plan.contains("GlobalAggregate"), "{sql}\n{plan}");
+        assert_eq!(plan.contains("Distinct "), sql.contains("DISTINCT"), "{sql}\n{plan}");
+    }
+    // What needs every value in one place has one phase.
+    for sql in [
+        "SELECT customer, min(amount), count(*) FROM orders GROUP BY customer",
+        "SELECT customer, sum(DISTINCT price) FROM orders GROUP BY customer",
+        "SELECT array_agg(amount ORDER BY amount), count(*) FROM orders",
+    ] {
+        let plan = check_with(sql, forced.clone());
+        assert!(!plan.contains("LocalAggregate"), "{sql}\n{plan}");
+    }
+}
+
+#[test]
+fn phases_are_chosen_where_rows_fall_into_few_groups() {
+    let count = |plan: String| plan.matches("LocalAggregate").count();
+    for (sql, phases) in [
+        ("SELECT count(*), sum(amount) FROM orders", 1),
+        ("SELECT count(DISTINCT note), count(*) FROM orders", 2),
+        ("SELECT active, count(*) FROM customers GROUP BY active", 1),
+        ("SELECT customer, count(*) FROM orders GROUP BY customer", 0),
+        ("SELECT active, id, count(*) FROM customers GROUP BY active, id", 0),
+    ] {
+        assert_eq!(count(check_with(sql, Settings::default())), phases, "{sql}");
+        assert_eq!(count(check_with(sql, settings(&[("enable_two_phase_agg", "off")]))), 0, "{sql}");
+    }
+    let sql = "SELECT count(DISTINCT note), count(*) FROM orders";
+    assert_eq!(count(check_with(sql, settings(&[("enable_split_distinct_agg", "off")]))), 0);
 }
 
 macro_rules! views {

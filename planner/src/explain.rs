@@ -1,6 +1,7 @@
 //! EXPLAIN: a stream's plan with the state that each operator keeps, and a read's plan, for people and as JSON.
 
 mod bound;
+mod growth;
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -86,19 +87,20 @@ fn json_node(plan: &Plan, i: usize) -> Value {
 /// What a node keeps and what bounds it.
 fn state(plan: &Plan, i: usize) -> Option<String> {
     let state = plan.nodes[i].operator.state()?;
-    Some(match bound::of(plan, i) {
+    Some(match bound::of(plan, i).or_else(|| growth::of(plan, i)) {
         Some(bound) => format!("{state}, {bound}"),
         None => state,
     })
 }
 
-/// What an operator is called. A join without keys is called by how it finds its pairs.
+/// What an operator is called. A join without keys is called by how it finds its pairs, an aggregation by its phase.
 fn name(operator: &AnyOperator) -> &'static str {
     match operator {
         AnyOperator::HashJoin(join) if join.keys[0].is_empty() => match join.ranges.iter().any(Option::is_some) {
             true => "RangeJoin",
             false => "NestedLoopJoin",
         },
+        AnyOperator::Aggregate(aggregate) if aggregate.partials.is_some() => "GlobalAggregate",
         operator => operator.name(),
     }
 }
@@ -182,12 +184,18 @@ fn describe(plan: &Plan, i: usize) -> String {
         AnyOperator::TimeWindow(window) => time_window(window, &input(0)),
         AnyOperator::Aggregate(aggregate) => {
             let schema = input(0);
-            let calls: Vec<String> = aggregate.calls.iter().map(|c| call(c, &schema)).collect();
-            let calls = calls.join(", ");
-            match aggregate.group.is_empty() {
-                true => calls,
-                false => format!("by {}: {calls}", names(&aggregate.group, &schema)),
-            }
+            let calls = match aggregate.partials {
+                // The columns of partial results are called by their aggregates, behind the group's and the row count.
+                Some(_) => schema.fields().iter().skip(aggregate.group.len() + 1).map(|f| f.name().clone()).collect(),
+                None => aggregate.calls.iter().map(|c| call(c, &schema)).collect(),
+            };
+            grouped(&aggregate.group, calls, &schema)
+        }
+        AnyOperator::LocalAggregate(local) => {
+            let schema = input(0);
+            let rows = (local.counts_rows && local.calls.iter().all(Option::is_none)).then(|| "rows".to_string());
+            let calls = local.calls.iter().flatten().map(|c| call(c, &schema)).chain(rows).collect();
+            grouped(&local.group, calls, &schema)
         }
         AnyOperator::Distinct(distinct) => columns(&distinct.schema),
         AnyOperator::HashJoin(join) => {
@@ -295,6 +303,14 @@ fn describe(plan: &Plan, i: usize) -> String {
     }
 }
 
+/// Aggregates and what they are grouped by.
+fn grouped(group: &[usize], calls: Vec<String>, schema: &SchemaRef) -> String {
+    match (calls.join(", "), group.is_empty()) {
+        (calls, true) => calls,
+        (calls, false) => format!("by {}: {calls}", names(group, schema)),
+    }
+}
+
 /// The equalities of a join and what else it asks for.
 fn conditions(
     keys: &[Vec<usize>; 2],
@@ -327,7 +343,8 @@ fn names(columns: &[usize], schema: &Schema) -> String {
     columns.iter().map(|&c| schema.field(c).name().as_str()).collect::<Vec<_>>().join(", ")
 }
 
-fn call(call: &AggregateCall, schema: &Schema) -> String {
+/// An aggregate as it is written.
+pub(crate) fn call(call: &AggregateCall, schema: &Schema) -> String {
     let name = call.kind.name();
     let (args, by) = call.args.split_at(call.args.len() - call.order.len());
     let args = if args.is_empty() { "*".to_string() } else { names(args, schema) };

@@ -24,6 +24,7 @@ mod temporal_filter;
 pub(crate) mod tests;
 mod time_window;
 mod top_n;
+mod two_phase;
 mod unnest;
 mod values;
 mod view;
@@ -40,6 +41,7 @@ use streaming::plan::{Plan, PlanNode};
 use streaming::watermark::{Watermark, Watermarks};
 
 use crate::error::{Error, Result};
+use crate::rules::Switches;
 use crate::{functions, nodes};
 pub use event_time::plan_event_time;
 pub use sink::sink_of;
@@ -82,6 +84,8 @@ struct Lowering {
     rounds: Vec<(String, Node)>,
     /// What is known of the columns of each node of the plan.
     watermarks: Vec<Arc<Watermarks>>,
+    /// What the session wants of the plan.
+    switches: Switches,
 }
 
 impl Lowering {
@@ -243,8 +247,8 @@ pub struct Lowered {
 }
 
 /// Lowers an optimised plan. `names` are what its columns are called.
-pub fn lower(plan: &LogicalPlan, names: &[String]) -> Result<Lowered> {
-    let mut lowering = Lowering::default();
+pub fn lower(plan: &LogicalPlan, names: &[String], switches: Switches) -> Result<Lowered> {
+    let mut lowering = Lowering { switches, ..Lowering::default() };
     let node = lowering.lower(plan)?;
     let columns: Vec<usize> = (0..names.len()).collect();
     let node = if node.width() == names.len() && columns.iter().all(|&c| node.name(c) == names[c]) {

@@ -5,6 +5,7 @@
 
 mod create;
 mod fetch;
+mod grouping_sets;
 pub mod names;
 mod query;
 mod role;
@@ -223,7 +224,8 @@ struct Reader<'a> {
 
 impl Reader<'static> {
     fn new(text: &Arc<str>, tokens: Vec<TokenWithSpan>) -> Reader<'static> {
-        let tokens = fetch::rewrite(table_functions::rewrite(stream_joins::rewrite(stream_windows::rewrite(tokens))));
+        let tokens = table_functions::rewrite(stream_joins::rewrite(stream_windows::rewrite(tokens)));
+        let tokens = grouping_sets::rewrite(fetch::rewrite(tokens));
         let dialect = if stream_joins::has_versions(&tokens) { &WITH_VERSIONS } else { &DIALECT };
         let p = Parser::new(dialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens.clone());
         Reader { p, text: text.clone(), tokens }

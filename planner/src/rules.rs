@@ -50,19 +50,39 @@ type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 pub struct Switches {
     /// Many joins are put into an order, see [`join_order`]; otherwise they stay in that of the query.
     pub join_order: bool,
+    /// Rows are combined before they travel where they fall into few groups; otherwise nowhere.
+    pub two_phase: bool,
+    /// They are wherever the aggregates allow it.
+    pub force_two_phase: bool,
+    /// What DISTINCT counts once is spread over the workers where rows fall into few groups.
+    pub split_distinct: bool,
+    /// It is wherever the aggregates allow it.
+    pub force_split_distinct: bool,
 }
 
 impl Default for Switches {
     fn default() -> Self {
-        Switches { join_order: true }
+        Switches {
+            join_order: true,
+            two_phase: true,
+            force_two_phase: false,
+            split_distinct: true,
+            force_split_distinct: false,
+        }
     }
 }
 
 impl Switches {
     /// What a session's settings say.
     pub fn of(settings: &crate::settings::Settings) -> Switches {
-        let on = |name: &str| settings.values.get(name).is_none_or(|value| value != "off");
-        Switches { join_order: on("enable_join_ordering") }
+        let is = |name: &str, value: &str| settings.values.get(name).is_some_and(|v| v == value);
+        Switches {
+            join_order: !is("enable_join_ordering", "off"),
+            two_phase: !is("enable_two_phase_agg", "off"),
+            force_two_phase: is("force_two_phase_agg", "on"),
+            split_distinct: !is("enable_split_distinct_agg", "off"),
+            force_split_distinct: is("force_split_distinct_agg", "on"),
+        }
     }
 }
 

@@ -31,6 +31,7 @@ mod sum;
 mod variance;
 
 pub(crate) use avg::int_avg;
+pub use distinct::has_forms;
 pub use multiset::Multiset;
 pub(crate) use sum::{bigint_sum, numeric_sum};
 
@@ -50,6 +51,13 @@ pub struct AggregateCall {
     pub distinct: bool,
     /// The type of the result.
     pub returns: DataType,
+}
+
+impl AggregateCall {
+    /// Whether each different input is kept.
+    pub fn keeps_values(&self, append_only: bool) -> bool {
+        self.kind.keeps_inputs(append_only) || self.distinct && !self.kind.is_idempotent()
+    }
 }
 
 /// The aggregates that exist. Argument types are those of the columns: the planner has cast them.
@@ -401,6 +409,12 @@ impl AggregateKind {
             Min | Max => !append_only,
             kind => kind.picks() && !append_only,
         }
+    }
+
+    /// Whether what any number of rows adds to it is a few numbers: parts of a group can be combined before they travel.
+    pub fn combines(self, append_only: bool) -> bool {
+        use AggregateKind::*;
+        !self.keeps_inputs(append_only) && !matches!(self, ApproxCountDistinct | ApproxPercentile)
     }
 
     /// Its SQL name.

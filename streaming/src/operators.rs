@@ -40,6 +40,7 @@ operators! {
     time_window::TimeWindow,
     unnest::Unnest,
     aggregate::Aggregate,
+    local_aggregate::LocalAggregate,
     distinct::Distinct,
     hash_join::HashJoin,
     temporal_filter::TemporalFilter,

@@ -217,8 +217,13 @@ fn count_of(id: u32, upstream: u32, column: usize, slow: bool) -> JobSpec {
         distinct: false,
         returns: DataType::Int64,
     };
-    let aggregate =
-        Aggregate { group: vec![0], calls: vec![count], append_only: false, schema: schema(&["k", "count"]) };
+    let aggregate = Aggregate {
+        group: vec![0],
+        calls: vec![count],
+        append_only: false,
+        partials: None,
+        schema: schema(&["k", "count"]),
+    };
     let aggregate = plan.add(aggregate, vec![tap]);
     let root = Materialize {
         relation: RelationId(id),

@@ -293,7 +293,7 @@ impl Binder<'_> {
             for (value, _) in sorted {
                 let key = match kind {
                     // Sorted as the double that it is interpolated as.
-                    AggregateKind::PercentileCont => exprs[0].clone(),
+                    AggregateKind::PercentileCont if value.ty != SqlType::Interval => exprs[0].clone(),
                     _ => Self::key_of(&value.ty, value.expr),
                 };
                 exprs.push(key);
@@ -315,11 +315,6 @@ impl Binder<'_> {
         if direct.iter().any(|arg| arg.expr.any_column_refs()) {
             let error = Error::unsupported(format!("the direct arguments of {name} must be constants"));
             return Err(at(error, place).with_hint("Compute one aggregate per fraction."));
-        }
-        let interval = value.ty == SqlType::Interval;
-        if interval && kind == AggregateKind::PercentileCont {
-            let error = Error::unsupported("percentile_cont of intervals is not supported");
-            return Err(at(error, place).with_hint("percentile_disc of intervals is."));
         }
         let mut args = vec![value.clone()];
         args.extend(direct);

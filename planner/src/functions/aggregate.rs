@@ -167,9 +167,14 @@ fn overloads(kind: AggregateKind) -> Vec<(Vec<SqlType>, SqlType)> {
         | AggregateKind::RegrSxy
         | AggregateKind::RegrSyy => vec![(vec![Double, Double], Double)],
         // The value that WITHIN GROUP sorts stands before the fraction.
-        AggregateKind::PercentileCont => {
-            vec![(vec![Double, Double], Double), (vec![Double, Array(Box::new(Double))], Array(Box::new(Double)))]
-        }
+        AggregateKind::PercentileCont => [Double, Interval]
+            .into_iter()
+            .flat_map(|value| {
+                let many = || Array(Box::new(Double));
+                let of_many = Array(Box::new(value.clone()));
+                [(vec![value.clone(), Double], value.clone()), (vec![value, many()], of_many)]
+            })
+            .collect(),
         AggregateKind::ApproxPercentile => {
             vec![(vec![Double, Double], Double), (vec![Double, Double, Double], Double)]
         }

@@ -43,8 +43,11 @@ impl Lowering {
             let append_only = projected.append_only;
             return Ok(self.add(Distinct { schema: projected.schema }, &[projected.index], append_only));
         }
+        if let Some(phases) = self.in_phases(&projected, &group, &calls, &schema) {
+            return Ok(phases);
+        }
         let append_only = projected.append_only;
-        Ok(self.add(Aggregate { group, calls, append_only, schema }, &[projected.index], false))
+        Ok(self.add(Aggregate { group, calls, append_only, partials: None, schema }, &[projected.index], false))
     }
 }
 

@@ -62,7 +62,7 @@ pub fn plan_event_time(
             "Use no subquery, no aggregate and nothing that depends on the time, as ts - INTERVAL '5 seconds'.",
         )
     };
-    let plan = lower(&bound.plan, &names).map_err(|_| one_row())?.plan;
+    let plan = lower(&bound.plan, &names, bound.switches).map_err(|_| one_row())?.plan;
     let expr = match plan.nodes.last().map(|node| (&node.operator, node.inputs.as_slice())) {
         Some((AnyOperator::TapReader(reader), _)) => reader.columns.last().map(|c| Expr::Column(*c)),
         Some((AnyOperator::Project(project), [input])) => match &plan.nodes[*input].operator {

@@ -167,8 +167,9 @@ fn aggregates_everything_to_one_row() {
         expect![[r#"
         Materialize one row
           -> Project count AS n
-            -> Aggregate count(*)
-              -> TapReader orders (id)
+            -> GlobalAggregate count(*)
+              -> LocalAggregate count(*)
+                -> TapReader orders (id)
     "#]],
     );
 }

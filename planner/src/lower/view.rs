@@ -104,7 +104,7 @@ pub fn view_of(
         columns.push(Column::new(format!("_key_{}", i - visible + 1), ty));
     }
     let names: Vec<String> = columns.iter().map(|c| c.name.clone()).collect();
-    let lowered = lower(&plan, &names)?;
+    let lowered = lower(&plan, &names, switches)?;
     let schema = arrow_schema(&columns);
     for (i, (have, want)) in lowered.schema.fields().iter().zip(schema.fields()).enumerate() {
         if have.data_type() != want.data_type() {

@@ -71,7 +71,10 @@ impl Accumulator for Avg {
             Sum::Numeric(_) => numeric_scalar(None),
             Sum::Float(sum) if sum.count() > 0 => ScalarValue::Float64(Some(sum.value()? / sum.count() as f64)),
             Sum::Float(_) => ScalarValue::Float64(None),
-            Sum::Interval(sum) if sum.count > 0 => interval_scalar(Some(divided(sum.fields()?, sum.count)))?,
+            Sum::Interval(sum) if sum.count > 0 => {
+                let count = sum.count as f64;
+                interval_scalar(Some(scaled(sum.fields()?, |field| field / count)))?
+            }
             Sum::Interval(_) => interval_scalar(None)?,
         })
     }
@@ -103,21 +106,21 @@ impl Accumulator for Avg {
     }
 }
 
-/// An interval divided by a number, as Postgres does it: the remainder of the months becomes days of 1/30 month, that of
-/// the days becomes time, both rounded to microseconds.
-fn divided((months, days, micros): (i32, i32, i64), count: i64) -> (i32, i32, i64) {
+/// An interval with each field multiplied or divided by a number, as Postgres does it: the remainder of the months becomes
+/// days of 1/30 month, that of the days becomes time, both rounded to microseconds.
+pub(super) fn scaled((months, days, micros): (i32, i32, i64), by: impl Fn(f64) -> f64) -> (i32, i32, i64) {
     const DAY_SECONDS: f64 = 86_400.0;
     let rounded = |seconds: f64| (seconds * 1e6).round_ties_even() / 1e6;
-    let factor = count as f64;
-    let whole_months = (f64::from(months) / factor) as i32;
-    let mut whole_days = (f64::from(days) / factor) as i32;
-    let month_days = rounded((f64::from(months) / factor - f64::from(whole_months)) * 30.0);
-    let day_part = f64::from(days) / factor - f64::from(whole_days) + month_days - month_days.trunc();
+    let (exact_months, exact_days) = (by(f64::from(months)), by(f64::from(days)));
+    let whole_months = exact_months as i32;
+    let mut whole_days = exact_days as i32;
+    let month_days = rounded((exact_months - f64::from(whole_months)) * 30.0);
+    let day_part = exact_days - f64::from(whole_days) + month_days - month_days.trunc();
     let mut seconds = rounded(day_part * DAY_SECONDS);
     if seconds.abs() >= DAY_SECONDS {
         whole_days += (seconds / DAY_SECONDS) as i32;
         seconds -= (seconds / DAY_SECONDS).trunc() * DAY_SECONDS;
     }
     whole_days += month_days as i32;
-    (whole_months, whole_days, (micros as f64 / factor + seconds * 1e6).round_ties_even() as i64)
+    (whole_months, whole_days, (by(micros as f64) + seconds * 1e6).round_ties_even() as i64)
 }

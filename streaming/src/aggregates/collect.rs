@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, new_empty_array};
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::Float64Type;
+use arrow::datatypes::{Float64Type, IntervalMonthDayNano, IntervalMonthDayNanoType};
 use arrow_schema::{DataType, Field};
 use datafusion::common::ScalarValue;
 use storage::keys::{self, SortOption};
 
+use super::avg::scaled;
+use super::sum::{interval_out_of_range, interval_scalar};
 use super::{Accumulator, AggregateCall, AggregateKind, Input, Multiset, failed, unsupported};
 use crate::error::{Error, Result};
 
@@ -67,7 +69,7 @@ impl Collect {
             (AggregateKind::StringAgg, [a, b]) => a == b && matches!(a, DataType::Utf8View | DataType::BinaryView),
             (AggregateKind::JsonbAgg, [DataType::Utf8View]) => true,
             (AggregateKind::JsonbObjectAgg, [DataType::Utf8View, DataType::Utf8View]) => true,
-            (AggregateKind::PercentileCont, [DataType::Float64, q]) => is_fraction(q),
+            (AggregateKind::PercentileCont, [DataType::Float64 | DataType::Interval(_), q]) => is_fraction(q),
             (AggregateKind::PercentileDisc, [_, q]) => is_fraction(q) && !call.order.is_empty(),
             (AggregateKind::Mode, [_]) => !call.order.is_empty(),
             _ => false,
@@ -152,12 +154,18 @@ impl Collect {
             let row = ((fraction * n as f64).ceil() as usize).max(1) - 1;
             return ScalarValue::try_from_array(values, row.min(n - 1)).map_err(failed);
         }
-        let values = values.as_primitive::<Float64Type>();
         let place = fraction * (n - 1) as f64;
         let (first, second) = (place.floor() as usize, place.ceil() as usize);
+        if first == second {
+            return ScalarValue::try_from_array(values, first).map_err(failed);
+        }
+        let part = place - first as f64;
+        if let Some(values) = values.as_primitive_opt::<IntervalMonthDayNanoType>() {
+            return interval_scalar(Some(interval_between(values.value(first), values.value(second), part)?));
+        }
+        let values = values.as_primitive::<Float64Type>();
         let low = values.value(first);
-        let value = if first == second { low } else { low + (values.value(second) - low) * (place - first as f64) };
-        Ok(ScalarValue::Float64(Some(value)))
+        Ok(ScalarValue::Float64(Some(low + (values.value(second) - low) * part)))
     }
 
     /// The most frequent value; the first in the order of several. Equal values may be different bytes: what is compared
@@ -176,6 +184,15 @@ impl Collect {
         }
         ScalarValue::try_from_array(&columns[0], best).map_err(failed)
     }
+}
+
+/// The fields of the interval that lies `part` of the way from one to another.
+fn interval_between(low: IntervalMonthDayNano, high: IntervalMonthDayNano, part: f64) -> Result<(i32, i32, i64)> {
+    let [low, high] = [low, high].map(|v| (v.months, v.days, v.nanoseconds / 1000));
+    let way = (|| Some((high.0.checked_sub(low.0)?, high.1.checked_sub(low.1)?, high.2.checked_sub(low.2)?)))();
+    let way = scaled(way.ok_or_else(interval_out_of_range)?, |field| field * part);
+    let sum = (|| Some((low.0.checked_add(way.0)?, low.1.checked_add(way.1)?, low.2.checked_add(way.2)?)))();
+    sum.ok_or_else(interval_out_of_range)
 }
 
 fn is_fraction(data_type: &DataType) -> bool {

@@ -86,7 +86,7 @@ impl Distinct {
 }
 
 /// Whether equal values of the type may be different bytes.
-fn has_forms(data_type: &DataType) -> bool {
+pub fn has_forms(data_type: &DataType) -> bool {
     matches!(
         data_type,
         DataType::FixedSizeBinary(NUMERIC_BYTES)

@@ -219,7 +219,7 @@ impl IntervalSum {
     }
 }
 
-fn interval_out_of_range() -> Error {
+pub(super) fn interval_out_of_range() -> Error {
     Error::invalid("22008", "interval out of range")
 }
 

@@ -11,6 +11,7 @@
 //!         SAVE_MAX entries into the tables at most.
 
 mod expire;
+pub(in crate::operators) mod partial;
 
 use std::sync::Arc;
 
@@ -46,6 +47,10 @@ pub struct Aggregate {
     pub calls: Vec<AggregateCall>,
     /// Whether the planner proved that no row is ever retracted from the input.
     pub append_only: bool,
+    /// The argument types of each aggregate if the input holds partial results of [`crate::operators::LocalAggregate`]:
+    /// the group columns stand first there, and the arguments of the aggregates are columns of that operator's input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partials: Option<Vec<Vec<DataType>>>,
     /// The output columns.
     pub schema: SchemaRef,
 }
@@ -77,7 +82,7 @@ impl Operator for Aggregate {
         }
     }
     fn state(&self) -> Option<String> {
-        let all = self.calls.iter().any(|call| keeps_values(call, self.append_only));
+        let all = self.calls.iter().any(|call| call.keeps_values(self.append_only));
         Some(
             if self.group.is_empty() { "one row" } else { "one row per group" }.to_string()
                 + if all { " and every different aggregated value" } else { "" },
@@ -93,10 +98,6 @@ impl Operator for Aggregate {
     }
 }
 
-fn keeps_values(call: &AggregateCall, append_only: bool) -> bool {
-    call.kind.keeps_inputs(append_only) || call.distinct && !call.kind.is_idempotent()
-}
-
 struct AggregateTask {
     groups: Groups,
     /// `groups` and `values`.
@@ -107,7 +108,10 @@ struct AggregateTask {
 
 impl Task for AggregateTask {
     fn apply(&mut self, _input: usize, delta: &Batch, _out: &mut Output) -> Result<Progress> {
-        self.groups.apply(delta)?;
+        match self.groups.layout.partials {
+            true => self.groups.merge_partials(delta)?,
+            false => self.groups.apply(delta)?,
+        }
         Ok(Progress::Done)
     }
 
@@ -157,6 +161,18 @@ enum Place {
     Own(usize),
 }
 
+impl Place {
+    /// Its words of the record.
+    fn words(self) -> std::ops::Range<usize> {
+        match self {
+            Place::Count(at) => at..at + 1,
+            Place::Sum { at, .. } | Place::Avg(at) => at..at + 3,
+            Place::Extreme { at, .. } => at..at + 2,
+            Place::Own(_) => 0..0,
+        }
+    }
+}
+
 /// How the records of an operator are laid out.
 ///
 /// ```text
@@ -168,6 +184,8 @@ struct Layout {
     arg_types: Vec<Vec<DataType>>,
     places: Vec<Place>,
     append_only: bool,
+    /// Whether the input holds partial results instead of rows.
+    partials: bool,
     schema: SchemaRef,
     stride: usize,
     /// Calls with an accumulator of their own.
@@ -198,7 +216,10 @@ impl Layout {
     fn new(node: &Aggregate, input: &SchemaRef) -> Result<Layout> {
         let (mut places, mut arg_types, mut own, mut stride) = (Vec::new(), Vec::new(), Vec::new(), HEAD);
         for (i, call) in node.calls.iter().enumerate() {
-            let types: Vec<DataType> = call.args.iter().map(|a| input.field(*a).data_type().clone()).collect();
+            let types: Vec<DataType> = match &node.partials {
+                Some(types) => types[i].clone(),
+                None => call.args.iter().map(|a| input.field(*a).data_type().clone()).collect(),
+            };
             let place = match (call.kind, types.first()) {
                 (AggregateKind::Count, _) if !call.distinct => Place::Count(stride),
                 (AggregateKind::Sum, Some(DataType::Int16 | DataType::Int32 | DataType::Int64)) if !call.distinct => {
@@ -215,12 +236,7 @@ impl Layout {
                     Place::Own(own.len() - 1)
                 }
             };
-            stride += match place {
-                Place::Count(_) => 1,
-                Place::Sum { .. } | Place::Avg(_) => 3,
-                Place::Extreme { .. } => 2,
-                Place::Own(_) => 0,
-            };
+            stride += place.words().len();
             places.push(place);
             arg_types.push(types);
         }
@@ -230,6 +246,7 @@ impl Layout {
             arg_types,
             places,
             append_only: node.append_only,
+            partials: node.partials.is_some(),
             schema: node.schema.clone(),
             stride,
             own,
@@ -247,6 +264,15 @@ impl Layout {
 
     fn group_types(&self) -> Vec<DataType> {
         self.schema.fields()[..self.group.len()].iter().map(|f| f.data_type().clone()).collect()
+    }
+
+    /// The table of the keys of no group.
+    fn no_keys(&self) -> KeyTable {
+        match self.group_types().as_slice() {
+            [] => KeyTable::One,
+            [one] if is_integer(one) => KeyTable::Int { table: IntTable::default(), null: None },
+            _ => KeyTable::Bytes(ByteTable::default()),
+        }
     }
 
     /// Whether two records say the same, as far as they are words.
@@ -296,6 +322,15 @@ impl Layout {
             }
             Place::Own(_) => return Err(Error::Failed("an accumulator's values are not in the record".into())),
         })
+    }
+}
+
+/// Keeps a value if there is none yet or if it is smaller, or larger, than the one that is kept.
+#[inline]
+fn offer(words: &mut [i64], value: i64, max: bool) {
+    if words[0] == 0 || (value > words[1]) == max && value != words[1] {
+        words[0] = 1;
+        words[1] = value;
     }
 }
 
@@ -414,11 +449,7 @@ struct Groups {
 
 impl Groups {
     fn new(layout: Layout) -> Result<Groups> {
-        let keys = match layout.group_types().as_slice() {
-            [] => KeyTable::One,
-            [one] if is_integer(one) => KeyTable::Int { table: IntTable::default(), null: None },
-            _ => KeyTable::Bytes(ByteTable::default()),
-        };
+        let keys = layout.no_keys();
         let prototypes = (0..layout.own.len()).map(|own| layout.accumulator(own)).collect::<Result<_>>()?;
         Ok(Groups {
             prototypes,
@@ -615,12 +646,7 @@ impl Groups {
                     record[at + 2] += diff;
                 }),
                 Place::Extreme { at, max } => rows.for_each(|i| {
-                    let record = &mut words[base(i)..][..stride];
-                    let value = arg.ints[first + i];
-                    if record[at] == 0 || (value > record[at + 1]) == max && value != record[at + 1] {
-                        record[at] = 1;
-                        record[at + 1] = value;
-                    }
+                    offer(&mut words[base(i) + at..][..2], arg.ints[first + i], max);
                 }),
                 Place::Own(own) => {
                     let n = self.prototypes.len();
@@ -1075,7 +1101,8 @@ mod tests {
     }
 
     fn node(group: &[usize], calls: &[AggregateCall], schema_line: &str) -> Aggregate {
-        Aggregate { group: group.to_vec(), calls: calls.to_vec(), append_only: false, schema: schema(schema_line) }
+        let (group, calls) = (group.to_vec(), calls.to_vec());
+        Aggregate { group, calls, append_only: false, partials: None, schema: schema(schema_line) }
     }
 
     fn sum(arg: usize, returns: DataType) -> AggregateCall {

@@ -114,7 +114,7 @@ mod tests {
         let input = schema("w bigint, k text, v bigint");
         let calls = vec![call(AggregateKind::Count, vec![], Int64), call(AggregateKind::Min, vec![2], Int64)];
         let columns = group.len();
-        let node = Aggregate { group, calls, append_only: false, schema: schema(out) };
+        let node = Aggregate { group, calls, append_only: false, partials: None, schema: schema(out) };
         let mut task = TestTask::new(node, std::slice::from_ref(&input), 2);
         let (mut said, mut most) = (Counted::new(), 0);
         for second in 0..3600i64 {
@@ -164,7 +164,7 @@ mod tests {
     fn nothing_is_dropped_where_rows_may_still_be_taken_back() {
         let input = schema("w bigint, v bigint");
         let calls = vec![call(AggregateKind::Count, vec![], arrow_schema::DataType::Int64)];
-        let node = Aggregate { group: vec![0], calls, append_only: false, schema: schema("w bigint, n bigint") };
+        let node = Aggregate { group: vec![0], calls, append_only: false, partials: None, schema: schema("w bigint, n bigint") };
         let mut task = TestTask::new(node, std::slice::from_ref(&input), 1);
         let row = |diff| batch(&input, &[(vec![Some("1".into()), None], diff)]);
         let mark = Watermark { at: 100, floor: 100, lateness: false, retracts: true };
