@@ -177,6 +177,7 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
     let behind = Family::<Job, Gauge>::default();
     let freshness = Family::<Job, Gauge<f64, AtomicU64>>::default();
     let up = Family::<Job, Gauge>::default();
+    let restarts = Family::<Job, Counter>::default();
     let (job_bytes, job_rows) = (Family::<Job, Gauge>::default(), Family::<Job, Gauge>::default());
     let (bytes, rows) = (Family::<Operator, Gauge>::default(), Family::<Operator, Gauge>::default());
     for job in &status.jobs {
@@ -185,7 +186,8 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
         waiting.get_or_create(&label).set(job.rows_waiting as i64);
         behind.get_or_create(&label).set(status.epoch.0.saturating_sub(job.epoch.0) as i64);
         freshness.get_or_create(&label).set(job.behind.as_secs_f64());
-        up.get_or_create(&label).set(i64::from(job.state != JobState::Failed));
+        up.get_or_create(&label).set(i64::from(!matches!(job.state, JobState::Failed | JobState::Restarting)));
+        restarts.get_or_create(&label).inc_by(job.restarts);
         job_bytes.get_or_create(&label).set(0);
         job_rows.get_or_create(&label).set(0);
         for (node, operator, size) in &job.operators {
@@ -202,6 +204,7 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
     let help = "Freshness: how long ago the oldest change was sealed that the job does not show yet";
     registry.register_with_unit("job_freshness", help, Unit::Seconds, freshness);
     registry.register("job_up", "0 if the job failed", up);
+    registry.register("job_restarts", "Starts from the last checkpoint after a failure, since the start", restarts);
     registry.register_with_unit("job_state", "State that the job keeps in memory", Unit::Bytes, job_bytes);
     registry.register("job_state_rows", "Entries of the job's state", job_rows);
     registry.register_with_unit("operator_state", "State that the operator keeps in memory", Unit::Bytes, bytes);

@@ -178,6 +178,9 @@ fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>
         workers: config.workers,
         epoch_interval_min: config.epoch_interval_min,
         checkpoint_interval: config.checkpoint_interval,
+        restarts_max: config.job_restarts_max,
+        restart_pause: config.job_restart_pause,
+        ..EngineConfig::default()
     };
     let spill_dir = config.data_dir.join("tmp");
     empty(&spill_dir)?;

@@ -81,6 +81,10 @@ pub struct ServerConfig {
     pub checkpoint_interval: Duration,
     /// Epochs are never sealed closer than this.
     pub epoch_interval_min: Duration,
+    /// How often a failed job starts again by itself.
+    pub job_restarts_max: usize,
+    /// The pause before the first of these starts.
+    pub job_restart_pause: Duration,
 }
 
 impl ServerConfig {
@@ -105,6 +109,8 @@ impl ServerConfig {
             write_timeout: Duration::from_secs(300),
             checkpoint_interval: engine.checkpoint_interval,
             epoch_interval_min: engine.epoch_interval_min,
+            job_restarts_max: engine.restarts_max,
+            job_restart_pause: engine.restart_pause,
         }
     }
 

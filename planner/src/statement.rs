@@ -48,6 +48,13 @@ pub enum Statement {
         /// `PAUSE`
         pause: bool,
     },
+    /// `ALTER kind name RESUME`
+    AlterResume {
+        /// Of what kind.
+        kind: NamedKind,
+        /// Which.
+        name: ObjectName,
+    },
     /// `CREATE USER | ROLE`
     CreateRole(CreateRole),
     /// `ALTER USER | ROLE`

@@ -277,6 +277,33 @@ impl Relation {
         }
     }
 
+    /// The epoch that its rows in the store are as of.
+    pub fn durable(&self) -> Epoch {
+        let state = self.state.lock();
+        state.bases[state.bases.len() - 1].epoch
+    }
+
+    /// Forgets what was published of epochs after `epoch`, which nobody has seen: the relation was never advanced to them.
+    pub fn retract(&self, epoch: Epoch) {
+        self.state.lock().open.split_off(&epoch.next());
+    }
+
+    /// What changed after `from` and up to `to`.
+    ///
+    /// # Errors
+    /// `NotFound` if one of the two is too long ago, or was never announced to be looked at.
+    pub fn changes(&self, from: Epoch, to: Epoch) -> Result<RelationChanges> {
+        let before = self.snapshot(from)?;
+        let mut state = self.state.lock();
+        state.seal(&self.shape, to);
+        let gone = || {
+            let id = self.shape.spec.id.0;
+            Error::NotFound(format!("what changed in relation {id} between {from} and {to} is not known any more"))
+        };
+        let runs = state.between(from, to).ok_or_else(gone)?;
+        Ok(RelationChanges { before, runs: runs.into_iter().map(|sealed| sealed.run).collect() })
+    }
+
     /// Merges runs of epochs that nobody will ask for one by one, so that the number of runs grows with the logarithm
     /// of their rows. Several at once: a row is copied once per [`MERGE_RUNS`]-fold growth of its run.
     fn merge_old_runs(&self) {
@@ -607,6 +634,54 @@ impl std::fmt::Debug for RelationSnapshot {
     }
 }
 
+/// What changed in a relation between two epochs. Whatever happens later does not change it.
+pub struct RelationChanges {
+    before: RelationSnapshot,
+    runs: Vec<Arc<Run>>,
+}
+
+impl RelationChanges {
+    /// The changes of the rows of `vnodes` (of 0..256), consolidated, at most [`SCAN_ROWS_MAX`] keys per batch.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn batches(&self, vnodes: Range<usize>) -> Result<Vec<Batch>> {
+        let shape = &self.before.shape;
+        let merged = merge_runs(&self.runs, shape.spec.unique)?;
+        let entries: Vec<usize> =
+            (0..merged.len()).filter(|i| vnodes.contains(&(merged.key(*i)[0] as usize))).collect();
+        let all: Vec<usize> = (0..shape.types.len()).collect();
+        let mut batches = Vec::new();
+        for part in entries.chunks(SCAN_ROWS_MAX) {
+            let old: Vec<Option<Vec<u8>>> = if shape.spec.unique {
+                let keys: Vec<&[u8]> = part.iter().map(|i| merged.key(*i)).collect();
+                self.before.values(&keys)?
+            } else {
+                Vec::new()
+            };
+            let mut rows: Vec<(&[u8], i64)> = Vec::with_capacity(part.len() * 2);
+            for (n, i) in part.iter().enumerate() {
+                if !shape.spec.unique {
+                    rows.push((shape.row(merged.key(*i), &[])?, merged.diff(*i)));
+                    continue;
+                }
+                let new = (merged.diff(*i) > 0).then(|| merged.value(*i));
+                let old = old[n].as_deref();
+                if old != new {
+                    rows.extend(old.map(|row| (row, -1)));
+                    rows.extend(new.map(|row| (row, 1)));
+                }
+            }
+            let data = shape.decode(&all, &shape.spec.schema, rows.iter().map(|(row, _)| *row))?;
+            let diffs = arrow::array::Int64Array::from_iter_values(rows.iter().map(|(_, diff)| *diff));
+            if data.num_rows() > 0 {
+                batches.push(Batch::new(data, Some(diffs)));
+            }
+        }
+        Ok(batches)
+    }
+}
+
 /// Batches of a scan.
 pub type Scan = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
@@ -689,6 +764,24 @@ impl RelationSnapshot {
             Some(row) => decode(&row),
             None => Ok(None),
         }
+    }
+
+    /// The encoded rows of keys (with their vnodes) of a relation with unique keys.
+    fn values(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
+        let mut values = Vec::with_capacity(keys.len());
+        let mut misses = Vec::new();
+        for (i, key) in keys.iter().enumerate() {
+            let found = self.runs.iter().rev().find_map(|run| run.find(key).map(|at| (run, at)));
+            values.push(found.and_then(|(run, at)| (run.diff(at) > 0).then(|| run.value(at).to_vec())));
+            if found.is_none() {
+                misses.push(i);
+            }
+        }
+        let missing: Vec<&[u8]> = misses.iter().map(|i| keys[*i]).collect();
+        for (i, value) in misses.into_iter().zip(self.base.multi_get(self.shape.table, &missing)?) {
+            values[i] = value;
+        }
+        Ok(values)
     }
 
     /// Cursors over a range of stored keys, oldest first.

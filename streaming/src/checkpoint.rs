@@ -17,7 +17,7 @@ use storage::{Epoch, Relation, RelationId, RelationSpec, Result, Store};
 
 use crate::coordinator::{Cut, Job, Stage};
 use crate::event_time::late_columns;
-use crate::job::SplitState;
+use crate::job::{Reread, SplitState};
 use crate::operators::AnyOperator;
 use crate::row_errors::error_columns;
 use crate::spec::{CatalogChanges, JobSpec};
@@ -88,6 +88,63 @@ pub fn taken_key(relation: RelationId) -> Vec<u8> {
     format!("engine/taken/{}", relation.0).into_bytes()
 }
 
+/// The key of a job that was down at the checkpoint.
+pub fn aside_key(relation: RelationId) -> Vec<u8> {
+    format!("engine/aside/{}", relation.0).into_bytes()
+}
+
+/// What the store knows of a job that was down at the checkpoint.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct Aside {
+    /// The epoch that its relation is as of.
+    pub shown: u64,
+    /// What it has to read again.
+    pub rereads: Vec<Reread>,
+    /// Why it waits for a client to start it again, if it does.
+    pub stopped: Option<String>,
+    /// Whether it cannot go on at all.
+    #[serde(default)]
+    pub lost: bool,
+}
+
+/// What the last checkpoint knows of a job that was down; `None` if it was not.
+pub fn aside(store: &Store, relation: RelationId) -> Result<Option<Aside>> {
+    let Some(bytes) = store.meta_get(&aside_key(relation))? else { return Ok(None) };
+    let corrupt = |error| storage::Error::Corrupt(format!("what a failed job starts again with: {error}"));
+    Ok(Some(serde_json::from_slice(&bytes).map_err(corrupt)?))
+}
+
+/// Puts a job that is down into `taken`: what it has published, and what waits for it. Its state stays as it is.
+fn take_aside(job: &mut Job, taken: &mut Taken) {
+    let id = job.spec.relation;
+    let shown = job.frontier;
+    job.relations().for_each(|relation| relation.cut(Epoch(shown)));
+    taken.relations.extend(job.relations().map(|r| (r.clone(), Epoch(shown))));
+    taken.runs.append(&mut job.control.cut_runs.lock());
+    let limits = job.failures.limits.take().unwrap_or_default();
+    let durable = |reread: &&Reread| limits.get(&reread.node).is_none_or(|limit| reread.upto <= *limit);
+    let rereads = job.failures.rereads.iter().filter(durable).cloned().collect();
+    let stopped = (job.stage == Stage::Failed).then(|| job.failures.last.clone().unwrap_or_default());
+    // A table starts again with the server, from its log.
+    let stopped = stopped.filter(|_| job.control.table.is_none());
+    let aside = serde_json::to_vec(&Aside { shown, rereads, stopped, lost: job.is_lost() }).expect("plain data");
+    taken.meta.push((aside_key(id), Some(aside)));
+    let cut = job.failures.state_epoch();
+    taken.meta.push((cut_key(id), (cut < taken.epoch).then(|| cut.to_be_bytes().to_vec())));
+    job.failures.noted = true;
+    if job.control.source.is_some() {
+        let meta = serde_json::to_vec(&SourceMeta { splits: job.failures.splits.clone() }).expect("plain data");
+        taken.meta.push((source_key(id), Some(meta)));
+    }
+    if job.control.table.is_some() {
+        taken.meta.push((table_key(id), Some(job.failures.applied.to_be_bytes().to_vec())));
+    }
+    if let Some(event) = job.control.event() {
+        let at = event.at.load(Ordering::Acquire);
+        taken.meta.push((event_key(id), Some(at.to_be_bytes().to_vec())));
+    }
+}
+
 /// Remembers where a source or table is as of the epoch that it has just completed.
 pub fn note_inputs(job: &Job) {
     if let Some(source) = &job.control.source {
@@ -104,12 +161,16 @@ pub fn note_inputs(job: &Job) {
 /// Moves what changed in `job` up to its cut into `taken`.
 pub fn take(job: &mut Job, taken: &mut Taken) {
     let id = job.spec.relation;
-    if job.stage == Stage::Failed {
-        let message = job.control.error.lock().clone().unwrap_or_default();
-        taken.meta.push((failed_key(id), Some(message.into_bytes())));
-        return;
+    if job.cut == Cut::Aside {
+        return take_aside(job, taken);
     }
     let Cut::Done(cut) = job.cut else { return };
+    let taken_up_to = if job.control.outbox.is_some() { job.cut_taken.min(cut) } else { cut };
+    job.failures.writing = Some((cut, taken_up_to));
+    if std::mem::take(&mut job.failures.noted) {
+        job.failures.rereads.clear();
+        taken.meta.push((aside_key(id), None));
+    }
     taken.runs.append(&mut job.control.cut_runs.lock());
     taken.relations.extend(job.relations().map(|r| (r.clone(), Epoch(cut))));
     if let Some(event) = job.control.event() {

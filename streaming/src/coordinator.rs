@@ -25,6 +25,7 @@ mod exact;
 mod followed;
 pub mod freshness;
 mod reads;
+pub mod restart;
 mod watermarks;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -156,8 +157,20 @@ impl State {
     }
 
     fn frontier(&self, relation: RelationId) -> u64 {
-        // What has failed changes no more: those who read it go on, but cannot be read (see `try_read`).
-        self.owner(relation).map_or(0, |job| if job.stage == Stage::Failed { self.sealed } else { job.frontier })
+        // What has failed changes nothing: those who read it go on, but cannot be read (see `try_read`) until it has
+        // started again and said what it had missed.
+        self.owner(relation).map_or(0, |job| match job.stage {
+            Stage::Failed | Stage::Restarting => self.sealed,
+            Stage::Resuming => job.failures.behind,
+            _ => job.frontier,
+        })
+    }
+
+    /// Whether `relation`, or something that it reads, waits for its next start.
+    pub fn waits_for_a_restart(&self, relation: RelationId) -> bool {
+        self.owner(relation).is_some_and(|job| {
+            job.is_down() || job.upstreams.iter().any(|(_, upstream)| self.waits_for_a_restart(*upstream))
+        })
     }
 
     /// The failed job that `relation` depends on, if any.
@@ -188,6 +201,7 @@ impl Coordinator {
     fn tick(&self, state: &mut State) -> Duration {
         self.collect(state);
         Self::look_at_outboxes(state);
+        let restart_in = self.restart(state);
         loop {
             let before = state.sealed;
             self.install_new(state);
@@ -211,14 +225,14 @@ impl Coordinator {
             let idle = Self::idle(state);
             let interval = if idle { self.config.epoch_interval_min } else { EPOCH_INTERVAL_BUSY };
             // A busy source tells when it is done.
-            return interval.saturating_sub(since).max(Duration::from_micros(50));
+            return interval.saturating_sub(since).min(restart_in).max(Duration::from_micros(50));
         }
         let checkpoint_in = if state.changed_since_checkpoint && matches!(state.checkpoint, Checkpoint::Idle) {
             self.config.checkpoint_interval.saturating_sub(state.checkpointed_at.elapsed())
         } else {
             HEARTBEAT
         };
-        checkpoint_in.min(HEARTBEAT).min(due_in).max(Duration::from_micros(50))
+        checkpoint_in.min(HEARTBEAT).min(due_in).min(restart_in).max(Duration::from_micros(50))
     }
 
     /// Lets sinks go on that have more to take and room for it, and writes down what their targets refuse.
@@ -238,17 +252,31 @@ impl Coordinator {
         let failed: Vec<RelationId> = state
             .jobs
             .iter()
-            .filter(|(_, job)| job.stage != Stage::Failed && job.control.failed.load(Ordering::Acquire))
+            .filter(|(_, job)| !job.is_down() && job.control.failed.load(Ordering::Acquire))
             .map(|(id, _)| *id)
             .collect();
         for id in failed {
             let job = state.jobs.get_mut(&id).expect("listed");
             let message = job.control.error.lock().clone().unwrap_or_default();
             tracing::error!(job = job.spec.name, "job failed: {message}");
+            let waits = state.pending.iter().position(|change| change.created == Some(id));
+            let done = match job.stage {
+                Stage::Running | Stage::Resuming => None,
+                Stage::Committing => match waits.filter(|_| !matches!(job.cut, Cut::Done(_))) {
+                    Some(at) => Some(state.pending.swap_remove(at).done),
+                    // A checkpoint has it.
+                    None => None,
+                },
+                _ => Some(job.created.take()),
+            };
+            let Some(done) = done else {
+                self.halt(state, id, message);
+                continue;
+            };
             job.stage = Stage::Failed;
             job.busy = None;
             self.runtime.send(Command::Remove(id));
-            if let Some(created) = job.created.take() {
+            if let Some(created) = done {
                 let _ = created.send(Err(Error::Failed(message)));
             }
             state.want_checkpoint = true;
@@ -275,6 +303,10 @@ impl Coordinator {
                     self.visible.note(job.spec.relation, &source.splits.lock(), announced);
                 }
                 job.advance(target);
+                job.note_position();
+                if job.stage == Stage::Resuming {
+                    job.resumed();
+                }
                 if was_reading {
                     job.stage = Stage::Committing;
                     state.want_checkpoint = true;
@@ -308,9 +340,7 @@ impl Coordinator {
         let since = state.sealed_at.elapsed();
         let dirty = state.jobs.values().any(|job| job.is_live() && job.control.dirty.load(Ordering::Acquire));
         let due = since >= self.config.epoch_interval_min && (since >= EPOCH_INTERVAL_BUSY || Self::idle(state));
-        let waits = |job: &Job| {
-            job.follows_the_clock && job.stage != Stage::Failed || !job.control.subscribers.lock().is_empty()
-        };
+        let waits = |job: &Job| job.follows_the_clock && !job.is_down() || !job.control.subscribers.lock().is_empty();
         let beat = since >= HEARTBEAT && state.jobs.values().any(waits);
         let start = self.wants_checkpoint(state);
         if !(dirty && due || state.force_seal || beat || start) {
@@ -345,6 +375,11 @@ impl Coordinator {
                     job.announce(sealed);
                 }
             }
+            // What is down is in it as it was.
+            for job in state.jobs.values_mut().filter(|job| job.failures.down.is_some()) {
+                job.cut = Cut::Aside;
+                job.failures.limits = None;
+            }
         }
     }
 
@@ -357,6 +392,10 @@ impl Coordinator {
             if !job.is_live() || job.is_input() || job.busy.is_some() {
                 continue;
             }
+            let resuming = job.stage == Stage::Resuming;
+            if resuming && job.control.installed.load(Ordering::Acquire) < self.config.workers {
+                continue;
+            }
             let limit = job.upstreams.iter().map(|(_, upstream)| state.frontier(*upstream)).min();
             let mut limit = limit.unwrap_or(state.sealed);
             let mut cut = false;
@@ -365,14 +404,22 @@ impl Coordinator {
                 limit = limit.min(at);
                 cut = is_cut;
             }
-            if let Some(pin) = state.pins.range(job.frontier + 1..).next() {
-                limit = limit.min(*pin);
+            if resuming {
+                // One step, to where nobody has been without it.
+                if limit <= job.failures.behind {
+                    state.force_seal |= state.sealed <= job.failures.behind;
+                    continue;
+                }
+            } else {
+                if let Some(pin) = state.pins.range(job.frontier + 1..).next() {
+                    limit = limit.min(*pin);
+                }
+                limit = job.step(limit);
             }
-            limit = job.step(limit);
             if limit <= job.frontier {
                 continue;
             }
-            let take = job.take(limit);
+            let take = if resuming { limit } else { job.take(limit) };
             let known = self.watermarks(state, job, take);
             let changed = job.must_run
                 || job.follows_the_clock

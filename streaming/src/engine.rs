@@ -156,8 +156,7 @@ impl Engine {
             coordinator.resume(spec, control, durable.max(1), failed)?;
         }
         // Nothing may be published before all that read it are subscribed: the coordinator seals nothing until then.
-        let installed =
-            |job: &Job| job.stage == Stage::Failed || job.control.installed.load(Ordering::Acquire) == workers;
+        let installed = |job: &Job| job.is_ready(workers);
         while !coordinator.state.lock().jobs.values().all(installed) {
             std::thread::sleep(INSTALL_POLL);
         }
@@ -245,13 +244,17 @@ impl Engine {
         }
         let (views, sealed) = {
             let state = self.coordinator.state.lock();
-            let runs = |job: &&Job| job.relation.is_some() && job.stage == Stage::Running;
+            let runs = |job: &&Job| job.relation.is_some() && matches!(job.stage, Stage::Running | Stage::Resuming);
             let views: Vec<RelationId> = state.jobs.values().filter(runs).map(|job| job.spec.relation).collect();
             (views, state.sealed.max(replayed))
         };
         for view in views {
-            if let Ok(Err(waits)) = self.coordinator.read(&[view], sealed) {
-                let _ = wait(waits);
+            let Ok(Err(mut waits)) = self.coordinator.read(&[view], sealed) else { continue };
+            // One that fails again, or that reads such a one, is answered later.
+            while matches!(waits.try_recv(), Err(tokio::sync::oneshot::error::TryRecvError::Empty))
+                && !self.coordinator.state.lock().waits_for_a_restart(view)
+            {
+                std::thread::sleep(RECOVERY_POLL);
             }
         }
     }
@@ -383,6 +386,15 @@ impl Engine {
         if let Some(job) = self.coordinator.state.lock().jobs.get_mut(&relation) {
             job.spec.name = name.to_owned();
         }
+    }
+
+    /// Starts a job again that has failed; that it does is durable when the future resolves. Nothing happens to a job that runs.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such job, `Invalid` if it can only be created again.
+    pub async fn resume_job(&self, relation: RelationId) -> Result<()> {
+        self.coordinator.restart_now(relation)?;
+        self.coordinator.drop_jobs(&[], Vec::new()).await.map_err(|_| Error::Cancelled)?
     }
 
     /// Makes changes of the catalog durable that concern no job.
@@ -591,7 +603,11 @@ fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
         relation: job.spec.relation,
         name: job.spec.name.clone(),
         state: job.state(),
-        error: control.error.lock().clone(),
+        error: if job.is_down() { job.failures.last.clone() } else { control.error.lock().clone() },
+        failures: job.failures.at.len() as u64,
+        restarts: job.failures.restarts,
+        last_failure: job.failures.last.clone(),
+        restarts_in: job.failures.due.map(|due| due.saturating_duration_since(std::time::Instant::now())),
         epoch: Epoch(job.reached()),
         behind: times.behind(job.reached()),
         rows_read: control.rows_read.load(Ordering::Relaxed),

@@ -116,11 +116,7 @@ impl Inbox {
     /// Takes a published batch of the relation; `projection` says which of its columns it has, if not all.
     pub fn push(&mut self, epoch: u64, batch: &Batch, projection: Option<&[usize]>) {
         match self.project(batch, projection) {
-            Ok(batch) => {
-                let content = self.content(batch);
-                let rows = content.1;
-                self.add(Delivery { epoch, rows, content: content.0, stored: None });
-            }
+            Ok(batch) => self.give(epoch, batch),
             // Read before the source's readers took up the columns of this one, which begins behind it: it reads those
             // records itself, or skips them.
             Err(_) if self.reader.target.load(Ordering::Acquire) == 0 => {}
@@ -142,6 +138,28 @@ impl Inbox {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let data = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)?;
         Ok(Batch::new(data, batch.diffs().cloned()))
+    }
+
+    /// Takes a batch that has the reader's columns already.
+    pub fn give(&mut self, epoch: u64, batch: Batch) {
+        let (content, rows) = self.content(batch);
+        self.add(Delivery { epoch, rows, content, stored: None });
+    }
+
+    /// Forgets what came of epochs after `epoch`.
+    pub fn forget_after(&mut self, epoch: u64) {
+        let keep = self.deliveries.partition_point(|d| d.epoch <= epoch);
+        for delivery in self.deliveries.split_off(keep) {
+            self.rows -= delivery.rows;
+            self.reader.rows_waiting.fetch_sub(delivery.rows as i64, Ordering::Relaxed);
+            if let Some(waiting) = self.reader.waiting.lock().get_mut(&delivery.epoch) {
+                *waiting = waiting.saturating_sub(delivery.rows);
+            }
+            self.release(&delivery.content);
+            if let Some((vnode, key)) = &delivery.stored {
+                self.table.delete(*vnode, key);
+            }
+        }
     }
 
     /// In memory if there is room, else in the file, if that has room.

@@ -49,6 +49,8 @@ pub struct JobControl {
     pub installed: AtomicUsize,
     /// The job is stopped.
     pub failed: AtomicBool,
+    /// It replays what came since its last checkpoint: nothing may be held back.
+    pub resuming: AtomicBool,
     /// Why.
     pub error: Mutex<Option<String>>,
     /// Wakes the leaves and operators of every worker.
@@ -112,6 +114,45 @@ pub enum Start {
         /// The epoch.
         epoch: u64,
     },
+    /// The same, but some records of the source are to be read again.
+    Again {
+        /// The source.
+        source: Arc<dyn Source>,
+        /// The records.
+        stretches: Vec<Stretch>,
+        /// Which of the records are late.
+        judge: Option<Arc<Judge>>,
+        /// The epoch.
+        epoch: u64,
+    },
+}
+
+/// Records of a source that a job has to read again when it starts again.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Reread {
+    /// The tap reader.
+    pub node: usize,
+    /// They were published up to this epoch.
+    pub upto: u64,
+    /// The records.
+    pub stretches: Vec<Stretch>,
+}
+
+/// Some records of a split, one after the other.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Stretch {
+    /// The split's id.
+    pub id: String,
+    /// The split's number.
+    pub number: u16,
+    /// The first.
+    pub from: Offset,
+    /// One past the last.
+    pub until: Offset,
+    /// How far the split's event time is before the first, and what it was raised to since.
+    pub progress: Progress,
+    /// The columns that the shared readers read, and so decided which records cannot be decoded.
+    pub columns: Vec<usize>,
 }
 
 /// The part of a source job that all threads see.
@@ -226,6 +267,7 @@ impl JobControl {
             changed: AtomicU64::new(0),
             installed: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
+            resuming: AtomicBool::new(false),
             error: Mutex::new(None),
             wakers: Mutex::default(),
             starts: Mutex::default(),
@@ -283,7 +325,8 @@ impl JobControl {
         let all = self.watermarks.lock().clone();
         let watermarks = if all.is_empty() { Vec::new() } else { from.iter().map(|n| all[*n].clone()).collect() };
         let now = self.now.load(Ordering::Acquire);
-        Seal { epoch, checkpoint, watermarks, now, recovering: self.clock.recovering.load(Ordering::Acquire) }
+        let recovering = self.clock.recovering.load(Ordering::Acquire) || self.resuming.load(Ordering::Acquire);
+        Seal { epoch, checkpoint, watermarks, now, recovering }
     }
 
     /// Wakes the leaves and operators on every worker.

@@ -23,6 +23,7 @@ pub mod operator;
 pub mod operators;
 pub mod ordered_rows;
 pub mod outbox;
+pub mod owed;
 pub mod partitions;
 pub mod plan;
 pub mod reader;

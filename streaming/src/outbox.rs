@@ -48,6 +48,8 @@ pub struct Outbox {
     /// The epoch up to which entries are durable.
     durable: AtomicU64,
     delivered: Mutex<Option<Position>>,
+    /// Entries whose deletion no checkpoint has yet.
+    trimmed: Mutex<Vec<(Position, Entry)>>,
     /// Something can be delivered, or is not to be any more.
     wake: Notify,
     stopped: AtomicBool,
@@ -117,6 +119,7 @@ impl Outbox {
             noted: AtomicU64::new(durable),
             durable: AtomicU64::new(durable),
             delivered: Mutex::new(None),
+            trimmed: Mutex::default(),
             wake: Notify::default(),
             stopped: AtomicBool::new(false),
             paused: AtomicBool::new(paused),
@@ -185,11 +188,13 @@ impl Outbox {
     /// Deletes what the target has of the entries in `table`, which are those of `vnodes`.
     pub fn trim(&self, table: &StateTable, vnodes: Range<usize>) {
         let Some(delivered) = *self.delivered.lock() else { return };
-        self.entries.lock().retain(|position, _| {
+        let mut trimmed = self.trimmed.lock();
+        self.entries.lock().retain(|position, entry| {
             let goes = *position <= delivered && vnodes.contains(&(position.vnode as usize));
             if goes {
                 table.delete(position.vnode, &key(*position));
                 self.forget_refused(table, *position);
+                trimmed.push((*position, *entry));
             }
             !goes
         });
@@ -204,8 +209,24 @@ impl Outbox {
         self.entries.lock().first_key_value().is_some_and(|(first, _)| *first <= delivered)
     }
 
+    /// The job goes back to the last checkpoint that has it: what it put in since was never there, what it deleted is.
+    pub fn rewind(&self) {
+        let durable = self.durable.load(Ordering::Acquire);
+        let mut entries = self.entries.lock();
+        let lost = entries.split_off(&Position { epoch: durable + 1, vnode: 0, number: 0 });
+        for entry in lost.values() {
+            self.rows.fetch_sub(entry.rows as i64, Ordering::Relaxed);
+            self.bytes.fetch_sub(entry.bytes as i64, Ordering::Relaxed);
+        }
+        entries.extend(self.trimmed.lock().drain(..));
+        drop(entries);
+        self.rewind_refused(durable);
+    }
+
     /// A checkpoint is being taken that has the job as of `epoch`.
     pub fn note(&self, epoch: u64) {
+        // What was trimmed up to the cut is deleted with it; what is trimmed later is in the next one.
+        self.trimmed.lock().clear();
         self.noted.store(epoch, Ordering::Release);
     }
 

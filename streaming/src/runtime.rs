@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
+use storage::relation::RelationChanges;
 use storage::table::TableId;
-use storage::{Relation, RelationId, Store};
+use storage::{DirtyHandle, Relation, RelationId, StateTable, Store};
 use timely::dataflow::operators::probe::{Handle as ProbeHandle, Probe};
 use timely::worker::Worker;
 
@@ -26,6 +27,7 @@ use crate::operators::sink::SinkTask;
 use crate::operators::source::SourceLeaf;
 use crate::operators::table_source::TableLeaf;
 use crate::operators::tap_reader::TapLeaf;
+use crate::owed::{Owed, OwedTo};
 use crate::spec::JobSpec;
 use crate::tap::Taps;
 
@@ -41,6 +43,19 @@ pub enum Command {
     Install(Arc<Installation>),
     /// Forget the job's dataflow and its state in memory.
     Remove(RelationId),
+    /// Drop the dataflow of a job that has failed, but keep what waits for it.
+    Halt(Arc<Halt>),
+    /// Make the inboxes of such a job anew, for its next start.
+    Park(Arc<Parking>),
+    /// Put what waits for such a job into the checkpoint under way: by node, up to which epoch.
+    Store {
+        /// The job.
+        relation: RelationId,
+        /// The limits.
+        limits: Arc<HashMap<usize, u64>>,
+        /// Who has.
+        acknowledged: Arc<Acknowledged>,
+    },
     /// Leave.
     Stop,
 }
@@ -61,6 +76,62 @@ pub struct Installation {
     pub store: Arc<Store>,
     /// The SQL functions.
     pub functions: Arc<dyn Functions>,
+    /// It starts again, with the inboxes that it was parked with.
+    pub again: bool,
+}
+
+/// How many workers have done something, and what was wrong.
+#[derive(Debug, Default)]
+pub struct Acknowledged {
+    workers: AtomicUsize,
+    /// The first error.
+    pub error: Mutex<Option<String>>,
+}
+
+impl Acknowledged {
+    /// Whether all have.
+    pub fn is_complete(&self, workers: usize) -> bool {
+        self.workers.load(Ordering::Acquire) == workers
+    }
+
+    fn by(&self, result: Result<()>) {
+        if let Err(error) = result {
+            self.error.lock().get_or_insert(error.to_string());
+        }
+        self.workers.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// A job that has failed.
+pub struct Halt {
+    /// The job.
+    pub relation: RelationId,
+    /// What it publishes.
+    pub published: Vec<RelationId>,
+    /// What was published after this epoch is taken back.
+    pub after: u64,
+    /// Who has.
+    pub acknowledged: Arc<Acknowledged>,
+}
+
+/// What a job that has failed starts again with.
+pub struct Parking {
+    /// The job, with its shared part for the next start.
+    pub installation: Installation,
+    /// By node of a tap reader.
+    pub taps: HashMap<usize, ParkedTap>,
+    /// What it has published since its state, besides what is owed already.
+    pub owed: Vec<(OwedTo, RelationChanges)>,
+    /// Who has.
+    pub acknowledged: Arc<Acknowledged>,
+}
+
+/// What an inbox gets behind what the last checkpoint has of it.
+pub struct ParkedTap {
+    /// What came of epochs after this one is in the inbox that the job had; `None` if it had none.
+    pub after: Option<u64>,
+    /// What came before, by the epoch up to which.
+    pub changes: Vec<(u64, RelationChanges)>,
 }
 
 /// The worker threads.
@@ -122,24 +193,62 @@ struct Installed {
     control: Arc<JobControl>,
     probe: ProbeHandle<u64>,
     reported: u64,
+    inboxes: Inboxes,
+}
+
+type Inboxes = HashMap<usize, Rc<RefCell<Inbox>>>;
+
+/// A job on its way to its next start, on this worker.
+#[derive(Default)]
+struct Parked {
+    inboxes: HashMap<usize, (Rc<RefCell<Inbox>>, DirtyHandle)>,
+    owed: Option<(StateTable, DirtyHandle)>,
+    control: Option<Arc<JobControl>>,
 }
 
 fn run(worker: &mut Worker, commands: &Receiver<Command>) {
     let taps = Taps::default();
     let mut jobs: HashMap<RelationId, Installed> = HashMap::new();
+    let mut halted: HashMap<RelationId, Inboxes> = HashMap::new();
+    let mut parked: HashMap<RelationId, Parked> = HashMap::new();
     loop {
         while let Ok(command) = commands.try_recv() {
             match command {
                 Command::Install(installation) => {
                     let control = installation.control.clone();
-                    match install(worker, &taps, &installation) {
-                        Ok(installed) => drop(jobs.insert(control.relation, installed)),
-                        Err(error) => control.fail(error.to_string()),
+                    let from = parked.remove(&control.relation).filter(|_| installation.again).unwrap_or_default();
+                    let (installed, failed) = install(worker, &taps, &installation, from);
+                    jobs.insert(control.relation, installed);
+                    if let Some(error) = failed {
+                        control.fail(error.to_string());
                     }
                     control.installed.fetch_add(1, Ordering::AcqRel);
                     control.clock.notify.notify();
                 }
+                Command::Halt(halt) => {
+                    if let Some(job) = jobs.remove(&halt.relation) {
+                        worker.drop_dataflow(job.dataflow);
+                        halted.insert(halt.relation, job.inboxes);
+                    }
+                    halt.published.iter().for_each(|id| taps.retract(*id, halt.after));
+                    halt.acknowledged.by(Ok(()));
+                    notify(&jobs, &parked);
+                }
+                Command::Park(parking) => {
+                    let job = &parking.installation;
+                    let old = halted.remove(&job.spec.relation).unwrap_or_default();
+                    let result = park(worker.index(), worker.peers(), &taps, &parking, &old);
+                    parking.acknowledged.by(result.map(|new| drop(parked.insert(job.spec.relation, new))));
+                    job.control.clock.notify.notify();
+                }
+                Command::Store { relation, limits, acknowledged } => {
+                    let result = parked.get(&relation).map_or(Ok(()), |job| store(job, &limits));
+                    acknowledged.by(result);
+                    notify(&jobs, &parked);
+                }
                 Command::Remove(relation) => {
+                    halted.remove(&relation);
+                    parked.remove(&relation);
                     if let Some(job) = jobs.remove(&relation) {
                         worker.drop_dataflow(job.dataflow);
                     }
@@ -164,8 +273,76 @@ fn run(worker: &mut Worker, commands: &Receiver<Command>) {
     }
 }
 
-/// Builds a job's dataflow on this worker.
-fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<Installed> {
+/// Puts what waits for a job that is down into its state tables, and hands over what they have.
+fn store(job: &Parked, limits: &HashMap<usize, u64>) -> Result<()> {
+    let mut runs = Vec::new();
+    for (node, (inbox, dirty)) in &job.inboxes {
+        inbox.borrow_mut().store(limits.get(node).copied().unwrap_or(u64::MAX))?;
+        runs.extend(dirty.take());
+    }
+    runs.extend(job.owed.iter().filter_map(|(_, dirty)| dirty.take()));
+    if let Some(control) = &job.control {
+        control.cut_runs.lock().extend(runs);
+    }
+    Ok(())
+}
+
+/// Makes the inboxes of a job that has failed as they were at its cut, with all that came since.
+fn park(index: usize, workers: usize, taps: &Taps, parking: &Parking, old: &Inboxes) -> Result<Parked> {
+    let job = &parking.installation;
+    let vnodes = || storage::batch::vnodes_of_worker(index, workers);
+    let mut parked = Parked { control: Some(job.control.clone()), ..Parked::default() };
+    for (node, plan_node) in job.spec.plan.nodes.iter().enumerate() {
+        let AnyOperator::TapReader(tap) = &plan_node.operator else { continue };
+        let id = TableId::new(job.spec.relation, node as u32 + 1, 0);
+        let (table, dirty) = job.store.table(id, index, workers)?;
+        let dir = job.store.dir().to_owned();
+        let mut inbox = Inbox::open(job.control.clone(), tap, table, dir)?;
+        let ParkedTap { after, changes } = &parking.taps[&node];
+        for (epoch, changes) in changes {
+            for batch in changes.batches(vnodes())? {
+                inbox.push(*epoch, &batch, None);
+            }
+        }
+        if let Some(after) = after {
+            let missing = || Error::Failed("what came for it is not there".into());
+            let mut old = old.get(&node).ok_or_else(missing)?.borrow_mut();
+            while let Some((epoch, batch)) = old.pop(u64::MAX)? {
+                if epoch > *after {
+                    inbox.give(epoch, batch);
+                }
+            }
+        }
+        let inbox = Rc::new(RefCell::new(inbox));
+        taps.subscribe(tap.relation, &inbox);
+        parked.inboxes.insert(node, (inbox, dirty));
+    }
+    let (table, dirty) = job.store.table(owed_table(&job.spec), index, workers)?;
+    let owed = Owed::new(table);
+    for (to, changes) in &parking.owed {
+        owed.add(*to, &changes.batches(vnodes())?)?;
+    }
+    parked.owed = Some((owed.into_table(), dirty));
+    Ok(parked)
+}
+
+/// The state table of what a job owes: behind those of its last operator.
+fn owed_table(spec: &JobSpec) -> TableId {
+    let tables = matches!(spec.plan.root().operator, AnyOperator::Sink(_)) as u8;
+    TableId::new(spec.relation, spec.plan.nodes.len() as u32, tables)
+}
+
+/// Wakes the coordinator.
+fn notify(jobs: &HashMap<RelationId, Installed>, parked: &HashMap<RelationId, Parked>) {
+    let controls = jobs.values().map(|job| &job.control).chain(parked.values().filter_map(|job| job.control.as_ref()));
+    if let Some(control) = controls.into_iter().next() {
+        control.clock.notify.notify();
+    }
+}
+
+/// Builds a job's dataflow on this worker, with the inboxes that it was parked with, if it was. If a part of it cannot
+/// start, the dataflow is there all the same, so that all workers have the same, and why comes with it.
+fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>, parked: Parked) -> (Installed, Option<Error>) {
     let dataflow = worker.next_dataflow_index();
     let (index, workers) = (worker.index(), worker.peers());
     let probe = ProbeHandle::new();
@@ -180,8 +357,11 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
     };
     // Every worker must build the same graph, also when a task cannot start: so tasks are opened first.
     let mut tasks = Vec::new();
-    let mut inboxes = HashMap::new();
+    let mut inboxes: Inboxes = HashMap::new();
     let mut failed = None;
+    let Parked { inboxes: mut parked_inboxes, owed: parked_owed, .. } = parked;
+    let mut parked_owed = parked_owed;
+    let mut root_owed = None;
     let judge = job.spec.event_time().map(|event| Judge::new(event, &job.spec.columns, &job.functions));
     let judge = judge.transpose().unwrap_or_else(|error| {
         failed = Some(error);
@@ -199,6 +379,12 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
         };
         let task = match &plan_node.operator {
             AnyOperator::Source(_) | AnyOperator::TableSource(_) | AnyOperator::Materialize(_) => None,
+            AnyOperator::TapReader(_) if parked_inboxes.contains_key(&node) => {
+                let (inbox, dirty) = parked_inboxes.remove(&node).expect("checked");
+                inboxes.insert(node, inbox);
+                handles.push(dirty);
+                None
+            }
             AnyOperator::TapReader(tap) => {
                 let inbox = open_table("inbox").and_then(|table| {
                     let dir = job.store.dir().to_owned();
@@ -240,19 +426,35 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                 }
             }
         };
+        let is_root = matches!(plan_node.operator, AnyOperator::Materialize(_) | AnyOperator::Sink(_));
+        if is_root && job.control.table.is_none() {
+            let owed = match parked_owed.take() {
+                Some((table, dirty)) => Ok((table, dirty, false)),
+                None => job.store.table(owed_table(&job.spec), index, workers).map(|(table, dirty)| {
+                    let is_new = table.is_new();
+                    (table, dirty, is_new)
+                }),
+            };
+            match owed {
+                Ok((_, _, true)) => {}
+                Ok((table, dirty, false)) => root_owed = Some((Owed::new(table), dirty)),
+                Err(error) => failed = Some(error.into()),
+            }
+        }
         tasks.push((task, handles));
     }
+    let kept = inboxes.clone();
     worker.dataflow_named::<u64, _, _>(&job.spec.name, |scope| {
         let mut streams = Vec::new();
         let last = job.spec.plan.nodes.len() - 1;
         for (node, (plan_node, (task, handles))) in job.spec.plan.nodes.iter().zip(tasks).enumerate() {
             let operator = &plan_node.operator;
             let name = operator.name();
-            let root = |schema| {
+            let root = |schema, owed| {
                 let errors = (job.spec.errors, job.errors.clone());
                 let late = job.spec.late().zip(job.late.clone());
                 let (id, relation) = (job.spec.relation, job.relation.clone());
-                let task = Root::new(ctx.clone(), taps.clone(), id, relation, errors, late, schema);
+                let task = Root::new(ctx.clone(), taps.clone(), id, relation, errors, late, schema, owed);
                 Box::new(task) as Box<dyn Task>
             };
             let inputs: Vec<_> = plan_node
@@ -270,7 +472,7 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                         Box::new(SourceLeaf::new(ctx.clone(), taps.clone(), judge.clone(), wake))
                     });
                     debug_assert_eq!(node, last, "a source's job has one node");
-                    let task = root(source.schema.clone());
+                    let task = root(source.schema.clone(), None);
                     let inputs = vec![(leaf, crate::operator::Exchange::Same)];
                     driver::operator(scope, "publish", (node, &[]), ctx.clone(), inputs, task, Vec::new())
                 }
@@ -284,7 +486,9 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                 }
                 AnyOperator::TapReader(tap) => {
                     let inbox = inboxes.remove(&node);
-                    if let Some(inbox) = &inbox {
+                    if let Some(inbox) = &inbox
+                        && !job.again
+                    {
                         taps.subscribe(tap.relation, inbox);
                     }
                     driver::leaf(scope, name, ctx.clone(), handles, |wake| match inbox {
@@ -298,12 +502,16 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
                         driver::operator(scope, name, (node, &plan_node.inputs), ctx.clone(), inputs, task, handles);
                     // Nothing comes out of it, but rows that failed on their way are published at the job's end.
                     let inputs = vec![(stream, crate::operator::Exchange::Same)];
-                    let task = root(sink.schema.clone());
-                    driver::operator(scope, "publish", (node + 1, &[]), ctx.clone(), inputs, task, Vec::new())
+                    let (owed, dirty) = root_owed.take().unzip();
+                    let task = root(sink.schema.clone(), owed);
+                    let dirty = dirty.into_iter().collect();
+                    driver::operator(scope, "publish", (node + 1, &[]), ctx.clone(), inputs, task, dirty)
                 }
                 AnyOperator::Materialize(materialize) => {
-                    let task = root(materialize.schema.clone());
-                    driver::operator(scope, name, (node, &plan_node.inputs), ctx.clone(), inputs, task, handles)
+                    let (owed, dirty) = root_owed.take().unzip();
+                    let task = root(materialize.schema.clone(), owed);
+                    let dirty = handles.into_iter().chain(dirty).collect();
+                    driver::operator(scope, name, (node, &plan_node.inputs), ctx.clone(), inputs, task, dirty)
                 }
                 _ if inputs.is_empty() => {
                     let task = task.expect("started above");
@@ -319,11 +527,7 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>) -> Result<
         }
         streams.pop().expect("a plan has a node").probe_with(&probe);
     });
-    if let Some(error) = failed {
-        worker.drop_dataflow(dataflow);
-        return Err(error);
-    }
-    Ok(Installed { dataflow, control: job.control.clone(), probe, reported: 0 })
+    (Installed { dataflow, control: job.control.clone(), probe, reported: 0, inboxes: kept }, failed)
 }
 
 /// Stands in for a task that could not start, so that all workers build the same graph before it is dropped.

@@ -17,6 +17,12 @@ pub struct EngineConfig {
     pub epoch_interval_min: Duration,
     /// How often an epoch is made durable (1 s by default).
     pub checkpoint_interval: Duration,
+    /// How often a job that fails starts again by itself within [`EngineConfig::restart_window`] (5 by default).
+    pub restarts_max: usize,
+    /// Failures longer ago than this are forgiven (10 minutes by default).
+    pub restart_window: Duration,
+    /// The pause before the first start; it doubles with each failure (200 ms by default).
+    pub restart_pause: Duration,
 }
 
 impl Default for EngineConfig {
@@ -25,6 +31,9 @@ impl Default for EngineConfig {
             workers: 2,
             epoch_interval_min: Duration::from_millis(1),
             checkpoint_interval: Duration::from_secs(1),
+            restarts_max: 5,
+            restart_window: Duration::from_secs(600),
+            restart_pause: Duration::from_millis(200),
         }
     }
 }

@@ -17,6 +17,8 @@ pub enum JobState {
     Creating,
     /// Following its inputs.
     Running,
+    /// Stopped by an error, and about to go on from its last checkpoint; its relation is as of its last epoch.
+    Restarting,
     /// Stopped by an error; its relation is as of its last epoch.
     Failed,
 }
@@ -32,6 +34,14 @@ pub struct JobStatus {
     pub state: JobState,
     /// Why it failed.
     pub error: Option<String>,
+    /// Failures that are not forgiven yet.
+    pub failures: u64,
+    /// How often it has started again by itself since the server did.
+    pub restarts: u64,
+    /// What it failed of the last time, also if it runs again.
+    pub last_failure: Option<String>,
+    /// When it starts again, while it waits for that.
+    pub restarts_in: Option<Duration>,
     /// The epoch that its relation can be read at.
     pub epoch: Epoch,
     /// For how long something has been sealed that its relation does not show.

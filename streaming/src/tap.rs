@@ -48,6 +48,14 @@ impl Taps {
         });
     }
 
+    /// Takes back what was published of `relation` after `epoch`: no reader was given a target beyond it.
+    pub fn retract(&self, relation: RelationId, epoch: u64) {
+        let readers = self.readers.borrow();
+        for inbox in readers.get(&relation).into_iter().flatten().filter_map(Weak::upgrade) {
+            inbox.borrow_mut().forget_after(epoch);
+        }
+    }
+
     /// Rows that wait for the reader of `relation` that is least behind; 0 without readers.
     pub fn rows_waiting(&self, relation: RelationId) -> usize {
         let readers = self.readers.borrow();

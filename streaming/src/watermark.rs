@@ -239,7 +239,7 @@ fn is_utc(zone: &str) -> bool {
 }
 
 /// The watermarks of a relation's columns as of its epochs, oldest first; what was before the first is unknown.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct History(std::collections::VecDeque<(u64, Arc<Watermarks>)>);
 
 /// Epochs whose watermarks are kept. Beyond that every second one is forgotten: a job that is far behind then knows less

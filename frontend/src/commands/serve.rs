@@ -47,6 +47,12 @@ pub struct Arguments {
     /// Epochs are never sealed closer than this [default: 1]
     #[arg(long, value_name = "MS", env = "HEADWATER_EPOCH_INTERVAL_MIN_MS")]
     epoch_interval_min_ms: Option<u64>,
+    /// How often a failed job starts again by itself within 10 minutes; then it waits for ALTER ... RESUME [default: 5]
+    #[arg(long, value_name = "N", env = "HEADWATER_JOB_RESTARTS_MAX")]
+    job_restarts_max: Option<usize>,
+    /// The pause before the first of these starts; it doubles each time, up to a minute [default: 200]
+    #[arg(long, value_name = "MS", env = "HEADWATER_JOB_RESTART_PAUSE_MS")]
+    job_restart_pause_ms: Option<u64>,
     /// How clients prove who they are: trust, scram-sha-256 [default: trust]
     #[arg(long, value_name = "METHOD", env = "HEADWATER_AUTH")]
     auth: Option<Authenticate>,
@@ -88,6 +94,8 @@ struct File {
     write_timeout_ms: Option<u64>,
     checkpoint_interval_ms: Option<u64>,
     epoch_interval_min_ms: Option<u64>,
+    job_restarts_max: Option<usize>,
+    job_restart_pause_ms: Option<u64>,
     auth: Option<Authenticate>,
     password_file: Option<PathBuf>,
     tls_cert: Option<PathBuf>,
@@ -228,6 +236,8 @@ fn merge(arguments: Arguments, file: File) -> anyhow::Result<ServerConfig> {
     choose(&mut config.write_timeout, ms(arguments.write_timeout_ms), ms(file.write_timeout_ms));
     choose(&mut config.checkpoint_interval, ms(arguments.checkpoint_interval_ms), ms(file.checkpoint_interval_ms));
     choose(&mut config.epoch_interval_min, ms(arguments.epoch_interval_min_ms), ms(file.epoch_interval_min_ms));
+    choose(&mut config.job_restarts_max, arguments.job_restarts_max, file.job_restarts_max);
+    choose(&mut config.job_restart_pause, ms(arguments.job_restart_pause_ms), ms(file.job_restart_pause_ms));
     Ok(config)
 }
 

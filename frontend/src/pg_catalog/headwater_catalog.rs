@@ -18,7 +18,7 @@ pub const RELATIONS: &[SystemRelation] = &[
         13_200,
         "relation:oid name:text kind:text state:text error:text epoch:int8 epochs_behind:int8 rows_read:int8 \
          rows_total:int8 progress:float8 rows_in:int8 rows_waiting:int8 state_rows:int8 state_bytes:int8 \
-         seconds_behind:float8",
+         seconds_behind:float8 failures:int8 restarts:int8 last_error:text next_attempt_seconds:float8",
         |context, rows| {
             let status = context.shared.engine()?.status();
             for job in &status.jobs {
@@ -31,6 +31,7 @@ pub const RELATIONS: &[SystemRelation] = &[
                 let state = match job.state {
                     JobState::Creating => "creating",
                     JobState::Running => "running",
+                    JobState::Restarting => "restarting",
                     JobState::Failed => "failed",
                 };
                 let (state_rows, state_bytes) =
@@ -50,7 +51,11 @@ pub const RELATIONS: &[SystemRelation] = &[
                     job.rows_waiting,
                     state_rows,
                     state_bytes,
-                    job.behind.as_secs_f64()
+                    job.behind.as_secs_f64(),
+                    job.failures,
+                    job.restarts,
+                    job.last_failure.clone(),
+                    job.restarts_in.map(|left| left.as_secs_f64())
                 ]);
             }
             Ok(())
@@ -228,6 +233,16 @@ pub const RELATIONS: &[SystemRelation] = &[
                 config.checkpoint_interval.as_millis().to_string(),
                 "How often changes are made durable.",
             ),
+            (
+                "job_restarts_max",
+                config.job_restarts_max.to_string(),
+                "How often a failed job starts again by itself within 10 minutes.",
+            ),
+            (
+                "job_restart_pause_ms",
+                config.job_restart_pause.as_millis().to_string(),
+                "The pause before the first of these starts; it doubles each time.",
+            ),
         ] {
             rows.push(row![name, value, description]);
         }
@@ -240,6 +255,7 @@ pub fn sink_state(job: &JobStatus, sink: &SinkStatus) -> &'static str {
     match job.state {
         JobState::Creating => "creating",
         JobState::Running => sink.state,
+        JobState::Restarting => "restarting",
         JobState::Failed => "failed",
     }
 }

@@ -1,4 +1,4 @@
-//! `ALTER kind name RENAME TO new`, `ALTER SINK name PAUSE | RESUME`, `COMMENT ON kind name IS text`
+//! `ALTER kind name RENAME TO new`, `ALTER kind name RESUME`, `ALTER SINK name PAUSE | RESUME`, `COMMENT ON kind name IS text`
 
 use planner::catalog::{ERRORS_SUFFIX, LATE_SUFFIX, Object, ObjectKind};
 use planner::rename::Renamed;
@@ -83,7 +83,24 @@ pub async fn pause(session: &mut Session, name: &ObjectName, pause: bool) -> Res
     let object = session.shared.catalogs.current().expect(name, &session.bind_settings())?.clone();
     super::drop::check_kind(&object, NamedKind::Relation(ObjectKind::Sink))?;
     session.shared.engine()?.pause_sink(object.id, pause).await?;
+    if !pause {
+        session.shared.engine()?.resume_job(object.id).await?;
+    }
     Ok(Outcome::Done(TAG.into()))
+}
+
+/// Lets what has failed go on from its last checkpoint, now.
+pub async fn resume(session: &mut Session, kind: NamedKind, name: &ObjectName) -> Result<Outcome> {
+    let tag = format!("ALTER {}", kind.words());
+    session.before_ddl(&tag).await?;
+    let object = session.shared.catalogs.current().expect(name, &session.bind_settings())?.clone();
+    super::drop::check_kind(&object, kind)?;
+    if object.kind == ObjectKind::View {
+        let hint = "A view that is not materialized runs nothing by itself.";
+        return Err(Error::new("42809", format!("\"{}\" cannot be resumed", object.name)).hint(hint));
+    }
+    session.shared.engine()?.resume_job(object.id).await?;
+    Ok(Outcome::Done(tag))
 }
 
 /// Keeps a comment.

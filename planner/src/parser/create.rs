@@ -551,6 +551,8 @@ impl Reader<'_> {
             if pause || self.eat(&["resume"]) {
                 return Ok(Statement::AlterSink { name, pause });
             }
+        } else if matches!(kind, NamedKind::Relation(_)) && self.eat(&["resume"]) {
+            return Ok(Statement::AlterResume { kind, name });
         }
         if !self.eat(&["rename"]) {
             return self.unsupported(&format!("this form of ALTER {}", kind.words()));

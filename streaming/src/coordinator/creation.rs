@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::exact::Steps;
 use super::followed::{Cut, Job, STEP_ROWS, Stage, Wait};
+use super::restart::Failures;
 use super::{Change, Coordinator, State, watermarks};
 use crate::checkpoint;
 use crate::error::{Error, Result};
@@ -42,6 +43,7 @@ impl Coordinator {
 
     /// Takes up a job at the checkpoint, before the coordinator runs.
     pub fn resume(&self, spec: JobSpec, control: JobControl, epoch: u64, failed: Option<String>) -> Result<()> {
+        let mut failed = failed;
         let mut job = self.job(spec, control, Stage::Running)?;
         let state_epoch = epoch;
         let epoch = match self.store.meta_get(&checkpoint::cut_key(job.spec.relation))? {
@@ -65,15 +67,34 @@ impl Coordinator {
         job.control.done.store(epoch, Ordering::Release);
         // Who was cut before it has its changes up to the checkpoint waiting.
         job.control.changed.store(state_epoch, Ordering::Release);
-        let mut nodes: Vec<usize> = job.upstreams.iter().map(|(node, _)| *node).collect();
-        nodes.extend(constants(&job.spec));
-        job.control.starts.lock().extend(nodes.into_iter().map(|node| (node, Start::Resume { epoch: taken })));
+        job.failures = Failures::restored(epoch, taken);
+        if job.control.outbox.is_some() {
+            job.control.take.store(taken, Ordering::Release);
+        }
+        let aside = checkpoint::aside(&self.store, job.spec.relation)?;
+        let was_down = aside.is_some();
+        let mut stopped = None;
+        if let Some(aside) = aside {
+            // Its state is older than what it has published; others may have gone up to the checkpoint without it.
+            job.frontier = aside.shown.max(epoch);
+            (job.failures.rereads, job.failures.noted) = (aside.rereads, true);
+            stopped = aside.stopped;
+            if aside.lost {
+                failed = stopped.take().or(failed);
+            }
+        }
+        job.note_position();
+        let lives = failed.is_none() && stopped.is_none();
         if let Some(message) = failed {
-            *job.control.error.lock() = Some(message);
-            job.control.failed.store(true, Ordering::Release);
+            job.lose(message);
+        } else if let Some(message) = stopped {
+            job.failures.last = Some(message);
             job.stage = Stage::Failed;
-        } else {
-            self.install(&job);
+            self.park_stopped(&mut job);
+        } else if was_down && !job.is_input() {
+            job.begin_resuming(state_epoch);
+            // Until it has caught up nobody can say whether more was visible before the start.
+            job.steps.begin(state_epoch + 1);
         }
         let mut state = self.state.lock();
         if let Some(event) = job.control.event() {
@@ -82,8 +103,13 @@ impl Coordinator {
         // What it has closed already is known again before those who read it go on.
         let known = self.watermarks(&state, &job, taken);
         job.know(taken, known);
-        job.must_run = job.waits_for_watermark;
-        state.jobs.insert(job.spec.relation, job);
+        job.must_run |= job.waits_for_watermark;
+        let id = job.spec.relation;
+        state.jobs.insert(id, job);
+        self.set_starts(&state, id);
+        if lives {
+            self.install(&state.jobs[&id]);
+        }
         Ok(())
     }
 
@@ -117,20 +143,31 @@ impl Coordinator {
             cut: Cut::Outside,
             created: None,
             catalog: None,
+            failures: Failures::default(),
             spec,
         })
     }
 
-    fn install(&self, job: &Job) {
-        self.runtime.send(Command::Install(Arc::new(Installation {
+    pub(super) fn install(&self, job: &Job) {
+        self.runtime.send(Command::Install(Arc::new(self.installation_of(job, job.control.clone(), false))));
+    }
+
+    /// The same for a job that the workers have parked.
+    pub(super) fn install_again(&self, job: &Job) {
+        self.runtime.send(Command::Install(Arc::new(self.installation_of(job, job.control.clone(), true))));
+    }
+
+    pub(super) fn installation_of(&self, job: &Job, control: Arc<JobControl>, again: bool) -> Installation {
+        Installation {
             spec: job.spec.clone(),
-            control: job.control.clone(),
+            control,
             relation: job.relation.clone(),
             errors: job.errors.clone(),
             late: job.late.clone(),
             store: self.store.clone(),
             functions: self.functions.clone(),
-        })));
+            again,
+        }
     }
 
     /// Brings new jobs from one stage to the next.
@@ -193,6 +230,7 @@ impl Coordinator {
         if job.is_input() {
             let job = state.jobs.get_mut(&id).expect("present");
             job.frontier = 0;
+            job.note_position();
             job.stage = Stage::Committing;
             let sealed = state.sealed;
             job.advance(sealed);
@@ -289,7 +327,7 @@ impl Coordinator {
         let job = state.jobs.get_mut(&id).expect("present");
         let rows = starts.iter().map(|(_, start)| match start {
             Start::Snapshot { snapshot, .. } => Some(snapshot.rows_estimate()),
-            Start::Records { .. } | Start::Resume { .. } => None,
+            Start::Records { .. } | Start::Resume { .. } | Start::Again { .. } => None,
         });
         *job.control.rows_total.lock() = rows.sum();
         job.control.starts.lock().extend(starts);
@@ -358,7 +396,7 @@ fn upstreams(spec: &JobSpec) -> Vec<(usize, RelationId)> {
 }
 
 /// Nodes that speak without input.
-fn constants(spec: &JobSpec) -> Vec<usize> {
+pub(super) fn constants(spec: &JobSpec) -> Vec<usize> {
     let is_constant = |n: &crate::plan::PlanNode| matches!(n.operator, AnyOperator::Values(_));
     spec.plan.nodes.iter().enumerate().filter(|(_, n)| is_constant(n)).map(|(i, _)| i).collect()
 }

@@ -22,12 +22,12 @@ impl Coordinator {
         let mut limit = u64::MAX;
         let mut all_done = true;
         for (_, upstream) in &job.upstreams {
-            match state.owner(*upstream).filter(|owner| owner.stage != Stage::Failed).map(|owner| owner.cut) {
+            match state.owner(*upstream).map(|owner| owner.cut) {
                 Some(Cut::Done(at)) => limit = limit.min(at),
                 Some(Cut::Issued(at)) => (limit, all_done) = (limit.min(at), false),
                 Some(Cut::Wanted) => all_done = false,
                 // It is not in the checkpoint, or it changes no more.
-                Some(Cut::Outside) | None => {}
+                Some(Cut::Outside | Cut::Aside) | None => {}
             }
         }
         if let Checkpoint::Sources(at) | Checkpoint::Jobs(at) = state.checkpoint {
@@ -65,7 +65,7 @@ impl Coordinator {
         if let Checkpoint::Jobs(at) = state.checkpoint {
             let has = |job: &Job| matches!(job.cut, Cut::Done(_)) || job.stage == Stage::Failed;
             let open = |job: &Job| job.is_live() && matches!(job.cut, Cut::Wanted | Cut::Issued(_));
-            if !state.jobs.values().any(open) {
+            if !state.jobs.values().any(open) && self.store_waiting(state) {
                 let pending = std::mem::take(&mut state.pending);
                 let (changes, later): (Vec<Change>, Vec<Change>) = pending
                     .into_iter()
@@ -101,6 +101,9 @@ impl Coordinator {
                     watermarks::forget(state);
                     for job in state.jobs.values_mut() {
                         checkpoint::tell_committed(job);
+                        if let Some(cut) = job.failures.writing.take() {
+                            (job.failures.durable, job.failures.taken) = (Some(cut.0), cut.1);
+                        }
                     }
                     for change in std::mem::take(&mut state.writing) {
                         if let Some(job) = change.created.and_then(|id| state.jobs.get_mut(&id))

@@ -9,6 +9,7 @@ use storage::{Epoch, Relation, RelationId};
 use tokio::sync::oneshot;
 
 use super::exact::Steps;
+use super::restart::Failures;
 use crate::error::Result;
 use crate::job::JobControl;
 use crate::spec::{CatalogChanges, JobSpec};
@@ -69,6 +70,8 @@ pub struct Job {
     /// Its clients are told when it can be read.
     pub(super) created: Option<oneshot::Sender<Result<()>>>,
     pub(super) catalog: Option<CatalogChanges>,
+    /// What is known of its failures.
+    pub failures: Failures,
 }
 
 /// Where a job stands in the checkpoint under way.
@@ -82,6 +85,8 @@ pub enum Cut {
     Issued(u64),
     /// The checkpoint has it as of this epoch.
     Done(u64),
+    /// It is down: its state is in it as it was, with what has come to it since.
+    Aside,
 }
 
 /// The life of a job.
@@ -97,6 +102,10 @@ pub enum Stage {
     Committing,
     /// It follows its inputs.
     Running,
+    /// It has failed, and starts again after a pause.
+    Restarting,
+    /// It replays what came since its last checkpoint.
+    Resuming,
     /// It is stopped.
     Failed,
 }
@@ -121,7 +130,7 @@ impl Job {
     }
 
     pub(super) fn is_live(&self) -> bool {
-        matches!(self.stage, Stage::Running | Stage::Committing)
+        matches!(self.stage, Stage::Running | Stage::Committing | Stage::Resuming)
     }
 
     /// The relation object behind one of the job's ids.
@@ -131,6 +140,11 @@ impl Job {
             id if self.spec.late() == Some(id) => self.late.as_ref(),
             _ => self.relation.as_ref(),
         }
+    }
+
+    /// What it publishes.
+    pub(super) fn relation_ids(&self) -> Vec<RelationId> {
+        [self.spec.relation, self.spec.errors].into_iter().chain(self.spec.late()).collect()
     }
 
     /// Everything that it keeps.
@@ -243,6 +257,7 @@ impl Job {
     pub fn state(&self) -> JobState {
         match self.stage {
             Stage::Running => JobState::Running,
+            Stage::Restarting | Stage::Resuming => JobState::Restarting,
             Stage::Failed => JobState::Failed,
             _ => JobState::Creating,
         }

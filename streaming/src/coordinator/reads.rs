@@ -80,7 +80,7 @@ impl Coordinator {
             if let Some(failed) = state.failed(*id)
                 && !failed.spec.is_aside(*id)
             {
-                let why = failed.control.error.lock().clone().unwrap_or_default();
+                let why = failed.failures.last.clone().or(failed.control.error.lock().clone()).unwrap_or_default();
                 return Err(Error::Failed(format!("\"{}\" has failed: {why}", failed.spec.name)));
             }
             let relation = job
@@ -195,7 +195,7 @@ impl Coordinator {
 
     /// Answers who waits for all that had come in: it is durable, and every view has it.
     pub(super) fn answer_flushes(state: &mut State) {
-        let follows = |job: &&Job| job.stage == Stage::Running;
+        let follows = |job: &&Job| matches!(job.stage, Stage::Running | Stage::Resuming);
         // What waits for room in a full outbox waits for its target, which nobody else should.
         let at = |job: &Job| if job.is_full() { job.frontier } else { job.reached() };
         let visible = state.jobs.values().filter(follows).map(at).min().unwrap_or(state.sealed);

@@ -15,6 +15,7 @@ use storage::{Batch, Epoch, Relation, RelationId};
 use crate::driver::JobContext;
 use crate::error::{Error, Result};
 use crate::operator::{Exchange, Operator, Output, Progress, Seal, StateSize, Task, TaskContext, WatermarkContext};
+use crate::owed::{Owed, PublishedErrors};
 use crate::row_errors::error_batch;
 use crate::tap::Taps;
 use crate::watermark::Watermarks;
@@ -76,6 +77,8 @@ pub struct Root {
     late: Option<(RelationId, Arc<Relation>)>,
     schema: SchemaRef,
     pending: Vec<Batch>,
+    /// What it has published since the checkpoint that it started from, until the first epoch behind that.
+    owed: Option<(u64, Owed)>,
 }
 
 impl Root {
@@ -88,8 +91,10 @@ impl Root {
         errors: (RelationId, Arc<Relation>),
         late: Option<(RelationId, Arc<Relation>)>,
         schema: SchemaRef,
+        owed: Option<Owed>,
     ) -> Root {
-        Root { ctx, taps, id, relation, errors, late, schema, pending: Vec::new() }
+        let owed = owed.map(|owed| (ctx.job.target.load(Ordering::Acquire), owed));
+        Root { ctx, taps, id, relation, errors, late, schema, pending: Vec::new(), owed }
     }
 
     fn publish(&self, id: RelationId, epoch: u64, batch: &Batch) {
@@ -116,6 +121,12 @@ impl Task for Root {
 
     fn seal(&mut self, at: &Seal, _out: &mut Output) -> Result<Progress> {
         let epoch = at.epoch.0;
+        let mut known = PublishedErrors::default();
+        if let Some((_, owed)) = self.owed.take_if(|(since, _)| epoch > *since) {
+            let (rows, errors) = owed.settle(&self.schema)?;
+            self.pending.extend(rows.iter().map(Batch::negate));
+            known = errors;
+        }
         let pending = std::mem::take(&mut self.pending);
         match &self.relation {
             None => {
@@ -137,6 +148,7 @@ impl Task for Root {
             Some(_) => {}
         }
         let errors = std::mem::take(&mut *self.ctx.errors.borrow_mut());
+        let errors = known.new_of(errors);
         let errors = error_batch(epoch, self.ctx.worker, errors)?;
         if errors.num_rows() > 0 {
             self.errors.1.publish(self.ctx.worker, Epoch(epoch), &errors)?;

@@ -21,10 +21,10 @@ use crate::driver::{JobContext, Leaf, Next};
 use crate::error::{Error, Result};
 use crate::event_time::{Judge, Progress};
 use crate::inbox::Inbox;
-use crate::job::Start;
+use crate::job::{SplitState, Start, Stretch};
 use crate::operator::{Exchange, Operator, Task, TaskContext};
 use crate::reader::{self, Message, Reader};
-use crate::source::Offset;
+use crate::source::{Offset, Source};
 use crate::watermark::Watermarks;
 
 
@@ -106,6 +106,8 @@ pub struct TapLeaf {
     first: First,
     /// Which records of a source are late: those that its shared readers set aside.
     judge: Option<Arc<Judge>>,
+    /// It has nothing to say up to this epoch.
+    not_before: u64,
 }
 
 /// What is read before the changes.
@@ -148,6 +150,7 @@ impl TapLeaf {
             start: None,
             first: First::Done,
             judge: None,
+            not_before: 0,
         }
     }
 
@@ -162,33 +165,49 @@ impl TapLeaf {
                 self.start = Some(epoch);
             }
             Start::Records { source, splits, columns, judge, epoch } => {
+                let whole = |split: SplitState| Stretch {
+                    id: split.id,
+                    number: split.number,
+                    from: split.start,
+                    until: split.offset,
+                    progress: Progress::from_start(split.progress.raises),
+                    columns: columns.to_vec(),
+                };
+                let stretches = splits.into_iter().map(whole).collect();
+                self.first = First::Records(self.catch_ups(&source, stretches));
                 self.judge = judge;
-                let hidden = source.columns().len();
-                let mut projection = self.columns.clone();
-                projection.extend(columns.iter());
-                projection.push(hidden);
-                projection.sort_unstable();
-                projection.dedup();
-                let projection = Arc::new(projection);
-                let place = |column: usize| projection.binary_search(&column).expect("projected");
-                let catch_ups = splits
-                    .into_iter()
-                    .filter(|split| split.number as usize % workers == worker && split.start < split.offset)
-                    .map(|split| {
-                        let (number, from, until) = (split.number, split.start, split.offset);
-                        let wake = self.wake.clone();
-                        let wake = Box::new(move || wake());
-                        let reader = reader::start(source.clone(), split.id, number, from, projection.clone(), wake);
-                        let columns = self.columns.iter().map(|c| place(*c)).collect();
-                        let progress = Progress::from_start(split.progress.raises);
-                        CatchUp { reader, until, row_id: place(hidden), columns, progress }
-                    })
-                    .collect();
-                self.first = First::Records(catch_ups);
                 self.start = Some(epoch);
+            }
+            Start::Again { source, stretches, judge, epoch } => {
+                self.first = First::Records(self.catch_ups(&source, stretches));
+                self.judge = judge;
+                self.start = Some(epoch);
+                self.not_before = epoch;
             }
         }
         Ok(true)
+    }
+
+    /// Readers of the records of this worker's splits.
+    fn catch_ups(&self, source: &Arc<dyn Source>, stretches: Vec<Stretch>) -> Vec<CatchUp> {
+        let (worker, workers) = (self.ctx.worker, self.ctx.workers);
+        let hidden = source.columns().len();
+        let is_mine = |stretch: &Stretch| stretch.number as usize % workers == worker && stretch.from < stretch.until;
+        let catch_up = |stretch: Stretch| {
+            let Stretch { id, number, from, until, progress, columns } = stretch;
+            let mut projection = self.columns.clone();
+            projection.extend(columns);
+            projection.push(hidden);
+            projection.sort_unstable();
+            projection.dedup();
+            let projection = Arc::new(projection);
+            let place = |column: usize| projection.binary_search(&column).expect("projected");
+            let wake = self.wake.clone();
+            let reader = reader::start(source.clone(), id, number, from, projection.clone(), Box::new(move || wake()));
+            let columns = self.columns.iter().map(|c| place(*c)).collect();
+            CatchUp { reader, until, row_id: place(hidden), columns, progress }
+        };
+        stretches.into_iter().filter(is_mine).map(catch_up).collect()
     }
 
     fn rename(&self, data: &RecordBatch, columns: impl Iterator<Item = usize>) -> Result<RecordBatch> {
@@ -210,6 +229,9 @@ impl TapLeaf {
     fn next_batch(&mut self, target: u64) -> Result<Next> {
         if self.start.is_none() && !self.begin()? {
             return Ok(Next::Later);
+        }
+        if target <= self.not_before {
+            return Ok(Next::Nothing);
         }
         let start = self.start.expect("begun");
         match &mut self.first {

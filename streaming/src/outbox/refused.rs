@@ -32,6 +32,8 @@ pub(super) struct Refusals {
     found: Vec<RowError>,
     /// The epoch in which the last of them were.
     written: u64,
+    /// They were, but the job has gone back since: `$errors` has them, the rows' numbers are to be written again.
+    again: bool,
 }
 
 impl Refusals {
@@ -80,7 +82,7 @@ impl Outbox {
 
     /// Whether there are refused rows that are not written down yet.
     pub fn has_refused(&self) -> bool {
-        self.refusals.lock().values().any(|refusals| !refusals.found.is_empty())
+        self.refusals.lock().values().any(|refusals| refusals.again || !refusals.found.is_empty())
     }
 
     /// Writes down, in the cut at `epoch`, the refused rows of the entries of `vnodes`; returns what `$errors` is to say.
@@ -89,7 +91,8 @@ impl Outbox {
         for (position, refusals) in self.refusals.lock().iter_mut() {
             let is_ours = vnodes.contains(&(position.vnode as usize));
             let many = errors.len() + refusals.found.len() > ERRORS_PER_CUT_MAX && !errors.is_empty();
-            if is_ours && !refusals.found.is_empty() && !many {
+            if is_ours && (refusals.again || !refusals.found.is_empty()) && !many {
+                refusals.again = false;
                 let rows: Vec<u8> = refusals.rows.iter().flat_map(|row| row.to_le_bytes()).collect();
                 table.put(position.vnode, &key_of(*position), &rows);
                 errors.append(&mut refusals.found);
@@ -102,7 +105,16 @@ impl Outbox {
     /// Whether an entry has rows that may not be left out yet, as of what is durable.
     pub(super) fn is_in_question(&self, position: Position, durable: u64) -> bool {
         let refusals = self.refusals.lock();
-        refusals.get(&position).is_some_and(|refusals| !refusals.found.is_empty() || refusals.written > durable)
+        refusals
+            .get(&position)
+            .is_some_and(|refusals| refusals.again || !refusals.found.is_empty() || refusals.written > durable)
+    }
+
+    /// The job goes back to what is `durable`: what was written down since has to be once more.
+    pub(super) fn rewind_refused(&self, durable: u64) {
+        for refusals in self.refusals.lock().values_mut() {
+            refusals.again |= refusals.written > durable;
+        }
     }
 
     /// An entry goes, and what is known of it.
