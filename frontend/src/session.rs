@@ -49,6 +49,8 @@ pub struct Session {
     notices: mpsc::Sender<Error>,
     reports: Vec<(String, String)>,
     last_write: Epoch,
+    /// As of which epoch it last read a relation: it never reads it as it was before that.
+    seen: BTreeMap<RelationId, Epoch>,
     _entry: Entry,
     _place: OwnedSemaphorePermit,
 }
@@ -99,6 +101,7 @@ impl Session {
             notices,
             reports: Vec::new(),
             last_write: Epoch(0),
+            seen: BTreeMap::new(),
             _entry: entry,
             _place: place,
         }
@@ -552,12 +555,16 @@ impl Session {
         // What this client wrote is there, and what anybody wrote to a table too, since that costs no waiting for
         // a view that is behind.
         let at_least = if tables_only || to_change { self.shared.last_write() } else { self.last_write };
+        // Several relations are read as of an epoch that all of them were exact at, which may be an older one.
+        let seen = relations.iter().filter_map(|relation| self.seen.get(relation).copied());
+        let at_least = seen.fold(at_least, Epoch::max);
         let block = match &mut self.transaction {
             Transaction::Block(work) if !to_change => Some(work),
             _ => None,
         };
         let Some(work) = block else {
             let view = engine.read(relations, at_least).await?;
+            self.seen.extend(relations.iter().map(|relation| (*relation, view.epoch)));
             if let Transaction::Block(work) = &mut self.transaction {
                 // From now on the block reads what it builds on.
                 work.snapshots.extend(view.relations.iter().map(|(id, s)| (*id, s.clone())));
@@ -584,6 +591,7 @@ impl Session {
                 Ok(Ok(view)) => view,
                 _ => engine.read(relations, at_least).await?,
             };
+            self.seen.extend(relations.iter().map(|relation| (*relation, view.epoch)));
             for (id, snapshot) in view.relations {
                 work.snapshots.entry(id).or_insert(snapshot);
             }

@@ -104,6 +104,9 @@ pub struct State {
     wishes: Vec<(u64, Vec<RelationId>)>,
     readers: Vec<Reader>,
     flushes: Vec<Flush>,
+    /// Nothing is read as of an epoch before this, by anybody: what FLUSH was answered for, and after a restart what had been
+    /// visible.
+    pub floor: u64,
     /// Set when the coordinator shall stop.
     pub stopping: bool,
 }
@@ -147,6 +150,7 @@ impl State {
             wishes: Vec::new(),
             readers: Vec::new(),
             flushes: Vec::new(),
+            floor: 0,
             stopping: false,
         }
     }

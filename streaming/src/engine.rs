@@ -92,6 +92,13 @@ impl Engine {
         let kept: Vec<RelationId> =
             jobs.iter().flat_map(|spec| [spec.relation, spec.errors].into_iter().chain(spec.late())).collect();
         store.purge_except(&kept)?;
+        let row_id = store.meta_get(NEXT_ROW_ID_KEY)?.and_then(|b| b.try_into().ok()).map_or(1, i64::from_be_bytes);
+        let reserve = vec![(NEXT_ROW_ID_KEY.to_vec(), Some((row_id + ROW_IDS_RESERVED).to_be_bytes().to_vec()))];
+        // Durable before the first of them is given to a row: after a crash in the next moment, the log would bring that row
+        // back, and its id would be given out once more.
+        let epoch = store.last_checkpoint();
+        let reserved =
+            store.checkpoint(storage::Checkpoint { epoch, meta: reserve.clone(), ..storage::Checkpoint::default() });
         let clock = Arc::new(Clock::new(durable.max(1) + 1));
         clock.recovering.store(true, Ordering::Release);
         let workers = config.workers;
@@ -109,6 +116,11 @@ impl Engine {
             functions: functions.clone(),
             config,
         });
+        if let Err(error) = reserved {
+            // Nothing is written before a checkpoint succeeds, and the first one has it.
+            coordinator.state.lock().checkpoint_error = Some(error);
+            drop(coordinator.drop_jobs(&[], reserve));
+        }
         let mut last = FIRST_RELATION - 1;
         let mut sinks = Vec::new();
         let mut ordered = jobs;
@@ -168,7 +180,6 @@ impl Engine {
             }
         }
         let next = store.meta_get(NEXT_RELATION_KEY)?.and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
-        let row_id = store.meta_get(NEXT_ROW_ID_KEY)?.and_then(|b| b.try_into().ok()).map_or(1, i64::from_be_bytes);
         let thread = std::thread::Builder::new()
             .name("coordinator".into())
             .spawn({
@@ -189,8 +200,6 @@ impl Engine {
         let replayed = engine.replay()?;
         engine.catch_up(&visible, replayed);
         engine.coordinator.clock.recovering.store(false, Ordering::Release);
-        let reserve = vec![(NEXT_ROW_ID_KEY.to_vec(), Some((row_id + ROW_IDS_RESERVED).to_be_bytes().to_vec()))];
-        drop(engine.coordinator.drop_jobs(&[], reserve));
         // A sink into a table sees what was replayed.
         for (spec, outbox) in sinks {
             engine.deliver(&spec, outbox)?;
@@ -243,10 +252,14 @@ impl Engine {
             std::thread::sleep(RECOVERY_POLL);
         }
         let (views, sealed) = {
-            let state = self.coordinator.state.lock();
+            let mut state = self.coordinator.state.lock();
             let runs = |job: &&Job| job.relation.is_some() && matches!(job.stage, Stage::Running | Stage::Resuming);
             let views: Vec<RelationId> = state.jobs.values().filter(runs).map(|job| job.spec.relation).collect();
-            (views, state.sealed.max(replayed))
+            // Each view is waited for below. But several are read as of an epoch at which all of them were exact, which may
+            // be one before what the log brought back.
+            let sealed = state.sealed.max(replayed);
+            state.floor = sealed;
+            (views, sealed)
         };
         for view in views {
             let Ok(Err(mut waits)) = self.coordinator.read(&[view], sealed) else { continue };

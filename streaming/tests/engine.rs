@@ -1,7 +1,7 @@
 //! The engine end to end, without SQL: tables, sources, views over them, restarts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
@@ -690,4 +690,65 @@ fn a_crash_while_a_job_is_down_changes_nothing() {
         assert_eq!(rows(&engine, SIBLING, epoch).iter().map(|row| row[1]).sum::<i64>(), i - i / 3);
         engine.shutdown().expect("a clean end");
     }
+}
+
+/// A step of a slow view reaches across several epochs: the newest one at which it and a quick view were both exact lies
+/// before what either has. After FLUSH, and after a crash, that must not be one before what everybody was told is there.
+#[test]
+fn nobody_reads_what_was_before_a_flush_or_a_crash() {
+    let world = World::new(2);
+    let jobs = [
+        table(),
+        count_per_key(16400, TABLE, 1),
+        count_of(16410, TABLE, 1, Some("slow")),
+        count_of(16420, TABLE, 1, Some("slow")),
+        count_per_key(16430, TABLE, 1),
+    ];
+    let mut engine = world.start(&[]);
+    for job in &jobs {
+        block_on(engine.create(job.clone(), vec![])).expect("created");
+    }
+    world.pause_ms.store(3, Ordering::SeqCst);
+    let views = [16400, 16410, 16420, 16430].map(RelationId);
+    let check = |engine: &Engine, mark: i64, when: &str| {
+        for _ in 0..8 {
+            let read = block_on(engine.read(&views, Epoch(0))).expect("readable");
+            for view in views {
+                let there = rows_of(&read.relations[&view]).iter().any(|row| row[0] == mark);
+                assert!(there, "{when}: {view:?} as of {} lacks {mark}", read.epoch);
+            }
+        }
+    };
+    let mut next = 0;
+    for round in 0..24 {
+        let mark = 1000 + round;
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (engine, stop) = (&engine, &stop);
+            let from = next;
+            let noise = scope.spawn(move || {
+                let mut id = from;
+                while !stop.load(Ordering::SeqCst) {
+                    id += 1;
+                    write(engine, &[(id, id % 7, 1)]);
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+                id
+            });
+            std::thread::sleep(Duration::from_millis(20));
+            write(engine, &[(-mark, mark, 1)]);
+            if round % 3 < 2 {
+                block_on(engine.flush()).expect("flushed");
+                check(engine, mark, "after FLUSH");
+            }
+            stop.store(true, Ordering::SeqCst);
+            next = noise.join().expect("no panic");
+        });
+        if round % 3 > 0 {
+            engine.crash();
+            engine = world.start(&jobs);
+            check(&engine, mark, "after a crash");
+        }
+    }
+    engine.shutdown().expect("a clean end");
 }

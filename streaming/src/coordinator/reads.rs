@@ -89,9 +89,10 @@ impl Coordinator {
             frontiers.push((*id, job.frontier, relation));
         }
         let jobs = exact::all_upstreams(state, &reader.relations);
+        let at_least = reader.at_least.max(state.floor);
         if reader.pin.is_none() {
             let oldest = frontiers.iter().map(|(_, f, _)| *f).min().unwrap_or(state.sealed);
-            let newest = exact::newest(&jobs, oldest).filter(|epoch| *epoch >= reader.at_least);
+            let newest = exact::newest(&jobs, oldest).filter(|epoch| *epoch >= at_least);
             if let Some(epoch) = newest {
                 let snapshots = frontiers.iter().map(|(id, _, relation)| Ok((*id, relation.snapshot(Epoch(epoch))?)));
                 // Too far back by now for one of them: they will have to meet again.
@@ -102,7 +103,7 @@ impl Coordinator {
             }
         }
         let newest = frontiers.iter().map(|(_, f, _)| *f).max().unwrap_or(state.sealed);
-        let meeting = exact::meeting(&jobs).max(newest).max(reader.at_least);
+        let meeting = exact::meeting(&jobs).max(newest).max(at_least);
         let pin = *reader.pin.get_or_insert(meeting);
         for (id, _, relation) in &frontiers {
             if reader.taken.contains_key(id) {
@@ -201,7 +202,10 @@ impl Coordinator {
         let visible = state.jobs.values().filter(follows).map(at).min().unwrap_or(state.sealed);
         let complete = visible.min(state.durable);
         let is_over = |flush: &mut Flush| flush.epoch.is_some_and(|epoch| epoch <= complete);
-        for flush in state.flushes.extract_if(.., is_over) {
+        let over: Vec<Flush> = state.flushes.extract_if(.., is_over).collect();
+        for flush in over {
+            // Each view has it, but the newest epoch at which two of them were both exact may be an older one.
+            state.floor = state.floor.max(flush.epoch.unwrap_or(0));
             let _ = flush.send.send(Ok(Epoch(complete)));
         }
     }
