@@ -13,7 +13,9 @@ ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/version = "\(.
 export ROCKSDB_LIB_DIR ?= $(HOME)/.cache/headwater/rocksdb-$(ROCKSDB_VERSION)
 export ROCKSDB_STATIC := 1
 
-.PHONY: help demo test retest check slt complete compat bench docs release up down ci shell clean
+KILLS ?= 1000
+
+.PHONY: crash help demo test retest check slt complete compat bench docs release up down ci shell clean
 
 help: ## This list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -40,6 +42,10 @@ test: ## Every crate, every suite, a real Kafka and kills, the SQL of the pages,
 
 retest: ## One test by its whole name: make retest NAME=kills::nothing_is_lost_and_nothing_is_there_twice
 	cargo test --workspace --no-fail-fast $(TESTS) --test system -- --exact '$(NAME)'
+
+crash: ## Kills of server, broker and Postgres while everything flows through them: make crash KILLS=1000
+	HEADWATER_TEST_CRASHES=$(KILLS) cargo test -p slt --test system -- --nocapture --exact \
+		crash::nothing_is_lost_and_nothing_is_there_twice_from_end_to_end
 
 check: ## Formatting and lints.
 	cargo fmt --all --check

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use storage::Batch;
+use storage::{Batch, failpoint};
 use streaming::error::{Error, Result};
 use streaming::expr::Functions;
 use streaming::sink::{Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec, SinkType};
@@ -376,7 +376,9 @@ impl Delivery for Connection {
                 if moved == 1 {
                     run(&transaction, &statements.delete, &work.deletes).await?;
                     run(&transaction, &statements.insert, &work.inserts).await?;
+                    failpoint::before("postgres/commit");
                     transaction.commit().await?;
+                    failpoint::after("postgres/commit");
                 }
                 Ok::<_, tokio_postgres::Error>(moved)
             });

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use frontend::commands::{demo, inspect, serve, sql};
+use frontend::commands::{backup, demo, inspect, restore, serve, sql};
 
 /// RocksDB's threads, timely's and tokio's all allocate: the system's allocator keeps far more than is in use.
 #[global_allocator]
@@ -27,6 +27,10 @@ enum Command {
     Sql(sql::Arguments),
     /// Show what is in a data directory
     Inspect(inspect::Arguments),
+    /// Copy a running server's data directory
+    Backup(backup::Arguments),
+    /// Make a data directory of a backup or a savepoint point
+    Restore(restore::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +39,8 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Sql(arguments) => sql::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Backup(arguments) => backup::run(arguments),
+        Command::Restore(arguments) => restore::run(arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! The statements, one file each, and [`run`], which finds the file.
 
 pub mod alter;
+pub mod backup;
 pub mod copy;
 pub mod create;
 pub mod create_index;
@@ -20,6 +21,7 @@ pub mod no_op;
 pub mod on_conflict;
 pub mod prepare;
 pub mod role;
+pub mod savepoint_point;
 pub mod select;
 pub mod set;
 pub mod show;
@@ -87,6 +89,11 @@ pub async fn run(session: &mut Session, statement: &Statement, text: &str, param
         Statement::Subscribe(subscribe) => subscribe::run(session, subscribe).await,
         Statement::Flush => flush::run(session, "FLUSH").await,
         Statement::Wait => flush::run(session, "WAIT").await,
+        Statement::Backup(directory) => backup::run(session, directory).await,
+        Statement::CreateSavepointPoint { name, if_not_exists } => {
+            savepoint_point::create(session, name, *if_not_exists).await
+        }
+        Statement::DropSavepointPoint { name, if_exists } => savepoint_point::drop(session, name, *if_exists).await,
         Statement::Prepare(prepare) => prepare::declare(session, prepare).await,
         Statement::Execute(execute) => {
             let (prepared, parameters) = prepare::execute(session, execute).await?;

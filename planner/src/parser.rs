@@ -568,6 +568,10 @@ impl Reader<'_> {
                 self.skip();
                 Ok(Statement::Wait)
             }
+            "backup" => {
+                self.expect(&["backup", "to"])?;
+                Ok(Statement::Backup(self.string()?))
+            }
             "listen" => self.no_op("LISTEN"),
             "unlisten" => self.no_op("UNLISTEN"),
             "notify" => self.no_op("NOTIFY"),

@@ -104,6 +104,22 @@ pub enum Statement {
     Flush,
     /// `WAIT`
     Wait,
+    /// `BACKUP TO 'directory'`
+    Backup(String),
+    /// `CREATE SAVEPOINT POINT [IF NOT EXISTS] name`
+    CreateSavepointPoint {
+        /// What it is called.
+        name: String,
+        /// Whether one that is there already will do.
+        if_not_exists: bool,
+    },
+    /// `DROP SAVEPOINT POINT [IF EXISTS] name`
+    DropSavepointPoint {
+        /// What it is called.
+        name: String,
+        /// Whether none is as good.
+        if_exists: bool,
+    },
     /// `PREPARE`
     Prepare(Prepare),
     /// `EXECUTE`

@@ -117,26 +117,20 @@ impl Start {
 
     /// Starts the server and waits until it answers.
     pub async fn start(&self) -> Result<Process> {
+        let mut process = self.spawn()?;
+        if process.answers(START_TIMEOUT).await?.is_none() {
+            bail!("the server stopped with {}:\n{}", process.child.wait()?, process.log_tail());
+        }
+        Ok(process)
+    }
+
+    /// Starts the server and does not wait.
+    pub fn spawn(&self) -> Result<Process> {
         let listen = self.listen.unwrap_or(free_address()?);
         let http = free_address()?;
         let log = self.log.clone();
         let child = self.command(listen, http, &log)?.spawn().context("cannot start the server")?;
-        let mut process = Process { child, address: listen, http, log };
-        let started = Instant::now();
-        loop {
-            if let Some(status) = process.child.try_wait()? {
-                bail!("the server stopped with {status}:\n{}", process.log_tail());
-            }
-            if let Ok(client) = process.connect().await
-                && client.simple_query("SELECT 1").await.is_ok()
-            {
-                return Ok(process);
-            }
-            if started.elapsed() > START_TIMEOUT {
-                bail!("the server does not answer:\n{}", process.log_tail());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        Ok(Process { child, address: listen, http, log })
     }
 
     /// Starts a server that must refuse, and gives what it said.
@@ -165,6 +159,46 @@ impl Start {
 }
 
 impl Process {
+    /// Waits until it answers, and gives a client; `None` if it ends before.
+    pub async fn answers(&mut self, timeout: Duration) -> Result<Option<Client>> {
+        let started = Instant::now();
+        loop {
+            if self.child.try_wait()?.is_some() {
+                return Ok(None);
+            }
+            if let Ok(client) = self.connect().await
+                && client.simple_query("SELECT 1").await.is_ok()
+            {
+                return Ok(Some(client));
+            }
+            if started.elapsed() > timeout {
+                bail!("the server does not answer:\n{}", self.log_tail());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&mut self, timeout: Duration) -> Result<()> {
+        let started = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if started.elapsed() > timeout {
+                bail!("the server does not end:\n{}", self.log_tail());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Sends it a signal by name: `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status()?;
+        if !status.success() {
+            bail!("kill -{name}: {status}");
+        }
+        Ok(())
+    }
+
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.address

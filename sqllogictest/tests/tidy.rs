@@ -296,6 +296,97 @@ fn every_operator_has_its_oracle() {
     assert_none(problems, "an operator is one file with an oracle! line, and a line of the list");
 }
 
+/// What the durable state, or a sink's target, depends on.
+const DURABLE_FILES: &[&str] = &[
+    "storage/src/store",
+    "storage/src/log.rs",
+    "streaming/src/visible.rs",
+    "streaming/src/inbox.rs",
+    "streaming/src/outbox/delivery.rs",
+    "connectors/src/file/sink.rs",
+    "connectors/src/kafka/sink.rs",
+    "connectors/src/postgres.rs",
+];
+
+/// Calls that change what is on a disk or in a target.
+const DURABLE_CALLS: &[&str] = &[
+    "sync_all(",
+    "sync_data(",
+    "fs::rename(",
+    "remove_file(",
+    "remove_dir_all(",
+    ".set_len(",
+    "db.write(",
+    "ingest_external_file_opts(",
+    ".create_checkpoint(",
+    "hard_link(",
+    "fs::copy(",
+    "file.write_all(",
+    "manifest.write_all(",
+    "write_all_at(",
+    "file.finish()",
+    ".commit().await",
+    ".commit_transaction(",
+    ".deliver(&mut",
+];
+
+/// Calls that need no step: what they leave is seen by nobody, or is not yet told of.
+const STEPLESS: &[(&str, &str)] = &[
+    ("storage/src/store.rs", "let _ = fs::remove_file(file)"),
+    ("storage/src/store.rs", "file.set_len(0)"),
+    ("storage/src/store/copy.rs", "let _ = fs::remove_dir_all(&partial)"),
+    ("storage/src/store/copy.rs", "match fs::remove_dir_all(&partial)"),
+    ("storage/src/store/copy.rs", "File::open(path)?.sync_all()"),
+    ("connectors/src/file/sink.rs", "File::open(path)?.sync_all()"),
+    // Inside the transaction whose commit is a step.
+    ("connectors/src/postgres.rs", "savepoint.commit()"),
+];
+
+/// A step may be a closure that is defined before it is taken.
+const STEP_LINES: usize = 16;
+
+#[test]
+fn every_durable_step_has_its_fail_point() {
+    let mut problems = Vec::new();
+    let mut named = BTreeSet::new();
+    for (path, text) in rust_sources() {
+        if path.starts_with("sqllogictest/") || path == "storage/src/failpoint.rs" {
+            continue;
+        }
+        let text = code(text.split("#[cfg(test)]").next().unwrap_or_default());
+        for call in ["around(\"", "failpoint::before(\"", "failpoint::after(\""] {
+            for (at, _) in text.match_indices(call) {
+                named.insert(text[at + call.len()..].split('"').next().unwrap_or_default().to_string());
+            }
+        }
+        if !DURABLE_FILES.iter().any(|file| path.starts_with(file)) || path.ends_with("/tests.rs") {
+            continue;
+        }
+        let lines: Vec<&str> = text.lines().collect();
+        for (n, line) in lines.iter().enumerate() {
+            let free = STEPLESS.iter().any(|(file, call)| *file == path && line.contains(call));
+            if free || !DURABLE_CALLS.iter().any(|call| line.contains(call)) {
+                continue;
+            }
+            // Within the same function: back to where it begins, and on to where a closure is taken.
+            let begins =
+                lines[..n].iter().rposition(|line| line.trim_start().starts_with("fn ") || line.contains(" fn "));
+            let from = begins.unwrap_or(0).max(n.saturating_sub(STEP_LINES));
+            let to = (n + STEP_LINES).min(lines.len());
+            let ends = lines[n..to].iter().position(|line| *line == "    }" || *line == "}");
+            let around = &lines[from..ends.map_or(to, |end| n + end)];
+            if !around.iter().any(|line| line.contains("around(\"") || line.contains("failpoint::before(\"")) {
+                problems.push(format!("{path}:{}: {}", n + 1, line.trim()));
+            }
+        }
+    }
+    assert_none(problems, "a call on the way to the disk or to a target is a step of storage/src/failpoint.rs");
+    let listed: BTreeSet<String> = storage::failpoint::STEPS.iter().map(|(step, _)| step.to_string()).collect();
+    let unknown = named.difference(&listed).map(|step| format!("{step} is taken and not listed"));
+    let unused = listed.difference(&named).map(|step| format!("{step} is listed and not taken"));
+    assert_none(unknown.chain(unused).collect(), "the list of steps is the steps");
+}
+
 #[test]
 fn names_say_something() {
     let mut problems = Vec::new();

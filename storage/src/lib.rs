@@ -37,6 +37,7 @@
 pub mod batch;
 pub mod epoch;
 pub mod error;
+pub mod failpoint;
 pub mod jsonb;
 pub mod keys;
 pub mod log;

@@ -21,6 +21,8 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::error::{Error, Result};
+use crate::failpoint::around;
+use crate::store::torn::ends_in_zeros;
 
 /// Bytes after which a new segment begins.
 const SEGMENT_BYTES: u64 = 16 << 20;
@@ -40,11 +42,12 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log in `dir/log`, making it if need be.
+    /// Opens the log in `dir/log`, making it if need be. The store has every record up to `stored`: the next one has a
+    /// number behind it, also when the log does not have those (as after a restore).
     ///
     /// # Errors
-    /// `Corrupt` if a record other than a torn last one does not check.
-    pub fn open(dir: &Path) -> Result<Arc<Log>> {
+    /// `Corrupt` if a record other than a torn last one does not check, or one behind `stored` is not there.
+    pub fn open(dir: &Path, stored: u64) -> Result<Arc<Log>> {
         let dir = dir.join("log");
         std::fs::create_dir_all(&dir).map_err(|error| io(&dir, &error))?;
         let mut next = 1;
@@ -59,11 +62,24 @@ impl Log {
             next = end;
             if last {
                 let file = OpenOptions::new().write(true).open(path).map_err(|error| io(path, &error))?;
-                file.set_len(good).map_err(|error| io(path, &error))?;
+                around("log/cut", || file.set_len(good)).map_err(|error| io(path, &error))?;
             }
         }
+        if let Some((first, path)) = segments.first()
+            && *first > stored + 1
+        {
+            let text = format!("the records from {} on, before file \"{}\", are missing", stored + 1, path.display());
+            return Err(Error::Corrupt(text));
+        }
+        if next <= stored {
+            // All of them are in the store, and more: what follows would not join them.
+            for (_, path) in &segments {
+                around("log/remove", || std::fs::remove_file(path)).map_err(|error| io(path, &error))?;
+            }
+            next = stored + 1;
+        }
         let (requests, receive) = bounded(RECORDS_WAITING_MAX);
-        let writer = Writer { dir: dir.clone(), next, file: None };
+        let writer = Writer { dir: dir.clone(), next, file: None, broken: None };
         let thread = std::thread::Builder::new()
             .name("table log".into())
             .spawn(move || writer.run(&receive))
@@ -108,7 +124,8 @@ impl Log {
         let segments = segments(&self.dir)?;
         for pair in segments.windows(2) {
             if pair[1].0 <= sequence {
-                std::fs::remove_file(&pair[0].1).map_err(|error| io(&pair[0].1, &error))?;
+                let remove = || std::fs::remove_file(&pair[0].1);
+                around("log/remove", remove).map_err(|error| io(&pair[0].1, &error))?;
             }
         }
         Ok(())
@@ -128,6 +145,8 @@ struct Writer {
     dir: PathBuf,
     next: u64,
     file: Option<(PathBuf, File, u64)>,
+    /// A group that was refused could not be cut off: what followed it would not be found at the next start.
+    broken: Option<Error>,
 }
 
 impl Writer {
@@ -154,15 +173,21 @@ impl Writer {
 
     /// Writes a group and syncs it; on an error the file is as long as before.
     fn append(&mut self, group: &[(Vec<u8>, Done)]) -> Result<()> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
         if self.file.as_ref().is_some_and(|(.., length)| *length > SEGMENT_BYTES) {
             self.file = None;
         }
         if self.file.is_none() {
             let path = self.dir.join(format!("{:020}.log", self.next));
             // A leftover of this name was never acknowledged: its first record would be the one written now.
-            let file = OpenOptions::new().create(true).write(true).truncate(true).open(&path);
+            let file = around("log/create", || {
+                let file = OpenOptions::new().create(true).write(true).truncate(true).open(&path)?;
+                File::open(&self.dir)?.sync_all()?;
+                Ok::<_, std::io::Error>(file)
+            });
             let file = file.map_err(|error| io(&path, &error))?;
-            File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(|error| io(&self.dir, &error))?;
             self.file = Some((path, file, 0));
         }
         let (path, file, length) = self.file.as_mut().expect("just opened");
@@ -181,13 +206,16 @@ impl Writer {
             bytes.extend(payload);
             self.next += 1;
         }
-        let written = file.write_all(&bytes).and_then(|()| file.sync_data());
+        let written = around("log/write", || file.write_all(&bytes));
+        let written = written.and_then(|()| around("log/sync", || file.sync_data()));
         if let Err(error) = written {
             let error = io(path, &error);
             // What was written of the group must not be found at the next start.
-            let undone = file.set_len(*length).and_then(|()| file.seek(SeekFrom::Start(*length))).is_ok();
-            if !undone {
-                self.file = None;
+            let undone = around("log/undo", || file.set_len(*length));
+            match undone.and_then(|()| file.seek(SeekFrom::Start(*length))) {
+                // Should this fail, the sync of the next group says so.
+                Ok(_) => drop(around("log/sync", || file.sync_data())),
+                Err(_) => self.broken = Some(error.clone()),
             }
             return Err(error);
         }
@@ -250,8 +278,8 @@ fn is_torn(file: &mut File, path: &Path, good: u64) -> Result<bool> {
     let mut rest = Vec::new();
     file.read_to_end(&mut rest).map_err(|error| io(path, &error))?;
     let Some(header) = rest.first_chunk::<HEADER_BYTES>() else { return Ok(true) };
-    // A group is written at once: pages of it may be missing anywhere, so zeros at the end are torn as well.
-    let zeros_behind = rest.len() >= 512 && rest[rest.len() - 512..].iter().all(|byte| *byte == 0);
+    // A group is written at once, and what of it never came to the disk is zeros.
+    let zeros_behind = ends_in_zeros(file).map_err(|error| io(path, &error))?;
     let (length, _, good) = parse(header);
     Ok(zeros_behind || (good && rest.len() < HEADER_BYTES + length))
 }
@@ -329,7 +357,7 @@ mod tests {
     fn keeps_what_it_acknowledged() {
         let dir = tempfile::tempdir().expect("a folder");
         for round in 0..3u64 {
-            let log = Log::open(dir.path()).expect("a log");
+            let log = Log::open(dir.path(), 0).expect("a log");
             assert_eq!(all(&log).len() as u64, round * 2);
             assert_eq!(append(&log, b"one"), round * 2 + 1);
             assert_eq!(append(&log, b""), round * 2 + 2);
@@ -339,14 +367,14 @@ mod tests {
     #[test]
     fn cuts_a_torn_tail_and_goes_on() {
         let dir = tempfile::tempdir().expect("a folder");
-        let log = Log::open(dir.path()).expect("a log");
+        let log = Log::open(dir.path(), 0).expect("a log");
         append(&log, b"whole");
         append(&log, b"torn");
         drop(log);
         let path = only_segment(dir.path());
         let length = std::fs::metadata(&path).expect("a file").len();
         OpenOptions::new().write(true).open(&path).expect("a file").set_len(length - 2).expect("shorter");
-        let log = Log::open(dir.path()).expect("a log");
+        let log = Log::open(dir.path(), 0).expect("a log");
         assert_eq!(all(&log), vec![(1, b"whole".to_vec())]);
         assert_eq!(append(&log, b"again"), 2);
         assert_eq!(all(&log).len(), 2);
@@ -355,7 +383,7 @@ mod tests {
     #[test]
     fn names_a_corrupt_file() {
         let dir = tempfile::tempdir().expect("a folder");
-        let log = Log::open(dir.path()).expect("a log");
+        let log = Log::open(dir.path(), 0).expect("a log");
         append(&log, b"first");
         append(&log, b"second");
         drop(log);
@@ -363,14 +391,14 @@ mod tests {
         let mut bytes = std::fs::read(&path).expect("a file");
         bytes[HEADER_BYTES + 1] ^= 1;
         std::fs::write(&path, bytes).expect("a file");
-        let error = Log::open(dir.path()).err().expect("refused").to_string();
+        let error = Log::open(dir.path(), 0).err().expect("refused").to_string();
         assert!(error.contains(".log") && error.contains("corrupt"), "{error}");
     }
 
     #[test]
     fn no_damage_passes_for_a_torn_tail() {
         let dir = tempfile::tempdir().expect("a folder");
-        let log = Log::open(dir.path()).expect("a log");
+        let log = Log::open(dir.path(), 0).expect("a log");
         append(&log, b"first");
         append(&log, b"second");
         drop(log);
@@ -380,41 +408,59 @@ mod tests {
             let mut bytes = good.clone();
             bytes[at] ^= 0x10;
             std::fs::write(&path, bytes).expect("a file");
-            assert!(matches!(Log::open(dir.path()), Err(Error::Corrupt(_))), "byte {at}");
+            assert!(matches!(Log::open(dir.path(), 0), Err(Error::Corrupt(_))), "byte {at}");
         }
         // Whereas every shorter file is the log as of an earlier moment.
         for len in (0..good.len()).rev() {
             std::fs::write(&path, &good[..len]).expect("a file");
             let whole = usize::from(len >= HEADER_BYTES + 5);
-            assert_eq!(all(&Log::open(dir.path()).expect("a log")).len(), whole, "{len} bytes");
+            assert_eq!(all(&Log::open(dir.path(), 0).expect("a log")).len(), whole, "{len} bytes");
         }
+    }
+
+    #[test]
+    fn goes_on_behind_what_the_store_has() {
+        let dir = tempfile::tempdir().expect("a folder");
+        append(&Log::open(dir.path(), 0).expect("a log"), b"old");
+        append(&Log::open(dir.path(), 0).expect("a log"), b"old");
+        // A store from elsewhere, whose log was left behind.
+        let log = Log::open(dir.path(), 7).expect("a log");
+        assert_eq!(all(&log), vec![]);
+        assert_eq!(append(&log, b"new"), 8);
+        drop(log);
+        let log = Log::open(dir.path(), 7).expect("a log");
+        assert_eq!(all(&log), vec![(8, b"new".to_vec())]);
+        drop(log);
+        // A store that is older than what the log begins with.
+        let error = Log::open(dir.path(), 5).err().expect("refused").to_string();
+        assert!(error.contains("from 6 on") && error.contains("missing"), "{error}");
     }
 
     #[test]
     fn notices_a_missing_segment() {
         let dir = tempfile::tempdir().expect("a folder");
         for _ in 0..3 {
-            append(&Log::open(dir.path()).expect("a log"), b"record");
+            append(&Log::open(dir.path(), 0).expect("a log"), b"record");
         }
         let segments = segments(&dir.path().join("log")).expect("a folder");
         assert_eq!(segments.len(), 3);
         std::fs::remove_file(&segments[1].1).expect("removed");
-        let error = Log::open(dir.path()).err().expect("refused").to_string();
+        let error = Log::open(dir.path(), 0).err().expect("refused").to_string();
         assert!(error.contains("record 2 is missing"), "{error}");
     }
 
     #[test]
     fn forgets_whole_segments_only() {
         let dir = tempfile::tempdir().expect("a folder");
-        let log = Log::open(dir.path()).expect("a log");
+        let log = Log::open(dir.path(), 0).expect("a log");
         append(&log, b"old");
         drop(log);
-        let log = Log::open(dir.path()).expect("a log");
+        let log = Log::open(dir.path(), 0).expect("a log");
         append(&log, b"new");
         log.truncate_before(2).expect("removed");
         assert_eq!(all(&log), vec![(2, b"new".to_vec())]);
         drop(log);
-        let log = Log::open(dir.path()).expect("a log");
+        let log = Log::open(dir.path(), 1).expect("a log");
         assert_eq!(append(&log, b"next"), 3);
     }
 }

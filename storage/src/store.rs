@@ -7,6 +7,7 @@
 //!   db/       RocksDB, one column family
 //!   ingest/   sorted files on their way into RocksDB; swept at every start
 //!   log/      the synced log of table writes, see `log.rs`
+//!   savepoints/  copies as of named checkpoints, see `copy.rs`
 //!
 //! key in db := table u64 big endian, vnode u8, key          a state table, or the rows of a relation
 //! table     := relation u32, operator u24, n u8             rows of a relation: operator and n all ones
@@ -23,6 +24,9 @@
 //! A checkpoint is one atomic step of sorted changes: a `WriteBatch` with a synced WAL when it is small, sorted files
 //! and one ingest of all of them when it is large. Nothing else ever writes, so whatever RocksDB recovers is the state
 //! as of the last marker.
+
+pub mod copy;
+pub(crate) mod torn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -42,6 +46,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::batch::vnodes_of_worker;
 use crate::epoch::Epoch;
 use crate::error::{Error, Result};
+use crate::failpoint::around;
 use crate::relation::{Relation, RelationId, RelationSpec};
 use crate::run::{Cursor, Merge, Run};
 use crate::table::{DirtyHandle, DirtyRun, StateTable, TableId};
@@ -159,16 +164,20 @@ impl Store {
     /// # Errors
     /// `Conflict` if another server uses the directory or a newer one wrote it, `Corrupt` if a file is damaged.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Arc<Store>> {
+        if copy::is_copy(dir) {
+            let text = format!("\"{}\" is a backup: make a data directory of it with headwater restore", dir.display());
+            return Err(Error::Conflict(text));
+        }
         fs::create_dir_all(dir).map_err(|e| io_error("create the data directory", dir, &e))?;
         let lock = lock(dir)?;
         check_format(dir, options.sync)?;
         // Files that a crash left behind never became part of the store.
         let ingest = dir.join("ingest");
-        match fs::remove_dir_all(&ingest) {
+        match around("ingest/sweep", || fs::remove_dir_all(&ingest)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io_error("remove", &ingest, &e)),
             _ => {}
         }
-        fs::create_dir(&ingest).map_err(|e| io_error("create", &ingest, &e))?;
+        around("ingest/folder", || fs::create_dir(&ingest)).map_err(|e| io_error("create", &ingest, &e))?;
         let db = Arc::new(Db::open(&dir.join("db"), &options)?);
         let epoch = match db.get(META, MARKER[0], &MARKER[1..])? {
             Some(bytes) => read_u64(&bytes, "the marker of the last checkpoint")?,
@@ -336,7 +345,7 @@ impl Store {
             for id in &purged {
                 delete_relation(&mut batch, *id);
             }
-            self.db.write(batch, self.options.sync)?;
+            around("purge/write", || self.db.write(batch, self.options.sync))?;
         }
         Ok(purged)
     }
@@ -370,7 +379,7 @@ impl Store {
             delete_relation(&mut batch, id);
             batch.delete(full_key(META, &dropped_key(id)));
         }
-        self.db.write(batch, self.options.sync)
+        around("drop/write", || self.db.write(batch, self.options.sync))
     }
 
     /// The small way: one sorted batch and a synced WAL.
@@ -393,7 +402,7 @@ impl Store {
             }
             Ok(())
         })?;
-        self.db.write(batch, self.options.sync)?;
+        around("checkpoint/write", || self.db.write(batch, self.options.sync))?;
         Ok(bytes)
     }
 
@@ -438,17 +447,18 @@ impl Store {
             }
             .map_err(|e| db.error(e))?;
             if file.file_size() >= self.options.ingest_file_bytes {
-                file.finish().map_err(|e| db.error(e))?;
+                around("checkpoint/file", || file.finish().map_err(|e| db.error(e)))?;
                 sst = None;
             }
             Ok(())
         })?;
         if let Some(mut file) = sst {
-            file.finish().map_err(|e| db.error(e))?;
+            around("checkpoint/file", || file.finish().map_err(|e| db.error(e)))?;
         }
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        db.db.ingest_external_file_opts(&options, files.clone()).map_err(|e| db.error(e))?;
+        let ingest = || db.db.ingest_external_file_opts(&options, files.clone()).map_err(|e| db.error(e));
+        around("checkpoint/ingest", ingest)?;
         Ok(bytes)
     }
 }
@@ -580,8 +590,19 @@ impl Db {
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
         // Named, so that its handle can be asked for.
-        let column_family = ColumnFamilyDescriptor::new("default", options.clone());
-        let db = DB::open_cf_descriptors(&options, dir, [column_family]).map_err(|e| rocksdb_error(dir, e))?;
+        let open = |options: &Options| {
+            let column_family = ColumnFamilyDescriptor::new("default", options.clone());
+            DB::open_cf_descriptors(options, dir, [column_family])
+        };
+        let db = match open(&options) {
+            // A power failure while the last checkpoint was written: to RocksDB that is damage like any other.
+            Err(error) if error.kind() == rocksdb::ErrorKind::Corruption && torn::torn_log(dir).is_some() => {
+                options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+                open(&options)
+            }
+            other => other,
+        };
+        let db = db.map_err(|e| rocksdb_error(dir, e))?;
         Ok(Db { db, dir: dir.to_path_buf(), options })
     }
 
@@ -810,12 +831,12 @@ fn check_format(dir: &Path, sync: bool) -> Result<()> {
             let new = dir.join("format.new");
             let write = || {
                 let mut file = File::create(&new)?;
-                file.write_all(text.as_bytes())?;
+                around("format/write", || file.write_all(text.as_bytes()))?;
                 if sync {
-                    file.sync_all()?;
+                    around("format/sync", || file.sync_all())?;
                 }
-                fs::rename(&new, &path)?;
-                if sync { File::open(dir)?.sync_all() } else { Ok(()) }
+                around("format/rename", || fs::rename(&new, &path))?;
+                if sync { around("format/sync_folder", || File::open(dir)?.sync_all()) } else { Ok(()) }
             };
             write().map_err(|e| io_error("write", &path, &e))
         }

@@ -63,9 +63,12 @@ pub fn source_key(relation: RelationId) -> Vec<u8> {
     format!("engine/source/{}", relation.0).into_bytes()
 }
 
+/// What the keys of [`table_key`] begin with.
+pub const TABLE_PREFIX: &[u8] = b"engine/table/";
+
 /// The key of the last change of a table that a checkpoint holds.
 pub fn table_key(relation: RelationId) -> Vec<u8> {
-    format!("engine/table/{}", relation.0).into_bytes()
+    [TABLE_PREFIX, relation.0.to_string().as_bytes()].concat()
 }
 
 /// The key of what is announced of the event time of a source or table.

@@ -2,6 +2,7 @@
 
 mod into_table;
 mod outboxes;
+mod restored;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ pub use crate::status::{EngineStatus, JobState, JobStatus, SinkStatus, SplitStat
 use crate::table_log::TableLog;
 use crate::visible::{Visible, VisibleLog};
 use crate::watermark::Watermark;
+pub use restored::take_up;
 
 use tables::Tables;
 

@@ -41,6 +41,12 @@ impl Error {
     }
 }
 
+impl storage::failpoint::Refused for Error {
+    fn refused(step: &str) -> Error {
+        Error::Unavailable(format!("fail point {step}"))
+    }
+}
+
 impl From<arrow::error::ArrowError> for Error {
     fn from(error: arrow::error::ArrowError) -> Error {
         Error::Failed(error.to_string())

@@ -17,8 +17,8 @@ use std::sync::atomic::Ordering;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
-use storage::Batch;
 use storage::table::StateTable;
+use storage::{Batch, failpoint};
 
 use crate::clock::INBOX_BYTES_MAX;
 use crate::dataflow::{decode_batch, encode_batch};
@@ -165,7 +165,8 @@ impl Inbox {
     /// In memory if there is room, else in the file, if that has room.
     fn content(&mut self, batch: Batch) -> (Content, usize) {
         let (rows, bytes) = (batch.num_rows(), batch.bytes());
-        if self.is_over_budget() && self.bytes + bytes > INBOX_BYTES_KEPT {
+        let spills = self.is_over_budget() && self.bytes + bytes > INBOX_BYTES_KEPT;
+        if spills || failpoint::is_wanted("inbox/spill") {
             match self.spill.write(&encode_batch(&batch)) {
                 Ok((at, len)) => {
                     self.reader.clock.spilled_bytes.fetch_add(len as i64, Ordering::Relaxed);
@@ -312,7 +313,8 @@ impl Spill {
             self.file = Some(tempfile::tempfile_in(&self.dir)?);
         }
         let at = self.end;
-        self.file.as_ref().expect("just opened").write_all_at(bytes, at)?;
+        let file = self.file.as_ref().expect("just opened");
+        failpoint::around("inbox/spill", || file.write_all_at(bytes, at))?;
         self.end += bytes.len() as u64;
         self.waiting += 1;
         Ok((at, bytes.len()))

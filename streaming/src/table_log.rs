@@ -9,6 +9,7 @@ use std::sync::Arc;
 use storage::log::Log;
 use storage::{Batch, RelationId, Store};
 
+use crate::checkpoint::TABLE_PREFIX;
 use crate::dataflow::{decode_batch, encode_batch};
 use crate::error::{Error, Result};
 
@@ -20,7 +21,11 @@ pub struct TableLog {
 impl TableLog {
     /// The log of `store`.
     pub fn open(store: &Store) -> Result<TableLog> {
-        Ok(TableLog { log: Log::open(store.dir())? })
+        // Also of tables that are dropped: their numbers are used up.
+        let applied = store.meta_scan(TABLE_PREFIX)?;
+        let number = |(_, value): (Vec<u8>, Vec<u8>)| value.try_into().ok().map(u64::from_be_bytes);
+        let stored = applied.into_iter().filter_map(number).max().unwrap_or(0);
+        Ok(TableLog { log: Log::open(store.dir(), stored)? })
     }
 
     /// Appends changes; `done` is called in the order of the sequence numbers once they are on the disk.

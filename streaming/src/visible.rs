@@ -4,7 +4,8 @@
 //! checkpoint's offsets; the server answers once they are where they were visible.
 //!
 //! ```text
-//!  DIR/visible-2.N    records of 24 bytes, little endian: relation u32 | kind u16 | split number u16 | a i64 | b i64
+//!  DIR/visible-3.N    records of 32 bytes, little endian:
+//!                     relation u32 | kind u16 | split number u16 | a i64 | b i64 | checksum u64 (xxh3) of these
 //!    kind 0           the split is visible up to offset a
 //!         1           a is announced as the source's watermark
 //!         2           from offset a on the split's watermark was at least b
@@ -19,14 +20,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
-use storage::RelationId;
+use storage::{RelationId, failpoint};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::event_time::Raise;
 use crate::job::SplitState;
 use crate::source::Offset;
 
-const PREFIX: &str = "visible-2.";
-const RECORD_BYTES: usize = 24;
+const PREFIX: &str = "visible-3.";
+const BODY_BYTES: usize = 24;
+const RECORD_BYTES: usize = BODY_BYTES + 8;
 const OFFSET: u16 = 0;
 const ANNOUNCED: u16 = 1;
 const RAISED: u16 = 2;
@@ -73,8 +76,19 @@ impl VisibleLog {
     pub fn read(dir: &Path) -> Visible {
         let mut visible = Visible::default();
         for path in files(dir).into_values() {
-            let bytes = std::fs::read(path).unwrap_or_default();
+            let bytes = match std::fs::read(&path) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    tracing::warn!("{} cannot be read, reads may go back a moment: {error}", path.display());
+                    continue;
+                }
+            };
+            // A torn record at the end was never visible.
             for record in bytes.chunks_exact(RECORD_BYTES) {
+                if record[BODY_BYTES..] != xxh3_64(&record[..BODY_BYTES]).to_le_bytes() {
+                    tracing::warn!("a record of {} is damaged, reads may go back a moment", path.display());
+                    continue;
+                }
                 let short = |at: usize| u16::from_le_bytes(record[at..at + 2].try_into().expect("two bytes"));
                 let long = |at: usize| i64::from_le_bytes(record[at..at + 8].try_into().expect("eight bytes"));
                 let relation = RelationId(u32::from_le_bytes(record[..4].try_into().expect("four bytes")));
@@ -102,6 +116,8 @@ impl VisibleLog {
             bytes.extend(split.to_le_bytes());
             bytes.extend(a.to_le_bytes());
             bytes.extend(b.to_le_bytes());
+            let checksum = xxh3_64(&bytes[bytes.len() - BODY_BYTES..]);
+            bytes.extend(checksum.to_le_bytes());
         };
         for split in splits {
             record(OFFSET, split.number, split.offset.0, 0);
@@ -113,11 +129,14 @@ impl VisibleLog {
         let mut current = self.current.lock();
         let path = self.dir.join(format!("{PREFIX}{}", current.0));
         if current.1.is_none() {
-            current.1 = OpenOptions::new().create(true).append(true).open(path).ok();
+            current.1 = open_whole(&path).ok();
         }
         // On a full disk a reader may see an older state after a crash: the best that can be had there.
-        if let Some(file) = &mut current.1 {
-            let _ = file.write_all(&bytes);
+        if let Some(file) = &mut current.1
+            && failpoint::around("visible/write", || file.write_all(&bytes)).is_err()
+        {
+            // What is there of the records must not shift those that follow.
+            current.1 = None;
         }
     }
 
@@ -129,9 +148,19 @@ impl VisibleLog {
     /// The checkpoint `epoch` is durable.
     pub fn committed(&self, epoch: u64) {
         for (_, path) in files(&self.dir).range(..epoch) {
-            let _ = std::fs::remove_file(path);
+            let _ = failpoint::around("visible/remove", || std::fs::remove_file(path));
         }
     }
+}
+
+/// A file behind its last whole record.
+fn open_whole(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path)?;
+    let torn = file.metadata()?.len() % RECORD_BYTES as u64;
+    if torn > 0 {
+        failpoint::around("visible/cut", || file.set_len(file.metadata()?.len() - torn))?;
+    }
+    Ok(file)
 }
 
 fn files(dir: &Path) -> BTreeMap<u64, PathBuf> {
@@ -165,6 +194,18 @@ mod tests {
         let visible = VisibleLog::read(dir.path());
         assert_eq!(visible.offsets, BTreeMap::from([((RelationId(7), 0), 14)]));
         assert_eq!((visible.announced(RelationId(7)), visible.announced(RelationId(8))), (100, i64::MIN));
+        // Killed while it wrote: what follows is read all the same, and damage is not.
+        let path = dir.path().join("visible-3.5");
+        let mut bytes = std::fs::read(&path).expect("a file");
+        bytes.extend([7; 11]);
+        std::fs::write(&path, &bytes).expect("written");
+        VisibleLog::open(dir.path(), 5).note(RelationId(7), &[split(1, 33)], None);
+        assert_eq!(VisibleLog::read(dir.path()).offsets[&(RelationId(7), 1)], 33);
+        let mut bytes = std::fs::read(&path).expect("a file");
+        let last = bytes.len() - RECORD_BYTES;
+        bytes[last + 9] ^= 0x40;
+        std::fs::write(&path, &bytes).expect("written");
+        assert_eq!(VisibleLog::read(dir.path()), visible);
         // What the checkpoint had of it.
         let mut before = split(0, 10);
         visible.restore(RelationId(7), &mut before);

@@ -20,6 +20,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
+use storage::failpoint::around;
 use storage::{Batch, Column, SqlType};
 use streaming::error::{Error, Result};
 use streaming::expr::Functions;
@@ -104,12 +105,13 @@ impl Sink for FileSink {
             return Err(invalid(format!("the directory {} belongs to another sink", path.display())));
         }
         let first = json!({ "sink": self.0.spec.name, "id": self.0.spec.id, "type": self.0.spec.kind.name() });
-        let made = File::create_new(&manifest).and_then(|mut file| {
+        let made = around("file/create", || {
+            let mut file = File::create_new(&manifest)?;
             file.write_all(format!("{first}\n").as_bytes())?;
-            file.sync_all()
+            file.sync_all()?;
+            sync_folder(path)
         });
-        made.and_then(|()| sync_folder(path))
-            .map_err(|error| invalid(format!("cannot write {}: {error}", manifest.display())))
+        made.map_err(|error| invalid(format!("cannot write {}: {error}", manifest.display())))
     }
 
     fn connect(&self) -> Result<Box<dyn Delivery>> {
@@ -121,7 +123,7 @@ impl Sink for FileSink {
     fn forget(&self) {
         let unused = matches!(self.0.open(), Ok((_, None)));
         let manifest = self.0.path.join(MANIFEST);
-        if unused && let Err(error) = fs::remove_file(&manifest) {
+        if unused && let Err(error) = around("file/remove", || fs::remove_file(&manifest)) {
             tracing::warn!("{} could not be removed: {error}", manifest.display());
         }
     }
@@ -139,11 +141,11 @@ impl Target {
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(|e| self.failed(&e))?;
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let done = (|| {
+        let done = around("file/cut", || {
             file.set_len(whole as u64)?;
             file.seek(std::io::SeekFrom::End(0))?;
             file.sync_all()
-        })();
+        });
         done.map_err(|e| self.failed(&e))?;
         let damaged = || Error::Failed(format!("the manifest {} is damaged", path.display()));
         let mut lines = text[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
@@ -171,12 +173,12 @@ impl Target {
     fn finish(&self, done: Position) -> std::io::Result<()> {
         let temporary = self.temporary(done);
         if temporary.exists() {
-            fs::rename(&temporary, self.path.join(self.name(done)))?;
+            around("file/rename", || fs::rename(&temporary, self.path.join(self.name(done))))?;
         }
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(".tmp-") {
-                fs::remove_file(entry.path())?;
+                around("file/remove", || fs::remove_file(entry.path()))?;
             }
         }
         sync_folder(&self.path)
@@ -203,14 +205,17 @@ impl Delivery for Files {
         let temporary = target.temporary(until);
         let file = File::create(&temporary).map_err(|e| target.failed(&e))?;
         let (file, rows) = write(&target, file, changes)?;
-        let bytes = file.sync_all().and_then(|()| file.metadata()).map_err(|e| target.failed(&e))?.len();
+        let synced = around("file/sync", || file.sync_all());
+        let bytes = synced.and_then(|()| file.metadata()).map_err(|e| target.failed(&e))?.len();
         let name = target.name(until);
         let line = json!({ "file": name, "rows": rows, "bytes": bytes, "position": until.to_string() });
         let done = (|| {
             sync_folder(&target.path)?;
-            self.manifest.write_all(format!("{line}\n").as_bytes())?;
-            self.manifest.sync_all()?;
-            fs::rename(&temporary, target.path.join(&name))?;
+            around("file/manifest", || {
+                self.manifest.write_all(format!("{line}\n").as_bytes())?;
+                self.manifest.sync_all()
+            })?;
+            around("file/rename", || fs::rename(&temporary, target.path.join(&name)))?;
             sync_folder(&target.path)
         })();
         done.map_err(|e| target.failed(&e))?;

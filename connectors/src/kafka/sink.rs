@@ -22,7 +22,7 @@ use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::util::Timeout;
-use storage::Batch;
+use storage::{Batch, failpoint};
 use streaming::error::{Error, Result};
 use streaming::expr::Functions;
 use streaming::sink::{Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec, SinkType};
@@ -557,7 +557,9 @@ impl Delivery for Connection {
         if let Err(reason) = self.send(&self.target.progress, Some(&self.target.spec.id), Some(&until.to_string()))? {
             return Err(Error::Unavailable(format!("Kafka topic \"{}\": {reason}", self.target.progress)));
         }
+        failpoint::before("kafka/commit");
         let committed = self.producer.commit_transaction(COMMIT_TIMEOUT);
+        failpoint::after("kafka/commit");
         let refused = self.producer.client().context().refused.lock().take();
         committed.map_err(|error| failed(refused.unwrap_or(error)))?;
         Ok(Delivered::All)

@@ -21,6 +21,17 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if !arguments.dir.is_dir() {
         anyhow::bail!("there is no directory {}", arguments.dir.display());
     }
+    if arguments.dir.join("copy").is_file() {
+        let info = storage::store::copy::check(&arguments.dir)?;
+        println!(
+            "backup           {}\nepoch            {}\nsize             {}",
+            arguments.dir.display(),
+            info.epoch,
+            bytes(info.bytes)
+        );
+        println!("whole            yes; headwater restore makes a data directory of it");
+        return Ok(());
+    }
     if !arguments.dir.join("format").is_file() {
         anyhow::bail!("{} is not a data directory: it has no file \"format\"", arguments.dir.display());
     }

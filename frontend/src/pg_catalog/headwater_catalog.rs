@@ -217,6 +217,22 @@ pub const RELATIONS: &[SystemRelation] = &[
             Ok(())
         },
     ),
+    relation(
+        "savepoint_points",
+        13_209,
+        "name:text epoch:int8 created:timestamptz bytes:int8 error:text",
+        |context, rows| {
+            for (name, info) in crate::statements::savepoint_point::all(&context.shared.config.data_dir) {
+                match info {
+                    Ok(info) => rows.push(row![name, info.epoch.0, info.made, info.bytes, None::<String>]),
+                    Err(error) => {
+                        rows.push(row![name, None::<i64>, None::<i64>, None::<i64>, error.to_string()]);
+                    }
+                }
+            }
+            Ok(())
+        },
+    ),
     relation("settings", 13_206, "name:text setting:text description:text", |context, rows| {
         for setting in crate::settings::SETTINGS.iter() {
             rows.push(row![setting.name, context.settings.of(setting), setting.description]);

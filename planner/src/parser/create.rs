@@ -40,6 +40,10 @@ impl Reader<'_> {
         if let Some(can_login) = self.eat_role() {
             return self.create_role(can_login);
         }
+        if self.eat(&["savepoint", "point"]) {
+            let if_not_exists = self.if_not_exists();
+            return Ok(Statement::CreateSavepointPoint { name: self.ident()?, if_not_exists });
+        }
         for words in [
             "temporary table",
             "temp table",
@@ -489,6 +493,10 @@ impl Reader<'_> {
         self.expect(&["drop"])?;
         if self.eat_role().is_some() {
             return self.drop_role();
+        }
+        if self.eat(&["savepoint", "point"]) {
+            let if_exists = self.if_exists();
+            return Ok(Statement::DropSavepointPoint { name: self.ident()?, if_exists });
         }
         for words in [
             "function",

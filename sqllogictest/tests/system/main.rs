@@ -1,11 +1,15 @@
 //! The server binary among real outside systems: a Kafka broker, SIGKILL, full disks, and the clients that people use.
 //!
 //! `HEADWATER_TEST_ORDERS` is how many orders the Kafka tests produce (default 100,000); `HEADWATER_TEST_KILLS` how often
-//! the server is killed (default 20); `HEADWATER_TEST_SINK_KILLS` how often anything is killed under sinks (default 8);
-//! `HEADWATER_TEST_SEED` makes a run again.
+//! the server is killed (default 20); `HEADWATER_TEST_CRASHES` how often the server, the broker or the Postgres of its sinks is
+//! killed or stopped in the crash test (default 16); `HEADWATER_TEST_SEED` makes a run again.
 
+mod backups;
 mod clients;
+mod crash;
+mod damages;
 mod failures;
+mod flushed;
 mod jobs;
 mod kafka;
 mod kills;
@@ -14,6 +18,7 @@ mod orders;
 mod programs;
 mod protocol;
 mod sinks;
+mod steps;
 
 use std::sync::OnceLock;
 

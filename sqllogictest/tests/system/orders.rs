@@ -422,6 +422,11 @@ pub async fn eventually(client: &Client, sql: &str, expected: &[&str]) -> Result
     }
 }
 
+/// Runs a statement.
+pub async fn run(client: &Client, sql: &str) -> Result<()> {
+    ask(client, sql).await.map(drop).map_err(|failure| anyhow!("{} {}\n{sql}", failure.code, failure.message))
+}
+
 /// The rows of a query.
 pub async fn rows(client: &Client, sql: &str) -> Result<Vec<String>> {
     let answer = ask(client, sql).await.map_err(|failure| anyhow!("{} {}\n{sql}", failure.code, failure.message))?;

@@ -18,7 +18,8 @@ pub fn paused_key(relation: RelationId) -> Vec<u8> {
     format!("engine/paused/{}", relation.0).into_bytes()
 }
 
-fn root(spec: &JobSpec) -> Option<&Sink> {
+/// What a sink's job ends in; `None` for other jobs.
+pub fn root(spec: &JobSpec) -> Option<&Sink> {
     match spec.plan.nodes.last().map(|node| &node.operator) {
         Some(AnyOperator::Sink(sink)) => Some(sink),
         _ => None,

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use storage::RelationId;
 use storage::table::StateTable;
+use storage::{RelationId, failpoint};
 
 use super::Outbox;
 use crate::error::Result;
@@ -142,7 +142,8 @@ fn deliver_some(
         rows += changes.num_rows() as u64;
         Ok(changes)
     });
-    if let Delivered::Refused(refused) = delivery.deliver(&mut changes, until)? {
+    let delivered = failpoint::around("sink/deliver", || delivery.deliver(&mut changes, until))?;
+    if let Delivered::Refused(refused) = delivered {
         return outbox.refuse(table, &entries, refused);
     }
     outbox.delivered(until);
