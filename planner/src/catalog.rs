@@ -44,6 +44,9 @@ pub struct Object {
     pub primary_key: Vec<usize>,
     /// The default of each column as an expression's text; may be shorter than the columns.
     pub defaults: Vec<Option<String>>,
+    /// Columns that get their default only, with each row that is inserted: those of processing time.
+    #[serde(default)]
+    pub generated: Vec<usize>,
     /// Its definition: the whole `CREATE` statement.
     pub sql: String,
     /// What it reads.
@@ -88,6 +91,7 @@ impl Default for Object {
             hidden: 0,
             primary_key: vec![],
             defaults: vec![],
+            generated: vec![],
             sql: String::new(),
             depends_on: vec![],
             job: None,

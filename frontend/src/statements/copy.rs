@@ -28,7 +28,13 @@ pub async fn run(session: &mut Session, copy: &Copy) -> Result<Outcome> {
         CopySource::Table(name, columns) => {
             let catalog = session.shared.catalogs.current();
             let object = catalog.expect(name, &session.bind_settings())?.clone();
-            let columns = positions(&object, columns)?;
+            let listed = columns;
+            let (generated, columns): (Vec<usize>, Vec<usize>) =
+                positions(&object, listed)?.into_iter().partition(|column| object.generated.contains(column));
+            if let (Some(&column), false) = (generated.first(), listed.is_empty()) {
+                let message = format!("column \"{}\" is a generated column", object.columns[column].name);
+                return Err(Error::new("42P10", message).detail("Generated columns cannot be used in COPY."));
+            }
             if copy.to {
                 if object.kind == ObjectKind::View {
                     let message = format!("cannot copy from view \"{}\"", object.name);

@@ -80,7 +80,9 @@ fn spec(statement: &CreateSource, mut options: Vec<(String, String)>) -> Result<
     }
     if let Some(column) = columns.columns.iter().find(|c| c.generated.is_some() || c.default.is_some()) {
         let message = format!("a default or generated column \"{}\" of a source is not supported yet", column.name);
-        return Err(Error::unsupported(message).position(Some(column.position)));
+        return Err(Error::unsupported(message).position(Some(column.position)).hint(
+            "A source is read again after a crash: its rows have the times that they bring, and tables can have a column AS PROCTIME().",
+        ));
     }
     if let Some(encode) = &connection.key_encode {
         return Err(Error::unsupported(format!("KEY ENCODE {} is not supported yet", encode.to_uppercase())));

@@ -62,6 +62,7 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
         name: name.to_owned(),
         kind: ObjectKind::Table,
         defaults,
+        generated: (0..columns.len()).filter(|i| of_processing_time(statement.columns.columns.get(*i))).collect(),
         sql: text.to_owned(),
         errors: Some(engine.allocate_relation()),
         append_only: statement.append_only,
@@ -110,9 +111,19 @@ fn job(object: &Object, event_time: Option<EventTime>) -> JobSpec {
 /// The columns and their defaults, which must be expressions of the column's type.
 fn declared(session: &Session, columns: &[ColumnDef]) -> Result<(Vec<Column>, Vec<Option<String>>)> {
     for column in columns {
-        if column.generated.is_some() {
+        if column.generated.is_some() && !of_processing_time(Some(column)) {
             let message = format!("generated column \"{}\" is not supported yet", column.name);
-            return Err(Error::unsupported(message).position(Some(column.position)));
+            return Err(Error::unsupported(message)
+                .position(Some(column.position))
+                .hint("A column can be AS PROCTIME(); compute others in a view."));
+        }
+        if column.generated.is_some() && column.ty != SqlType::TimestampTz {
+            let is = planner::types::format(&column.ty, column.typmod);
+            let message = format!(
+                "column \"{}\" is of type {is} but PROCTIME() is of type timestamp with time zone",
+                column.name
+            );
+            return Err(Error::new("42804", message).position(Some(column.position)));
         }
         if column.name == ROW_ID {
             let message = format!("column name \"{ROW_ID}\" conflicts with a system column name");
@@ -133,7 +144,18 @@ fn declared(session: &Session, columns: &[ColumnDef]) -> Result<(Vec<Column>, Ve
         typmod: c.typmod,
         not_null: c.not_null || c.primary_key,
     };
-    Ok((columns.iter().map(plain).collect(), columns.iter().map(|c| c.default.clone()).collect()))
+    let default = |c: &ColumnDef| c.generated.as_ref().map(|_| PROCTIME.to_string()).or_else(|| c.default.clone());
+    Ok((columns.iter().map(plain).collect(), columns.iter().map(default).collect()))
+}
+
+/// What a column of processing time is stamped with.
+const PROCTIME: &str = "proctime()";
+
+/// Whether a column is `AS PROCTIME()`.
+fn of_processing_time(column: Option<&ColumnDef>) -> bool {
+    let text = column.and_then(|column| column.generated.as_ref()).map(|text| text.to_lowercase());
+    let text = text.map(|text| text.split_whitespace().collect::<String>());
+    text.is_some_and(|text| text.trim_start_matches('(').trim_end_matches(')') == PROCTIME.trim_end_matches(')'))
 }
 
 fn key(columns: &[Column], names: &[String]) -> Result<Vec<usize>> {

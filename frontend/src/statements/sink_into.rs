@@ -26,6 +26,14 @@ pub fn target(session: &Session, name: &ObjectName, columns: &[String], query: &
     let settings = session.bind_settings();
     let table = catalog.expect(name, &settings)?.clone();
     check_is_table(&table, "insert into")?;
+    if let Some(&column) = table.generated.first() {
+        let message = format!(
+            "a sink into a table with the generated column \"{}\" is not supported",
+            table.columns[column].name
+        );
+        return Err(Error::unsupported(message)
+            .hint("A row of a sink is written again after a crash: its time would not be the same."));
+    }
     let bound = planner::bind_view(&catalog, &settings, query)?;
     let positions = if columns.is_empty() {
         (0..table.visible().len().min(bound.columns.len())).collect()

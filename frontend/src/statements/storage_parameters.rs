@@ -30,6 +30,11 @@ pub fn check(session: &Session, options: &[(String, String)]) -> Result<()> {
     for (name, _) in options {
         let plain = name.strip_prefix("toast.").unwrap_or(name);
         let is_known = POSTGRES.contains(&plain) || RISINGWAVE.contains(&plain) || plain.starts_with("autovacuum_");
+        if plain == "ttl" {
+            return Err(Error::unsupported("ttl is not supported yet").hint(
+                "Let rows leave a view as time passes: WHERE at > now() - INTERVAL '1 day'; or drop state by a watermark.",
+            ));
+        }
         if !is_known {
             return Err(Error::new("22023", format!("unrecognized parameter \"{name}\"")));
         }

@@ -50,6 +50,9 @@ impl Binder<'_> {
                     self.insert_values(&table, values, &mut columns, listed, &places)?
                 }
                 _ => {
+                    if let Some(column) = columns.iter().find(|c| listed && table.generated.contains(c)) {
+                        return Err(never_given(&table, *column));
+                    }
                     let bound = self.query(query)?;
                     let items = match query.body.as_ref() {
                         ast::SetExpr::Select(select) => select.projection.as_slice(),
@@ -58,6 +61,9 @@ impl Binder<'_> {
                     let extra = items.get(columns.len()).and_then(start_of);
                     let missing = places.get(bound.fields.len()).copied().flatten();
                     check_width(bound.fields.len(), &mut columns, listed, extra.or(missing))?;
+                    if let Some(column) = columns.iter().find(|c| table.generated.contains(c)) {
+                        return Err(never_given(&table, *column));
+                    }
                     bound
                 }
             },
@@ -134,6 +140,7 @@ impl Binder<'_> {
                 let c = &table.columns[i];
                 let expr = match is_default(e) {
                     true => self.default_of(table, i)?,
+                    false if table.generated.contains(&i) => return Err(at(never_given(table, i), start_of(e))),
                     false => {
                         let value = self.expr(e)?;
                         self.assign(value, table, i)?
@@ -185,6 +192,14 @@ impl Binder<'_> {
                 if new[index].is_some() {
                     let message = format!("multiple assignments to same column \"{}\"", name.name);
                     return Err(at(Error::new("42601", message), name.position));
+                }
+                if table.generated.contains(&index) {
+                    // Its default was given when the row came.
+                    if is_default(&value) {
+                        continue;
+                    }
+                    let message = format!("column \"{}\" can only be updated to DEFAULT", name.name);
+                    return Err(at(generated(message, &name.name), name.position));
                 }
                 new[index] = Some(match is_default(&value) {
                     true => self.default_of(table, index)?,
@@ -403,6 +418,16 @@ fn alias_of(factor: &ast::TableFactor) -> Option<String> {
         ast::TableFactor::Table { alias: Some(alias), .. } => Some(fold(&alias.name)),
         _ => None,
     }
+}
+
+/// A value for a column that gets its own.
+fn never_given(table: &Object, index: usize) -> Error {
+    let name = &table.columns[index].name;
+    generated(format!("cannot insert a non-DEFAULT value into column \"{name}\""), name)
+}
+
+fn generated(message: String, column: &str) -> Error {
+    Error::new("428C9", message).with_detail(format!("Column \"{column}\" is a generated column."))
 }
 
 /// The keyword DEFAULT in place of a value.

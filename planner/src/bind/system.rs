@@ -46,6 +46,7 @@ impl Binder<'_> {
                 | "transaction_timestamp"
                 | "statement_timestamp"
                 | "clock_timestamp"
+                | "proctime"
                 | "current_date"
                 | "current_time"
                 | "localtime"
@@ -55,7 +56,9 @@ impl Binder<'_> {
             return self.time_of_epoch(name, args, place).map(Some);
         }
         match name {
-            "now" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp" if args.is_empty() => {
+            "now" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp" | "proctime"
+                if args.is_empty() =>
+            {
                 fixed(timestamptz, SqlType::TimestampTz)
             }
             "current_timestamp" | "localtimestamp" | "current_time" | "localtime" | "current_date" => {

@@ -290,7 +290,9 @@ impl Reader<'_> {
         let mut key = None;
         let position = self.position();
         let name = self.ident()?;
-        let (ty, typmod) = self.data_type()?;
+        // Flink gives a computed column no type.
+        let (ty, typmod) =
+            if self.at(&["as", "proctime"]) { (storage::SqlType::TimestampTz, -1) } else { self.data_type()? };
         let mut column = ColumnDef {
             name,
             ty,
