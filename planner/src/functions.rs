@@ -49,7 +49,7 @@ use parking_lot::RwLock;
 use storage::SqlType;
 
 pub use self::cast::{CastStep, cast, typmod_cast};
-pub use self::comparison::{Comparison, key, resolve_comparison};
+pub use self::comparison::{Comparison, array_order, key, resolve_comparison};
 pub use self::resolve::{Resolved, common_type, resolve, resolve_operator};
 use self::rows::{Args, Run};
 

@@ -5,7 +5,9 @@
 
 mod create;
 mod fetch;
+mod frames;
 mod grouping_sets;
+mod groups;
 pub mod names;
 mod query;
 mod role;
@@ -25,6 +27,7 @@ use crate::dialect::HeadwaterDialect;
 use crate::error::{Error, Result};
 use crate::statement::{ObjectName, Query, Statement};
 
+pub(crate) use self::groups::GROUP_BY_DISTINCT;
 pub(crate) use self::table_functions::ROWS_FROM;
 
 /// How deep expressions and subqueries may be nested: the parser recurses.
@@ -226,6 +229,7 @@ impl Reader<'static> {
     fn new(text: &Arc<str>, tokens: Vec<TokenWithSpan>) -> Reader<'static> {
         let tokens = table_functions::rewrite(stream_joins::rewrite(stream_windows::rewrite(tokens)));
         let tokens = grouping_sets::rewrite(fetch::rewrite(tokens));
+        let tokens = frames::rewrite(groups::rewrite(tokens));
         let dialect = if stream_joins::has_versions(&tokens) { &WITH_VERSIONS } else { &DIALECT };
         let p = Parser::new(dialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens.clone());
         Reader { p, text: text.clone(), tokens }

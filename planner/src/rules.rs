@@ -16,6 +16,7 @@ pub mod keys;
 pub mod mark_join;
 pub mod not_in;
 pub mod on_subqueries;
+pub mod push_down;
 pub mod scalar_subquery;
 pub mod simple;
 pub mod temporal_filter;
@@ -33,7 +34,6 @@ use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
 use datafusion::optimizer::eliminate_filter::EliminateFilter;
 use datafusion::optimizer::eliminate_outer_join::EliminateOuterJoin;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
-use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::push_down_limit::PushDownLimit;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
 use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
@@ -97,7 +97,7 @@ pub fn optimize_stream(plan: LogicalPlan, switches: Switches) -> Result<(Logical
             Arc::new(ReplaceDistinctWithAggregate::new()),
             // A condition without columns is not pushed below an aggregate over everything: that has a row for no rows.
             Arc::new(EliminateFilter::new()),
-            Arc::new(PushDownFilter::new()),
+            Arc::new(push_down::PushDown::default()),
             Arc::new(equalities::Equalities),
         ],
     )?;
@@ -108,7 +108,7 @@ pub fn optimize_stream(plan: LogicalPlan, switches: Switches) -> Result<(Logical
     if switches.join_order {
         rules.push(Arc::new(join_order::JoinOrder));
     }
-    rules.push(Arc::new(PushDownFilter::new()));
+    rules.push(Arc::new(push_down::PushDown::default()));
     rules.push(Arc::new(CommonSubexprEliminate::new()));
     rules.push(Arc::new(OptimizeProjections::new()));
     let plan = run(plan, rules)?;
@@ -124,7 +124,7 @@ pub fn optimize_batch(plan: LogicalPlan) -> Result<LogicalPlan> {
     rules.push(Arc::new(join_order::JoinOrder));
     // Filters cannot be pushed past limits: limits go first.
     rules.push(Arc::new(PushDownLimit::new()));
-    rules.push(Arc::new(PushDownFilter::new()));
+    rules.push(Arc::new(push_down::PushDown::default()));
     rules.push(Arc::new(CommonSubexprEliminate::new()));
     rules.push(Arc::new(OptimizeProjections::new()));
     run(plan, rules)

@@ -8,7 +8,7 @@
 //!                     Aggregate groupBy [numeric_key(x)] aggr [max(x), ...]
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -26,9 +26,9 @@ use super::names::{Call, Clause, fold, refers_to, start_of};
 use super::select::{Item, ordinal};
 use super::{Binder, Typed, at};
 use crate::error::{Error, Result};
-use crate::expr::column;
-use crate::expr::subquery_of;
-use crate::functions::aggregate;
+use crate::expr::{column, subquery_of};
+use crate::functions::{aggregate, array_order};
+use crate::parser::GROUP_BY_DISTINCT;
 use crate::types::CastContext;
 
 /// `ROLLUP (...)` or `CUBE (...)` within GROUPING SETS, which is read as a call of a function; with its items.
@@ -59,6 +59,10 @@ impl Binder<'_> {
         let exprs = match group_by {
             ast::GroupByExpr::Expressions(exprs, modifiers) if modifiers.is_empty() => exprs,
             _ => return Err(Error::unsupported("this form of GROUP BY is not supported")),
+        };
+        let (distinct, exprs) = match exprs.split_first() {
+            Some((ast::Expr::Identifier(word), rest)) if word.value == GROUP_BY_DISTINCT => (true, rest),
+            _ => (false, exprs.as_slice()),
         };
         if exprs.is_empty() {
             return Ok(None);
@@ -95,6 +99,10 @@ impl Binder<'_> {
                 e => tuples(self, &[vec![e.clone()]])?,
             };
             grouping.cross(&alternatives, place)?;
+        }
+        if distinct {
+            let mut seen = BTreeSet::new();
+            grouping.sets.retain(|set| seen.insert(BTreeSet::from_iter(set.iter().copied())));
         }
         Ok(Some(grouping))
     }
@@ -257,7 +265,16 @@ impl Binder<'_> {
             let message = "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list";
             return Err(at(Error::new("42P10", message), sorted.first().and_then(|(value, _)| value.position)));
         }
+        let (mut kind, mut name) = (kind, name);
         match kind {
+            AggregateKind::Min | AggregateKind::Max if matches!(args.as_slice(), [Typed { ty: SqlType::Array(_), .. }]) => {
+                // Arrays are not stored in their order.
+                let order = array_order(&args[0].ty);
+                let order = order.ok_or_else(|| at(Error::unsupported(format!("{name} of this array")), place))?;
+                args.push(Typed::new(order.call(vec![args[0].expr.clone()]), SqlType::Bytea));
+                let by_order = [(AggregateKind::MinBy, "min_by"), (AggregateKind::MaxBy, "max_by")];
+                (kind, name) = by_order[usize::from(kind == AggregateKind::Max)];
+            }
             AggregateKind::JsonbAgg | AggregateKind::JsonbObjectAgg => {
                 args = self.json_arguments(kind, args, place)?;
             }

@@ -51,6 +51,11 @@ pub(super) fn key_type(symbol: &str) -> Option<DataType> {
     }
 }
 
+/// The function whose bytes sort as the arrays of that type do.
+pub fn array_order(ty: &SqlType) -> Option<Arc<ScalarUDF>> {
+    by_symbol(&format!("array_order[{}]", name(ty)))
+}
+
 /// The type in which Postgres compares two types.
 fn common(left: &SqlType, right: &SqlType) -> Option<SqlType> {
     use SqlType::*;
@@ -81,7 +86,7 @@ pub fn resolve_comparison(operator: &str, left: &SqlType, right: &SqlType) -> Re
         .ok_or_else(|| error("42883", format!("operator does not exist: {} {operator} {}", name(left), name(right))))?;
     let key = match &common {
         // Arrow's order has NULL elements first; where only equality matters, there is no order.
-        SqlType::Array(_) if !matches!(operator, "=" | "<>") => by_symbol(&format!("array_order[{}]", name(&common))),
+        SqlType::Array(_) if !matches!(operator, "=" | "<>") => array_order(&common),
         _ => key(&common),
     };
     Ok(Comparison { common, key })
