@@ -279,7 +279,7 @@ impl Binder<'_> {
                 args = self.json_arguments(kind, args, place)?;
             }
             AggregateKind::MinBy | AggregateKind::MaxBy if args.len() == 2 => {
-                args[1].expr = Self::key_of(&args[1].ty, args[1].expr.clone());
+                args[1].expr = Self::order_of(&args[1].ty, args[1].expr.clone());
             }
             _ => {}
         }
@@ -311,7 +311,7 @@ impl Binder<'_> {
                 let key = match kind {
                     // Sorted as the double that it is interpolated as.
                     AggregateKind::PercentileCont if value.ty != SqlType::Interval => exprs[0].clone(),
-                    _ => Self::key_of(&value.ty, value.expr),
+                    _ => Self::order_of(&value.ty, value.expr),
                 };
                 exprs.push(key);
             }

@@ -193,6 +193,14 @@ impl Binder<'_> {
         Self::through(crate::functions::key(ty).as_ref(), expr)
     }
 
+    /// What an order looks at in a value of this type. Arrays are not stored in their order: NULL elements come first there.
+    pub(super) fn order_of(ty: &SqlType, expr: Expr) -> Expr {
+        match ty {
+            SqlType::Array(_) => Self::through(crate::functions::array_order(ty).as_ref(), expr),
+            _ => Self::key_of(ty, expr),
+        }
+    }
+
     /// One side of a comparison.
     pub(super) fn side_of(how: &Comparison, expr: Expr) -> Expr {
         Self::through(how.key.as_ref(), expr)

@@ -219,7 +219,7 @@ impl Binder<'_> {
         let sorts: Vec<SortExpr> = sort.iter().map(|(i, options)| sort_by(&bound.fields[*i], options)).collect();
         if !on.is_empty() {
             let keys: Vec<Expr> =
-                on.iter().map(|&i| Self::key_of(&bound.fields[i].ty, bound.fields[i].expr())).collect();
+                on.iter().map(|&i| Self::order_of(&bound.fields[i].ty, bound.fields[i].expr())).collect();
             let all: Vec<Expr> = bound.fields.iter().map(OutField::expr).collect();
             // What is not in the order decides nothing, but the keys come first.
             let mut by = sorts.clone();
@@ -504,5 +504,5 @@ pub(super) fn ordinal(e: &ast::Expr) -> Option<usize> {
 /// How a column is sorted: by its key, NULLs last unless it is descending.
 pub(super) fn sort_by(field: &OutField, options: &ast::OrderByOptions) -> SortExpr {
     let asc = options.asc.unwrap_or(true);
-    SortExpr::new(Binder::key_of(&field.ty, column(&field.internal)), asc, options.nulls_first.unwrap_or(!asc))
+    SortExpr::new(Binder::order_of(&field.ty, column(&field.internal)), asc, options.nulls_first.unwrap_or(!asc))
 }

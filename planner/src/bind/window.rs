@@ -50,7 +50,7 @@ impl Binder<'_> {
         let order: Vec<(Expr, SortOption)> = definition
             .order_by
             .into_iter()
-            .map(|(value, option)| (Self::key_of(&value.ty, value.expr), option))
+            .map(|(value, option)| (Self::order_of(&value.ty, value.expr), option))
             .collect();
         let call = WindowCall { kind, args, filter, frame, returns: returns.arrow() };
         let expr = native_call(call, exprs, definition.partition_by, order);

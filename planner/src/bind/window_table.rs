@@ -335,7 +335,7 @@ impl Binder<'_> {
                     let value = b.expr(e)?;
                     let value = b.settle(value)?;
                     let option = SortOption { descending, nulls_first: descending };
-                    keys.push((Self::key_of(&value.ty, value.expr), option));
+                    keys.push((Self::order_of(&value.ty, value.expr), option));
                 }
                 // Rows are numbered from 1.
                 Ok((Windows { shape, offset: 1 }, partition, keys))
