@@ -267,7 +267,9 @@ impl Binder<'_> {
         }
         let (mut kind, mut name) = (kind, name);
         match kind {
-            AggregateKind::Min | AggregateKind::Max if matches!(args.as_slice(), [Typed { ty: SqlType::Array(_), .. }]) => {
+            AggregateKind::Min | AggregateKind::Max
+                if matches!(args.as_slice(), [Typed { ty: SqlType::Array(_), .. }]) =>
+            {
                 // Arrays are not stored in their order.
                 let order = array_order(&args[0].ty);
                 let order = order.ok_or_else(|| at(Error::unsupported(format!("{name} of this array")), place))?;

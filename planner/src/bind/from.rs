@@ -47,8 +47,21 @@ impl Binder<'_> {
         let first = match apart {
             0 => self.join_factor(left, &item.relation, JoinType::Inner, &ast::JoinConstraint::None)?,
             n => {
-                let first = self.factor(&item.relation, None)?;
-                let right = self.joins(first, &item.joins[..n])?;
+                let joins = &item.joins[..n];
+                let right = match is_lateral(&item.relation) || joins.iter().any(|join| is_lateral(&join.relation)) {
+                    false => self.joined_alone(&item.relation, joins)?,
+                    // As a subquery that depends on what is left of it.
+                    true => {
+                        let outer = left.1.clone();
+                        let inside = |b: &mut Self| {
+                            b.scopes.push(Scope::default());
+                            let right = b.joined_alone(&item.relation, joins);
+                            b.scopes.pop();
+                            right
+                        };
+                        self.with_scope(outer, inside)?.0
+                    }
+                };
                 self.join(left, right, JoinType::Inner, &ast::JoinConstraint::None)?
             }
         };
@@ -58,8 +71,12 @@ impl Binder<'_> {
     }
 
     fn table_with_joins(&mut self, item: &ast::TableWithJoins) -> Result<From> {
-        let first = self.factor(&item.relation, None)?;
-        self.joins(first, &item.joins)
+        self.joined_alone(&item.relation, &item.joins)
+    }
+
+    fn joined_alone(&mut self, first: &ast::TableFactor, joins: &[ast::Join]) -> Result<From> {
+        let first = self.factor(first, None)?;
+        self.joins(first, joins)
     }
 
     fn joins(&mut self, mut left: From, joins: &[ast::Join]) -> Result<From> {
@@ -430,6 +447,14 @@ enum Merged {
 fn may_add_rows(operator: &ast::JoinOperator) -> bool {
     use ast::JoinOperator as J;
     matches!(operator, J::Right(_) | J::RightOuter(_) | J::FullOuter(_))
+}
+
+/// Whether it may look at what stands before it.
+fn is_lateral(factor: &ast::TableFactor) -> bool {
+    match factor {
+        ast::TableFactor::Derived { lateral, .. } => *lateral,
+        factor => function_of(factor).is_some(),
+    }
 }
 
 /// The version that a table is joined as of, if it says one.

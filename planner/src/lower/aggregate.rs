@@ -79,9 +79,9 @@ impl Arguments<'_> {
         if !call.params.order_by.is_empty() {
             return Err(unsupported(&format!("ORDER BY inside {name}")));
         }
-        // count(1) counts rows, as count(*) does.
-        let rows =
-            |e: &&DfExpr| !(kind == AggregateKind::Count && matches!(e, DfExpr::Literal(value, _) if !value.is_null()));
+        // count(1) counts rows, as count(*) does. Different ones are counted by their values.
+        let counts_rows = kind == AggregateKind::Count && !call.params.distinct;
+        let rows = |e: &&DfExpr| !(counts_rows && matches!(e, DfExpr::Literal(value, _) if !value.is_null()));
         let args: Vec<&DfExpr> = call.params.args.iter().filter(rows).collect();
         let args = args.into_iter().map(|e| self.column(e)).collect::<Result<Vec<_>>>()?;
         let filter = call.params.filter.as_deref().map(|e| self.column(e)).transpose()?;

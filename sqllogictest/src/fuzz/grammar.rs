@@ -354,7 +354,6 @@ pub const ORDERED_AGGREGATES: &[(Kind, &str)] = &[
     (Texts, "array_agg(DISTINCT {@t} ORDER BY {@} DESC NULLS LAST)"),
     (Ints, "array_agg({i} ORDER BY {i} DESC, {total})"),
     (Text, "array_agg({d} ORDER BY {total})::text"),
-    (Text, "json_agg({i} ORDER BY {total})::text"),
     (Jsonb, "jsonb_agg({j} ORDER BY {total})"),
     (Jsonb, "jsonb_agg(DISTINCT {@i} ORDER BY {@})"),
     (Ints, "percentile_disc(ARRAY[0, 0.5, 1]) WITHIN GROUP (ORDER BY {i})"),
