@@ -10,6 +10,7 @@ mod crash;
 mod damages;
 mod failures;
 mod flushed;
+mod formats;
 mod jobs;
 mod kafka;
 mod kills;
