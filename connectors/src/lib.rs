@@ -43,6 +43,7 @@ pub mod encoding;
 pub mod file;
 pub mod formats;
 pub mod kafka;
+pub mod mysql;
 pub mod nexmark;
 pub mod options;
 pub mod postgres;

@@ -9,7 +9,7 @@ use streaming::expr::Functions;
 use streaming::sink::{Sink, SinkSpec, SinkType};
 
 use crate::options::{OptionDoc, Options, invalid, invalid_hint};
-use crate::{blackhole, file, kafka, postgres};
+use crate::{blackhole, file, kafka, mysql, postgres};
 
 pub(crate) mod work;
 
@@ -30,6 +30,7 @@ pub const ALL: &[&dyn SinkConnector] = &[
     &blackhole::Blackhole,
     &file::sink::FileSinks,
     &kafka::sink::KafkaSinks,
+    &mysql::MysqlSinks,
     &postgres::PostgresSinks,
     &blackhole::Print,
 ];
@@ -70,7 +71,6 @@ const RISINGWAVES: &[&str] = &[
     "mariadb",
     "mongodb",
     "mqtt",
-    "mysql",
     "nats",
     "opensearch",
     "pulsar",

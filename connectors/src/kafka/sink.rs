@@ -19,7 +19,7 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::util::Timeout;
 use storage::{Batch, failpoint};
@@ -549,6 +549,9 @@ impl Delivery for Connection {
         self.producer.begin_transaction().map_err(failed)?;
         let refused = self.send_all(changes)?;
         if !refused.is_empty() {
+            // It waits for what was sent, and nobody else would hear of that.
+            self.producer.purge(PurgeConfig::default().queue().inflight());
+            self.producer.flush(COMMIT_TIMEOUT).map_err(failed)?;
             self.producer.abort_transaction(COMMIT_TIMEOUT).map_err(failed)?;
             // Records of the aborted transaction have failed, which is nothing to tell.
             self.producer.client().context().refused.lock().take();

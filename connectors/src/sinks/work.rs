@@ -39,7 +39,9 @@ impl Work {
             columns.iter().map(|&c| batch.column(c).is_valid(row).then(|| text(batch, row, c))).collect()
         };
         let mut work = Work::default();
-        let mut places: HashMap<Vec<Option<String>>, (usize, Change)> = HashMap::new();
+        // In the order in which the keys first come: who is there first is not refused.
+        let mut places: HashMap<Vec<Option<String>>, usize> = HashMap::new();
+        let mut last: Vec<(usize, Change)> = Vec::new();
         for (b, batch) in batches.enumerate() {
             let batch = batch?;
             for change in changes(&batch, spec)? {
@@ -48,13 +50,22 @@ impl Work {
                     (Some(row), _) if spec.kind == SinkType::AppendOnly => {
                         work.inserts.push(Row { values: texts(&batch, row, &all), origin });
                     }
-                    (_, Some(row)) => drop(places.insert(texts(&batch, row, &spec.key), origin)),
+                    (_, Some(row)) => {
+                        let place = *places.entry(texts(&batch, row, &spec.key)).or_insert(last.len());
+                        if place == last.len() {
+                            last.push(origin);
+                        }
+                        last[place] = origin;
+                    }
                     _ => {}
                 }
             }
             work.batches.push(batch);
         }
-        for (key, origin) in places {
+        let mut keys: Vec<(usize, Vec<Option<String>>)> = places.into_iter().map(|(key, place)| (place, key)).collect();
+        keys.sort_unstable_by_key(|(place, _)| *place);
+        for (place, key) in keys {
+            let origin = last[place];
             let (b, change) = origin;
             match change.after {
                 Some(row) => {

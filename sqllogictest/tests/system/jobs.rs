@@ -42,6 +42,19 @@ async fn a_view_in_the_making_can_be_cancelled() -> Result<()> {
     let failure = tokio::time::timeout(Duration::from_secs(120), making).await??.err().context("it was cancelled")?;
     assert_eq!(failure.code, "57014", "{}", failure.message);
     assert_eq!(rows(&client, "SELECT count(*) FROM headwater_catalog.jobs WHERE name = 'exploding'").await?, ["0"]);
+    // A sink into a table has a second job, which goes with it.
+    run("CREATE TABLE pairs (n bigint PRIMARY KEY, s bigint)").await?;
+    let maker = server.connect().await?;
+    let token = maker.cancel_token();
+    let making = tokio::spawn(async move {
+        ask(&maker, "CREATE SINK exploding INTO pairs AS SELECT a.id, b.id FROM big AS a JOIN big AS b ON a.g = b.g WHERE a.id * 2 < b.id").await
+    });
+    eventually(&client, state, &["creating"]).await?;
+    token.cancel_query(NoTls).await?;
+    let failure = tokio::time::timeout(Duration::from_secs(120), making).await??.err().context("it was cancelled")?;
+    assert_eq!(failure.code, "57014", "{}", failure.message);
+    eventually(&client, "SELECT count(*) FROM headwater_catalog.jobs WHERE name LIKE 'exploding%'", &["0"]).await?;
+    run("DROP TABLE pairs").await?;
     run("CREATE MATERIALIZED VIEW exploding AS SELECT count(*) AS n FROM big").await?;
     assert_eq!(rows(&client, "SELECT n FROM exploding").await?, ["300000"]);
     drop(client);

@@ -15,9 +15,11 @@ mod jobs;
 mod kafka;
 mod kills;
 mod lives;
+mod mariadb;
 mod orders;
 mod programs;
 mod protocol;
+mod refused_rows;
 mod sinks;
 mod steps;
 
