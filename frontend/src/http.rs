@@ -178,6 +178,7 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
     let freshness = Family::<Job, Gauge<f64, AtomicU64>>::default();
     let up = Family::<Job, Gauge>::default();
     let restarts = Family::<Job, Counter>::default();
+    let (failed, dropped) = (Family::<Job, Counter>::default(), Family::<Job, Counter>::default());
     let (job_bytes, job_rows) = (Family::<Job, Gauge>::default(), Family::<Job, Gauge>::default());
     let (bytes, rows) = (Family::<Operator, Gauge>::default(), Family::<Operator, Gauge>::default());
     for job in &status.jobs {
@@ -188,6 +189,8 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
         freshness.get_or_create(&label).set(job.behind.as_secs_f64());
         up.get_or_create(&label).set(i64::from(!matches!(job.state, JobState::Failed | JobState::Restarting)));
         restarts.get_or_create(&label).inc_by(job.restarts);
+        failed.get_or_create(&label).inc_by(job.row_errors);
+        dropped.get_or_create(&label).inc_by(job.row_errors_dropped);
         job_bytes.get_or_create(&label).set(0);
         job_rows.get_or_create(&label).set(0);
         for (node, operator, size) in &job.operators {
@@ -204,6 +207,8 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
     let help = "Freshness: how long ago the oldest change was sealed that the job does not show yet";
     registry.register_with_unit("job_freshness", help, Unit::Seconds, freshness);
     registry.register("job_up", "0 if the job failed", up);
+    registry.register("job_row_errors", "Rows and records that failed since the start", failed);
+    registry.register("job_row_errors_dropped", "Rows of $errors that were dropped since the start", dropped);
     registry.register("job_restarts", "Starts from the last checkpoint after a failure, since the start", restarts);
     registry.register_with_unit("job_state", "State that the job keeps in memory", Unit::Bytes, job_bytes);
     registry.register("job_state_rows", "Entries of the job's state", job_rows);

@@ -180,6 +180,7 @@ fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>
         checkpoint_interval: config.checkpoint_interval,
         restarts_max: config.job_restarts_max,
         restart_pause: config.job_restart_pause,
+        errors_kept: config.errors_kept,
         ..EngineConfig::default()
     };
     let spill_dir = config.data_dir.join("tmp");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::RwLock;
 use storage::{Epoch, Store};
-use streaming::engine::{Engine, EngineConfig};
+use streaming::engine::{Engine, EngineConfig, ErrorsKept};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::activity::Activities;
@@ -85,6 +85,8 @@ pub struct ServerConfig {
     pub job_restarts_max: usize,
     /// The pause before the first of these starts.
     pub job_restart_pause: Duration,
+    /// How many rows each `$errors` keeps, and for how long.
+    pub errors_kept: ErrorsKept,
 }
 
 impl ServerConfig {
@@ -111,6 +113,7 @@ impl ServerConfig {
             epoch_interval_min: engine.epoch_interval_min,
             job_restarts_max: engine.restarts_max,
             job_restart_pause: engine.restart_pause,
+            errors_kept: engine.errors_kept,
         }
     }
 

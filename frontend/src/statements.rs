@@ -67,6 +67,7 @@ pub async fn run(session: &mut Session, statement: &Statement, text: &str, param
         Statement::CreateSink(create) => create_sink::run(session, create, text).await,
         Statement::Drop(drop) => drop::run(session, drop).await,
         Statement::AlterRename(alter) => alter::rename(session, alter).await,
+        Statement::AlterSet { kind, name, options } => alter::set(session, *kind, name, options).await,
         Statement::AlterResume { kind, name } => alter::resume(session, *kind, name).await,
         Statement::AlterSink { name, pause } => alter::pause(session, name, *pause).await,
         Statement::Comment(comment) => alter::comment(session, comment).await,

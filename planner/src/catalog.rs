@@ -174,7 +174,6 @@ impl Catalog {
                 kind: ObjectKind::System,
                 columns: streaming::engine::error_columns(),
                 depends_on: vec![object.id],
-                append_only: true,
                 ..Object::default()
             };
             self.by_name.insert((errors.schema.clone(), errors.name.clone()), id);

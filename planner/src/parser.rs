@@ -583,6 +583,7 @@ impl Reader<'_> {
             "analyze" | "analyse" => self.no_op("ANALYZE"),
             "checkpoint" => self.no_op("CHECKPOINT"),
             "lock" => self.unsupported("LOCK TABLE"),
+            "retry" => self.unsupported("RETRY ERRORS"),
             "grant" => self.unsupported("GRANT"),
             "revoke" => self.unsupported("REVOKE"),
             "merge" => self.unsupported("MERGE"),

@@ -48,6 +48,15 @@ pub enum Statement {
         /// `PAUSE`
         pause: bool,
     },
+    /// `ALTER kind name SET (option = value, ...)`
+    AlterSet {
+        /// Of what kind.
+        kind: NamedKind,
+        /// Which.
+        name: ObjectName,
+        /// The options.
+        options: Vec<(String, String)>,
+    },
     /// `ALTER kind name RESUME`
     AlterResume {
         /// Of what kind.

@@ -283,6 +283,14 @@ impl Relation {
         state.bases[state.bases.len() - 1].epoch
     }
 
+    /// About how many rows there are now.
+    pub fn rows_estimate(&self) -> u64 {
+        let state = self.state.lock();
+        let base = &state.bases[state.bases.len() - 1];
+        let since = state.sealed.iter().filter(|sealed| sealed.from > base.epoch);
+        (base.rows + since.map(|sealed| sealed.rows).sum::<i64>()).max(0) as u64
+    }
+
     /// Forgets what was published of epochs after `epoch`, which nobody has seen: the relation was never advanced to them.
     pub fn retract(&self, epoch: Epoch) {
         self.state.lock().open.split_off(&epoch.next());

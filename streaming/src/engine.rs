@@ -27,7 +27,8 @@ use crate::job::{JobControl, SourceControl, SplitState, TableControl};
 use crate::operator::StateSize;
 use crate::operators::AnyOperator;
 use crate::outbox::{self, Deliveries, Outbox};
-pub use crate::row_errors::error_columns;
+use crate::row_errors::on_error_key;
+pub use crate::row_errors::{ErrorsKept, OnError, error_columns};
 use crate::runtime::Runtime;
 use crate::source::Sources;
 pub use crate::spec::{CatalogChanges, EngineConfig, JobSpec};
@@ -132,6 +133,8 @@ impl Engine {
             let failed = store.meta_get(&checkpoint::failed_key(spec.relation))?;
             let failed = failed.map(|message| String::from_utf8_lossy(&message).into_owned());
             let mut control = JobControl::new(spec.relation, spec.name.clone(), coordinator.clock.clone());
+            let fails = store.meta_get(&on_error_key(spec.relation))?.is_some();
+            control.fails_on_error.store(fails, Ordering::Release);
             let announced = store.meta_get(&checkpoint::event_key(spec.relation))?;
             let announced = announced.and_then(|bytes| bytes.try_into().ok()).map_or(i64::MIN, i64::from_be_bytes);
             let event = || {
@@ -366,6 +369,7 @@ impl Engine {
         self.refuse_without_checkpoints()?;
         let mut catalog = catalog;
         catalog.extend(jobs.iter().map(|job| (outboxes::paused_key(*job), None)));
+        catalog.extend(jobs.iter().map(|job| (on_error_key(*job), None)));
         let running: Vec<Arc<Outbox>> = {
             let state = self.coordinator.state.lock();
             let outboxes = jobs.iter().filter_map(|id| state.jobs.get(id)?.control.outbox.clone());
@@ -410,6 +414,20 @@ impl Engine {
     pub async fn resume_job(&self, relation: RelationId) -> Result<()> {
         self.coordinator.restart_now(relation)?;
         self.coordinator.drop_jobs(&[], Vec::new()).await.map_err(|_| Error::Cancelled)?
+    }
+
+    /// Chooses what becomes of a job's rows that fail; that it does is durable when the future resolves.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such job.
+    pub async fn set_on_error(&self, relation: RelationId, on_error: OnError) -> Result<()> {
+        let missing = || Error::NotFound("the job does not exist any more".into());
+        let change = (on_error_key(relation), (on_error == OnError::Fail).then(Vec::new));
+        self.coordinator.drop_jobs(&[], vec![change]).await.map_err(|_| Error::Cancelled)??;
+        let state = self.coordinator.state.lock();
+        let job = state.jobs.get(&relation).ok_or_else(missing)?;
+        job.control.fails_on_error.store(on_error == OnError::Fail, Ordering::Release);
+        Ok(())
     }
 
     /// Makes changes of the catalog durable that concern no job.
@@ -644,6 +662,8 @@ fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
         late_rows: control.event().map(|event| event.late_rows.load(Ordering::Relaxed)),
         rows_in: control.rows_in.load(Ordering::Relaxed),
         bytes_in: control.bytes_in.load(Ordering::Relaxed),
+        row_errors: control.row_errors.load(Ordering::Relaxed),
+        row_errors_dropped: control.row_errors_dropped.load(Ordering::Relaxed),
         sink: control.outbox.as_ref().map(|outbox| outbox.status()),
     }
 }

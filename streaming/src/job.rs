@@ -65,6 +65,12 @@ pub struct JobControl {
     pub rows_in: AtomicU64,
     /// Bytes that came in from outside.
     pub bytes_in: AtomicU64,
+    /// Rows and records that failed.
+    pub row_errors: AtomicU64,
+    /// Errors that were dropped: too many at once, or too old.
+    pub row_errors_dropped: AtomicU64,
+    /// Whether the job stops at a row that fails.
+    pub fails_on_error: AtomicBool,
     /// Rows read of snapshots.
     pub rows_read: AtomicU64,
     /// Rows that the snapshots have, if known.
@@ -275,6 +281,9 @@ impl JobControl {
             sizes: Mutex::default(),
             rows_in: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
+            row_errors: AtomicU64::new(0),
+            row_errors_dropped: AtomicU64::new(0),
+            fails_on_error: AtomicBool::new(false),
             rows_read: AtomicU64::new(0),
             rows_total: Mutex::new(None),
             rows_waiting: std::sync::atomic::AtomicI64::new(0),

@@ -105,7 +105,8 @@ impl PublishedErrors {
             values.is_valid(row).then(|| values.value(row).to_owned())
         };
         let (offsets, raws) = (data.column(2).as_primitive::<Int64Type>(), data.column(3).as_binary_view());
-        for row in 0..batch.num_rows() {
+        // Old errors that were forgotten meanwhile are no matter.
+        for row in (0..batch.num_rows()).filter(|row| batch.diff(*row) > 0) {
             let offset = offsets.is_valid(row).then(|| offsets.value(row));
             let raw = raws.is_valid(row).then(|| raws.value(row).to_vec());
             let (reason, sqlstate) = (text(4, row).unwrap_or_default(), text(5, row).unwrap_or_default());

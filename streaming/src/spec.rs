@@ -8,6 +8,7 @@ use storage::{Column, RelationId};
 use crate::event_time::EventTime;
 use crate::operators::AnyOperator;
 use crate::plan::Plan;
+use crate::row_errors::ErrorsKept;
 
 /// How to run an engine.
 pub struct EngineConfig {
@@ -23,6 +24,8 @@ pub struct EngineConfig {
     pub restart_window: Duration,
     /// The pause before the first start; it doubles with each failure (200 ms by default).
     pub restart_pause: Duration,
+    /// How many errors are kept of a job, and for how long (10,000 and a week by default).
+    pub errors_kept: ErrorsKept,
 }
 
 impl Default for EngineConfig {
@@ -34,6 +37,7 @@ impl Default for EngineConfig {
             restarts_max: 5,
             restart_window: Duration::from_secs(600),
             restart_pause: Duration::from_millis(200),
+            errors_kept: ErrorsKept { max: 10_000, time: Duration::from_secs(7 * 24 * 3600) },
         }
     }
 }

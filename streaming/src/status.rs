@@ -64,6 +64,10 @@ pub struct JobStatus {
     pub rows_in: u64,
     /// Bytes that came in from outside since the server started.
     pub bytes_in: u64,
+    /// Rows and records that failed since the server started.
+    pub row_errors: u64,
+    /// Errors that were dropped since the server started: too many at once, or too old.
+    pub row_errors_dropped: u64,
     /// How the delivery of a sink stands.
     pub sink: Option<SinkStatus>,
 }

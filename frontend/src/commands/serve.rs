@@ -53,6 +53,12 @@ pub struct Arguments {
     /// The pause before the first of these starts; it doubles each time, up to a minute [default: 200]
     #[arg(long, value_name = "MS", env = "HEADWATER_JOB_RESTART_PAUSE_MS")]
     job_restart_pause_ms: Option<u64>,
+    /// How many rows each $errors keeps, the newest [default: 10000]
+    #[arg(long, value_name = "N", env = "HEADWATER_ERRORS_KEPT_MAX")]
+    errors_kept_max: Option<usize>,
+    /// How long they are kept [default: 168]
+    #[arg(long, value_name = "HOURS", env = "HEADWATER_ERRORS_KEPT_HOURS")]
+    errors_kept_hours: Option<u32>,
     /// How clients prove who they are: trust, scram-sha-256 [default: trust]
     #[arg(long, value_name = "METHOD", env = "HEADWATER_AUTH")]
     auth: Option<Authenticate>,
@@ -96,6 +102,8 @@ struct File {
     epoch_interval_min_ms: Option<u64>,
     job_restarts_max: Option<usize>,
     job_restart_pause_ms: Option<u64>,
+    errors_kept_max: Option<usize>,
+    errors_kept_hours: Option<u32>,
     auth: Option<Authenticate>,
     password_file: Option<PathBuf>,
     tls_cert: Option<PathBuf>,
@@ -238,6 +246,9 @@ fn merge(arguments: Arguments, file: File) -> anyhow::Result<ServerConfig> {
     choose(&mut config.epoch_interval_min, ms(arguments.epoch_interval_min_ms), ms(file.epoch_interval_min_ms));
     choose(&mut config.job_restarts_max, arguments.job_restarts_max, file.job_restarts_max);
     choose(&mut config.job_restart_pause, ms(arguments.job_restart_pause_ms), ms(file.job_restart_pause_ms));
+    choose(&mut config.errors_kept.max, arguments.errors_kept_max, file.errors_kept_max);
+    let hours = |v: Option<u32>| v.map(|hours| Duration::from_secs(u64::from(hours) * 3600));
+    choose(&mut config.errors_kept.time, hours(arguments.errors_kept_hours), hours(file.errors_kept_hours));
     Ok(config)
 }
 

@@ -18,7 +18,8 @@ pub const RELATIONS: &[SystemRelation] = &[
         13_200,
         "relation:oid name:text kind:text state:text error:text epoch:int8 epochs_behind:int8 rows_read:int8 \
          rows_total:int8 progress:float8 rows_in:int8 rows_waiting:int8 state_rows:int8 state_bytes:int8 \
-         seconds_behind:float8 failures:int8 restarts:int8 last_error:text next_attempt_seconds:float8",
+         seconds_behind:float8 failures:int8 restarts:int8 last_error:text next_attempt_seconds:float8 \
+         row_errors:int8 row_errors_dropped:int8",
         |context, rows| {
             let status = context.shared.engine()?.status();
             for job in &status.jobs {
@@ -55,7 +56,9 @@ pub const RELATIONS: &[SystemRelation] = &[
                     job.failures,
                     job.restarts,
                     job.last_failure.clone(),
-                    job.restarts_in.map(|left| left.as_secs_f64())
+                    job.restarts_in.map(|left| left.as_secs_f64()),
+                    job.row_errors,
+                    job.row_errors_dropped
                 ]);
             }
             Ok(())
@@ -249,6 +252,8 @@ pub const RELATIONS: &[SystemRelation] = &[
                 config.checkpoint_interval.as_millis().to_string(),
                 "How often changes are made durable.",
             ),
+            ("errors_kept_max", config.errors_kept.max.to_string(), "How many rows each $errors keeps, the newest."),
+            ("errors_kept_hours", (config.errors_kept.time.as_secs() / 3600).to_string(), "How long they are kept."),
             (
                 "job_restarts_max",
                 config.job_restarts_max.to_string(),

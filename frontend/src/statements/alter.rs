@@ -1,15 +1,17 @@
-//! `ALTER kind name RENAME TO new`, `ALTER kind name RESUME`, `ALTER SINK name PAUSE | RESUME`, `COMMENT ON kind name IS text`
+//! `ALTER kind name RENAME TO new`, `ALTER kind name SET (...)`, `ALTER kind name RESUME`, `ALTER SINK name PAUSE | RESUME`, `COMMENT ON kind name IS text`
 
 use planner::catalog::{ERRORS_SUFFIX, LATE_SUFFIX, Object, ObjectKind};
 use planner::rename::Renamed;
 use planner::statement::{AlterRename, Comment, NamedKind, ObjectName};
 use storage::RelationId;
+use streaming::engine::OnError;
 
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::shared::Shared;
+use crate::statements::storage_parameters;
 
 /// Renames an object, and names it anew in the definitions of those that read it.
 pub async fn rename(session: &mut Session, alter: &AlterRename) -> Result<Outcome> {
@@ -100,6 +102,35 @@ pub async fn resume(session: &mut Session, kind: NamedKind, name: &ObjectName) -
         return Err(Error::new("42809", format!("\"{}\" cannot be resumed", object.name)).hint(hint));
     }
     session.shared.engine()?.resume_job(object.id).await?;
+    Ok(Outcome::Done(tag))
+}
+
+/// Chooses what becomes of rows that fail.
+pub async fn set(
+    session: &mut Session,
+    kind: NamedKind,
+    name: &ObjectName,
+    options: &[(String, String)],
+) -> Result<Outcome> {
+    let tag = format!("ALTER {}", kind.words());
+    session.before_ddl(&tag).await?;
+    let object = session.shared.catalogs.current().expect(name, &session.bind_settings())?.clone();
+    super::drop::check_kind(&object, kind)?;
+    let (on_error, others) = storage_parameters::on_error(options)?;
+    storage_parameters::check(session, &others)?;
+    match (on_error, object.kind) {
+        (None, _) => {}
+        (Some(OnError::Fail), ObjectKind::Table | ObjectKind::Sink) => {
+            let message = format!("on_error = 'fail' for a {} is not supported", kind.words().to_lowercase());
+            let hint = "A row that fails in an INSERT fails the INSERT; let the view fail that a sink reads.";
+            return Err(Error::unsupported(message).hint(hint));
+        }
+        (Some(_), ObjectKind::View) => {
+            let hint = "A view that is not materialized runs nothing by itself.";
+            return Err(Error::new("42809", format!("\"{}\" has no rows that could fail", object.name)).hint(hint));
+        }
+        (Some(on_error), _) => session.shared.engine()?.set_on_error(object.id, on_error).await?,
+    }
     Ok(Outcome::Done(tag))
 }
 

@@ -1,5 +1,7 @@
-//! `WITH (name = value, ...)` behind a table or a view: what Postgres and RisingWave know there. None of it changes
-//! anything here, and whoever sets it is told so.
+//! `SET (name = value, ...)` of an object: `on_error`. And `WITH (name = value, ...)` behind a table or a view: what Postgres
+//! and RisingWave know there. None of the latter changes anything here, and whoever sets it is told so.
+
+use streaming::engine::OnError;
 
 use crate::error::{Error, Result};
 use crate::session::Session;
@@ -24,6 +26,18 @@ const RISINGWAVE: &[&str] = &[
     "retention_seconds",
     "source_rate_limit",
 ];
+
+/// Takes `on_error = 'table' | 'fail'` out of options.
+pub fn on_error(options: &[(String, String)]) -> Result<(Option<OnError>, Vec<(String, String)>)> {
+    let (found, others): (Vec<_>, Vec<_>) = options.iter().cloned().partition(|(name, _)| name == "on_error");
+    let policy = |(_, value): &(String, String)| match value.as_str() {
+        "table" => Ok(OnError::Table),
+        "fail" => Ok(OnError::Fail),
+        _ => Err(Error::new("22023", format!("invalid value for parameter \"on_error\": \"{value}\""))
+            .hint("Available values: table, fail.")),
+    };
+    Ok((found.last().map(policy).transpose()?, others))
+}
 
 /// Refuses what nobody knows and tells what has no effect.
 pub fn check(session: &Session, options: &[(String, String)]) -> Result<()> {

@@ -564,6 +564,9 @@ impl Reader<'_> {
         } else if matches!(kind, NamedKind::Relation(_)) && self.eat(&["resume"]) {
             return Ok(Statement::AlterResume { kind, name });
         }
+        if matches!(self.p.peek_nth_token_ref(1).token, Token::LParen) && self.eat(&["set"]) {
+            return Ok(Statement::AlterSet { kind, name, options: self.options()? });
+        }
         if !self.eat(&["rename"]) {
             return self.unsupported(&format!("this form of ALTER {}", kind.words()));
         }

@@ -342,11 +342,17 @@ impl Coordinator {
         control.now.store(old.now.load(Ordering::Acquire), Ordering::Release);
         *control.history.lock() = old.history.lock().clone();
         control.outbox = old.outbox.clone();
+        control.fails_on_error.store(old.fails_on_error.load(Ordering::Acquire), Ordering::Release);
         if control.outbox.is_some() {
             control.take.store(job.failures.taken, Ordering::Release);
         }
         *control.subscribers.lock() = std::mem::take(&mut *old.subscribers.lock());
-        let counters = [(&control.rows_in, &old.rows_in), (&control.bytes_in, &old.bytes_in)];
+        let counters = [
+            (&control.rows_in, &old.rows_in),
+            (&control.bytes_in, &old.bytes_in),
+            (&control.row_errors, &old.row_errors),
+            (&control.row_errors_dropped, &old.row_errors_dropped),
+        ];
         counters.iter().for_each(|(new, old)| new.store(old.load(Ordering::Relaxed), Ordering::Relaxed));
         control.rows_read.store(old.rows_read.load(Ordering::Relaxed), Ordering::Relaxed);
         control.source = old.source.as_ref().map(|source| source_again(source, &job.failures.splits));

@@ -16,7 +16,7 @@ use crate::driver::JobContext;
 use crate::error::{Error, Result};
 use crate::operator::{Exchange, Operator, Output, Progress, Seal, StateSize, Task, TaskContext, WatermarkContext};
 use crate::owed::{Owed, PublishedErrors};
-use crate::row_errors::error_batch;
+use crate::row_errors::{ErrorsKept, Retention, error_batch};
 use crate::tap::Taps;
 use crate::watermark::Watermarks;
 
@@ -79,6 +79,8 @@ pub struct Root {
     pending: Vec<Batch>,
     /// What it has published since the checkpoint that it started from, until the first epoch behind that.
     owed: Option<(u64, Owed)>,
+    kept: ErrorsKept,
+    retention: Retention,
 }
 
 impl Root {
@@ -92,9 +94,10 @@ impl Root {
         late: Option<(RelationId, Arc<Relation>)>,
         schema: SchemaRef,
         owed: Option<Owed>,
+        kept: ErrorsKept,
     ) -> Root {
         let owed = owed.map(|owed| (ctx.job.target.load(Ordering::Acquire), owed));
-        Root { ctx, taps, id, relation, errors, late, schema, pending: Vec::new(), owed }
+        Root { ctx, taps, id, relation, errors, late, schema, pending: Vec::new(), owed, kept, retention: Retention::default() }
     }
 
     fn publish(&self, id: RelationId, epoch: u64, batch: &Batch) {
@@ -127,6 +130,12 @@ impl Task for Root {
             self.pending.extend(rows.iter().map(Batch::negate));
             known = errors;
         }
+        let errors = known.new_of(std::mem::take(&mut *self.ctx.errors.borrow_mut()));
+        if self.ctx.job.fails_on_error.load(Ordering::Acquire)
+            && let Some(error) = errors.iter().find(|error| error.diff > 0)
+        {
+            return Err(Error::Failed(format!("a row failed, and on_error is 'fail': {}", error.reason)));
+        }
         let pending = std::mem::take(&mut self.pending);
         match &self.relation {
             None => {
@@ -147,12 +156,17 @@ impl Task for Root {
             }
             Some(_) => {}
         }
-        let errors = std::mem::take(&mut *self.ctx.errors.borrow_mut());
-        let errors = known.new_of(errors);
-        let errors = error_batch(epoch, self.ctx.worker, errors)?;
-        if errors.num_rows() > 0 {
-            self.errors.1.publish(self.ctx.worker, Epoch(epoch), &errors)?;
-            self.publish(self.errors.0, epoch, &errors);
+        let (errors, dropped) = error_batch(epoch, self.ctx.worker, errors)?;
+        let outdated = match self.ctx.worker {
+            0 => self.retention.outdated(&self.errors.1, at.epoch, self.kept)?,
+            _ => None,
+        };
+        let forgotten = outdated.as_ref().map_or(0, Batch::num_rows);
+        self.ctx.job.row_errors.fetch_add((errors.num_rows() + dropped) as u64, Ordering::Relaxed);
+        self.ctx.job.row_errors_dropped.fetch_add((dropped + forgotten) as u64, Ordering::Relaxed);
+        for changes in [errors].into_iter().chain(outdated).filter(|changes| changes.num_rows() > 0) {
+            self.errors.1.publish(self.ctx.worker, at.epoch, &changes)?;
+            self.publish(self.errors.0, epoch, &changes);
         }
         if let Some((id, relation)) = &self.late {
             let due: Vec<(u64, Batch)> = self.ctx.late.borrow_mut().extract_if(.., |(e, _)| *e <= epoch).collect();
