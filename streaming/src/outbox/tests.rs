@@ -179,7 +179,7 @@ fn nothing_leaves_before_it_is_durable_nor_while_it_is_paused() {
 fn a_full_outbox_says_so_until_some_of_it_has_left() {
     let dir = tempfile::tempdir().expect("a folder");
     let f = open(dir.path(), 4096);
-    let many: Vec<i64> = (0..100).collect();
+    let many: Vec<i64> = (100..200).collect();
     let mut n = 0;
     while !f.outbox.is_full() {
         f.put(2, n, &many);
