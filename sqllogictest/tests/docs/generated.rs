@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use planner::functions::{self, Definition, Param};
@@ -34,6 +35,8 @@ const BEHIND_SYNTAX: &[&str] = &[
 ];
 /// Answered with an error that says what to use instead, or not reached by the parser yet.
 const REFUSED: &[&str] = &["?", "?|", "?&"];
+/// How long the end of a split may stay unknown.
+const SPLIT_END_MAX: Duration = Duration::from_secs(60);
 /// Stands for a result that is another one each time.
 const VARIES: &str = "varies";
 
@@ -258,10 +261,17 @@ async fn metrics(local: &Local, client: &Client, kept: &Kept) -> Result<String> 
     ] {
         ask(client, sql).await.map_err(|e| anyhow::anyhow!("{} {}\n{sql}", e.code, e.message))?;
     }
-    let mut stream = tokio::net::TcpStream::connect(local.http_address()?).await?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+    // Where a split ends is asked for now and then: what follows from it comes last.
+    let begun = Instant::now();
     let mut text = String::new();
-    stream.read_to_string(&mut text).await?;
+    while !text.contains("headwater_split_lag{") {
+        ensure!(begun.elapsed() < SPLIT_END_MAX, "the end of a split is not told:\n{text}");
+        let mut stream = tokio::net::TcpStream::connect(local.http_address()?).await?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        text.clear();
+        stream.read_to_string(&mut text).await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let (mut helps, mut types, mut labels) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::<String, String>::new());
     for line in text.lines() {
         if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
