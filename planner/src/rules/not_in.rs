@@ -5,7 +5,7 @@
 //! ```
 //!
 //! It holds if no row of the subquery is equal or could be, NULLs being unknown. The same is true of a subquery that
-//! depends on nothing, which stays as it is: a null-aware anti join finds its rows by their hash.
+//! depends on nothing, which stays as it is unless `x` is a constant: a null-aware anti join finds its rows by their hash.
 //!
 //! The test of a row comes as a CASE whose value is NULL where nothing is known. As a condition that is as good as
 //! false:
@@ -55,12 +55,14 @@ pub fn to_not_exists(plan: LogicalPlan) -> Result<LogicalPlan> {
     })
 }
 
-/// `None` for a subquery that depends on nothing, and for a test of a value from further out.
+/// `None` for a value that is looked up in a subquery that depends on nothing, and for a test of a value from further out.
 fn not_exists(test: &InSubquery, input: &LogicalPlan) -> DfResult<Option<Expr>> {
     let subquery = &test.subquery.subquery;
     let local = test.expr.column_refs().iter().all(|c| input.schema().has_column(c));
     let passed_on = test.expr.exists(|e| Ok(matches!(e, Expr::OuterReferenceColumn(..))))?;
-    if !is_correlated(subquery) || !local || passed_on {
+    // Without a column there is nothing to hash, and the test of a constant is pushed into the subquery: away from its NULLs.
+    let hashed = !is_correlated(subquery) && test.expr.any_column_refs();
+    if hashed || !local || passed_on {
         return Ok(None);
     }
     let x = test.expr.as_ref().clone().transform_up(|e| match e {
