@@ -102,7 +102,11 @@ impl Sink for FileSink {
         fs::create_dir_all(path).map_err(|error| invalid(format!("cannot make {}: {error}", path.display())))?;
         let manifest = path.join(MANIFEST);
         if manifest.exists() {
-            return Err(invalid(format!("the directory {} belongs to another sink", path.display())));
+            if !self.0.is_left_over(&manifest).map_err(|error| invalid(format!("{}: {error}", manifest.display())))? {
+                return Err(invalid(format!("the directory {} belongs to another sink", path.display())));
+            }
+            around("file/remove", || fs::remove_file(&manifest))
+                .map_err(|error| invalid(format!("cannot remove {}: {error}", manifest.display())))?;
         }
         let first = json!({ "sink": self.0.spec.name, "id": self.0.spec.id, "type": self.0.spec.kind.name() });
         let made = around("file/create", || {
@@ -132,6 +136,16 @@ impl Sink for FileSink {
 impl Target {
     fn failed(&self, error: &std::io::Error) -> Error {
         Error::Unavailable(format!("cannot write to {}: {error}", self.path.display()))
+    }
+
+    /// Whether a crash ended the statement that made `manifest`: nothing was delivered, and its sink had this one's name,
+    /// which only one has.
+    fn is_left_over(&self, manifest: &Path) -> std::io::Result<bool> {
+        let text = fs::read(manifest)?;
+        let mut lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+        let Some(first) = lines.next() else { return Ok(true) };
+        let named = serde_json::from_slice::<Value>(first).is_ok_and(|first| first["sink"] == self.spec.name.as_str());
+        Ok(named && lines.next().is_none())
     }
 
     /// The manifest, behind its last whole line, and how far that says that the target is.
@@ -378,6 +392,24 @@ mod tests {
         );
         assert_eq!(sink.connect().unwrap().position(), Some(at(4)));
         assert!(sink.prepare().unwrap_err().to_string().contains("belongs to another sink"));
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_creation_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = sink(dir.path(), "json", SinkType::AppendOnly).unwrap();
+        first.prepare().unwrap();
+        let manifest = dir.path().join(MANIFEST);
+        let text = fs::read_to_string(&manifest).unwrap();
+        first.prepare().unwrap();
+        // Of a sink with another name, and when the crash came within the line.
+        fs::write(&manifest, text.replace("\"sink\":\"", "\"sink\":\"other_")).unwrap();
+        assert!(first.prepare().unwrap_err().to_string().contains("belongs to another sink"));
+        fs::write(&manifest, &text[..10]).unwrap();
+        first.prepare().unwrap();
+        assert_eq!(fs::read_to_string(&manifest).unwrap(), text);
+        first.connect().unwrap().deliver(&mut [Ok(batch(&[(1, "a", 1)]))].into_iter(), at(3)).unwrap();
+        assert!(first.prepare().unwrap_err().to_string().contains("belongs to another sink"));
     }
 
     #[test]
