@@ -245,6 +245,8 @@ fn every_suite_is_run() {
 #[test]
 fn every_test_target_is_run() {
     let mut problems = Vec::new();
+    let makefile = read(&root().join("Makefile"));
+    let words: Vec<&str> = makefile.split_whitespace().collect();
     for (name, _) in ARROWS {
         let manifest = read(&root().join(name).join("Cargo.toml"));
         for switch in ["autotests = false", "test = false"] {
@@ -254,7 +256,15 @@ fn every_test_target_is_run() {
         }
         // `tests/<folder>/` is a target only if it has a main.rs.
         let Ok(entries) = std::fs::read_dir(root().join(name).join("tests")) else { continue };
-        for path in entries.map(|entry| entry.expect("tests/ can be read").path()).filter(|path| path.is_dir()) {
+        for path in entries.map(|entry| entry.expect("tests/ can be read").path()) {
+            let target = path.file_stem().expect("a name").to_string_lossy();
+            let is_target = path.extension().is_some_and(|e| e == "rs") || path.join("main.rs").exists();
+            if is_target && !words.windows(2).any(|pair| pair == ["--test", &*target]) {
+                problems.push(format!("the Makefile does not run {}", relative(&path)));
+            }
+            if !path.is_dir() {
+                continue;
+            }
             let has_rust =
                 files().iter().any(|file| file.starts_with(&path) && file.extension().is_some_and(|e| e == "rs"));
             if has_rust && !path.join("main.rs").exists() {
