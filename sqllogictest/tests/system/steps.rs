@@ -17,7 +17,9 @@ use tokio_postgres::Client;
 use crate::orders::{rows, run, same};
 
 /// Rounds of work in which a step must come, and how long a start may take that is to end at a step.
-const ROUNDS_MAX: usize = 4;
+const ROUNDS_MAX: usize = 40;
+/// Rounds that follow each other at once.
+const QUICK_ROUNDS: usize = 4;
 const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// Steps that come again and again: the server ends at the third time as well.
 const AGAIN: [&str; 4] = ["checkpoint/write", "log/write", "log/sync", "sink/deliver"];
@@ -179,7 +181,11 @@ impl World {
 
     /// Everything that takes a step, until the server is gone.
     async fn work(&mut self, client: &Client, point: &str) -> Result<()> {
-        for _ in 0..ROUNDS_MAX {
+        for round in 0..ROUNDS_MAX {
+            // Sources look for files by themselves, now and then: quick rounds may be over before they do.
+            if round >= QUICK_ROUNDS {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
             if self.round(client, point).await?.is_none() {
                 return Ok(());
             }
