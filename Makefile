@@ -27,7 +27,7 @@ demo: ## A server with live data and views; shows one of them changing and how t
 	@$(CARGO_TARGET_DIR)/debug/headwater demo
 
 # All but `system`, whose tests run one at a time.
-TESTS := --lib --bins --test all --test engine --test docs --test tidy --test suites --test random_queries --test tpch --test nexmark --test bounded --test wire --test kafka
+TESTS := --lib --bins --test all --test aggregates --test engine --test docs --test tidy --test suites --test random_queries --test tpch --test nexmark --test bounded --test wire --test kafka
 
 test: ## Every crate, every suite, a real Kafka and kills, the SQL of the pages, the rules. What CI runs.
 	@.ci/setup test
