@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use mysql::prelude::Queryable as _;
 use mysql::{Conn, Opts, OptsBuilder, Transaction, TxOpts, Value};
-use storage::Batch;
+use storage::{Batch, failpoint};
 use streaming::error::{Error, Result};
 use streaming::expr::Functions;
 use streaming::sink::{Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec, SinkType};
@@ -436,7 +436,9 @@ impl Connection {
                 run(&mut transaction, target, statement, &columns, part)?;
             }
         }
+        failpoint::before("mysql/commit");
         transaction.commit()?;
+        failpoint::after("mysql/commit");
         Ok(true)
     }
 

@@ -87,7 +87,7 @@ const WITH_EFFECT: &[Setting] = &[
         "enable_two_phase_agg",
         "on",
         Bool,
-        "Views combine rows on each worker before they group them where they fall into few groups; off nowhere.",
+        "Views combine rows on each worker before they group them where they fall into few groups; off: nowhere.",
     ),
     setting("force_two_phase_agg", "off", Bool, "They do wherever the aggregates allow it."),
     setting(

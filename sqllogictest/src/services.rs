@@ -13,20 +13,21 @@ pub fn postgres() -> Result<SocketAddr> {
     let address = ADDRESS.get_or_init(|| {
         let text = match std::env::var("HEADWATER_TEST_POSTGRES") {
             Ok(text) => text,
-            Err(_) => script("postgres.sh", "start").map_err(|error| format!("{error:#}"))?,
+            Err(_) => script("postgres.sh", "start", &[]).map_err(|error| format!("{error:#}"))?,
         };
         text.trim().parse().map_err(|error| format!("{text:?} is not an address: {error}"))
     });
     address.clone().map_err(anyhow::Error::msg)
 }
 
-/// Runs one of the scripts in `bench/services` and gives what it printed last.
-pub fn script(name: &str, argument: &str) -> Result<String> {
+/// Runs one of the scripts in `bench/services`, with variables such as a port of one's own, and gives what it printed last.
+pub fn script(name: &str, argument: &str, environment: &[(&str, &str)]) -> Result<String> {
     let path = crate::repository().join("bench/services").join(name);
     // What is printed goes to a file: a server that stays would hold a pipe open.
     let file = tempfile::NamedTempFile::new()?;
     let status = Command::new(&path)
         .arg(argument)
+        .envs(environment.iter().copied())
         .stdout(file.reopen()?)
         .stdin(std::process::Stdio::null())
         .status()

@@ -313,9 +313,7 @@ const DURABLE_FILES: &[&str] = &[
     "streaming/src/visible.rs",
     "streaming/src/inbox.rs",
     "streaming/src/outbox/delivery.rs",
-    "connectors/src/file/sink.rs",
-    "connectors/src/kafka/sink.rs",
-    "connectors/src/postgres.rs",
+    "connectors/src/",
 ];
 
 /// Calls that change what is on a disk or in a target.
@@ -335,7 +333,7 @@ const DURABLE_CALLS: &[&str] = &[
     "manifest.write_all(",
     "write_all_at(",
     "file.finish()",
-    ".commit().await",
+    ".commit()",
     ".commit_transaction(",
     ".deliver(&mut",
 ];

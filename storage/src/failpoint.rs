@@ -39,6 +39,7 @@ pub const STEPS: &[(&str, &str)] = &[
     ("sink/deliver", "a sink's changes go to its target in one transaction"),
     ("kafka/commit", "the transaction of a Kafka sink is committed"),
     ("postgres/commit", "the transaction of a PostgreSQL sink is committed"),
+    ("mysql/commit", "the transaction of a MySQL sink is committed"),
     ("file/create", "the manifest of a file sink is made"),
     ("file/sync", "the rows of a file sink's transaction are synced"),
     ("file/manifest", "the manifest tells of them"),

@@ -5,24 +5,18 @@
 //! `make crash` kills 1,000 times and prints how long recovery takes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use slt::process::{Process, Start};
-use slt::run::ask;
-use tokio::sync::{Mutex, RwLock};
-use tokio_postgres::Client;
 
+use crate::facts::{self, TABLES, Written};
 use crate::orders::{self, Broker, Orders};
 use crate::sinks::{self, Postgres};
 
-/// How long the server may take to come to a commit of a sink in which it ends.
-const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// The steps of sinks that `steps.rs` does not come to.
 const STEPS: [&str; 4] =
     ["kafka/commit:before", "kafka/commit:after", "postgres/commit:before", "postgres/commit:after"];
@@ -65,7 +59,7 @@ async fn nothing_is_lost_and_nothing_is_there_twice_from_end_to_end() -> Result<
     };
     let checker = orders::check_always(address);
     let movers = orders::move_customers(address, crate::seed());
-    let writer = tokio::spawn(write(address, world.written.clone()));
+    let writer = tokio::spawn(facts::write(address, world.written.clone()));
 
     let mut recoveries = Vec::new();
     for step in STEPS {
@@ -138,9 +132,7 @@ impl World {
         let create = "create_topic_if_not_exists = 'true'";
         let table = format!("connector = 'postgres', {}", self.postgres.options());
         let statements = format!(
-            "CREATE TABLE facts (id int PRIMARY KEY, k int, v numeric(10,2));
-             CREATE TABLE events (id bigint, note text) APPEND ONLY;
-             INSERT INTO facts SELECT i, i % 10, i FROM generate_series(1, 200) AS g(i);
+            "{TABLES};
              CREATE MATERIALIZED VIEW sums AS SELECT k, count(*) AS n, sum(v) AS s FROM facts GROUP BY k;
              CREATE SINK kafka_sums FROM sums WITH ({kafka}, topic = '{sums}', topic.partitions = 3, {create})
                  FORMAT UPSERT ENCODE JSON;
@@ -158,10 +150,7 @@ impl World {
     /// The server ends inside a sink's commit, and is started again.
     async fn end_at(&mut self, step: &str) -> Result<Duration> {
         self.server.kill()?;
-        let armed = self.start.clone().env("HEADWATER_FAILPOINTS", &format!("{step}=abort@2"));
-        self.server = armed.spawn()?;
-        self.server.ended(STEP_TIMEOUT).await?;
-        ensure!(self.server.log_tail().contains(&format!("fail point {step}")), "{}", self.server.log_tail());
+        sinks::end_in_step(&self.start, step).await?;
         self.recover().await
     }
 
@@ -212,16 +201,7 @@ impl World {
     async fn check(&self, topics: bool) -> Result<()> {
         let _quiet = self.written.gate.write().await;
         let client = self.server.connect().await?;
-        let known = self.written.ids.lock().await;
-        let mut there = BTreeSet::new();
-        for id in orders::rows(&client, "SELECT id FROM events").await? {
-            let id: u64 = id.parse()?;
-            ensure!(there.insert(id), "event {id} is there twice");
-            ensure!(id <= known.sent, "event {id} was never sent");
-        }
-        let lost: Vec<&u64> = known.acknowledged.difference(&there).collect();
-        ensure!(lost.is_empty(), "acknowledged and not there: {lost:?}");
-        drop(known);
+        self.written.check_events(&client).await?;
         ensure!(orders::rows(&client, SUMS_ARE_RIGHT).await? == ["0"], "sums is not what facts come to");
 
         sinks::caught_up(&client).await.with_context(|| self.server.log_tail())?;
@@ -274,69 +254,4 @@ fn same(what: &str, came: &[String], expected: &[String]) -> Result<()> {
     let lost: Vec<_> = want.difference(&have).take(5).collect();
     let more: Vec<_> = have.difference(&want).take(5).collect();
     bail!("{what}: {} rows instead of {}; lost {lost:?}, too many {more:?}", came.len(), expected.len())
-}
-
-/// What the writer did. Whoever holds the gate's other side has it wait.
-#[derive(Clone, Default)]
-struct Written {
-    gate: Arc<RwLock<()>>,
-    stop: Arc<AtomicBool>,
-    ids: Arc<Mutex<Ids>>,
-}
-
-#[derive(Default)]
-struct Ids {
-    acknowledged: BTreeSet<u64>,
-    /// Events 1 up to here were sent.
-    sent: u64,
-}
-
-/// Changes facts and adds events until it is told to stop.
-async fn write(address: SocketAddr, written: Written) -> Result<()> {
-    let mut random = StdRng::seed_from_u64(crate::seed() ^ 6);
-    let mut client: Option<Client> = None;
-    while !written.stop.load(Ordering::SeqCst) {
-        let _moving = written.gate.read().await;
-        let connected = match client.take() {
-            Some(client) => client,
-            None => match slt::target::connect(address, "root", "dev").await {
-                Ok(client) => client,
-                Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                    continue;
-                }
-            },
-        };
-        let (fact, k, v) = (random.random_range(1..400), random.random_range(0..12), random.random_range(0..1000));
-        let change = match random.random_range(0..4) {
-            0 => format!("DELETE FROM facts WHERE id = {fact}"),
-            1 => format!("DELETE FROM facts WHERE k = {k}"),
-            _ => format!(
-                "INSERT INTO facts VALUES ({fact}, {k}, {v}) ON CONFLICT (id) DO UPDATE SET k = EXCLUDED.k, v = EXCLUDED.v"
-            ),
-        };
-        let id = {
-            let mut ids = written.ids.lock().await;
-            ids.sent += 1;
-            ids.sent
-        };
-        let mut done = true;
-        for statement in [change, format!("INSERT INTO events VALUES ({id}, 'event {id}')")] {
-            match ask(&connected, &statement).await {
-                Ok(_) => {}
-                Err(failure) if failure.code.is_empty() || failure.code.starts_with("57") => {
-                    done = false;
-                    break;
-                }
-                Err(failure) => bail!("{} {}", failure.code, failure.message),
-            }
-        }
-        if done {
-            written.ids.lock().await.acknowledged.insert(id);
-            client = Some(connected);
-        }
-        drop(_moving);
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    Ok(())
 }

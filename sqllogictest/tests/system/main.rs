@@ -8,6 +8,7 @@ mod backups;
 mod clients;
 mod crash;
 mod damages;
+mod facts;
 mod failures;
 mod flushed;
 mod formats;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rdkafka::ClientConfig;
@@ -96,7 +96,6 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        // The next test finds it running; the last one leaves nothing behind.
         if let Err(error) = script("stop") {
             eprintln!("{error:#}");
         }
@@ -110,20 +109,7 @@ pub fn environment() -> [(&'static str, &'static str); 1] {
 
 /// The broker of these tests has a port of its own, so that stopping it disturbs nobody.
 fn script(argument: &str) -> Result<String> {
-    let path = slt::repository().join("bench/services/kafka.sh");
-    let output = tempfile::NamedTempFile::new()?;
-    let status = std::process::Command::new(&path)
-        .arg(argument)
-        .envs(environment())
-        .stdin(std::process::Stdio::null())
-        .stdout(output.reopen()?)
-        .status()
-        .with_context(|| path.display().to_string())?;
-    let text = std::fs::read_to_string(output.path())?;
-    if !status.success() {
-        bail!("kafka.sh {argument}: {status}\n{text}");
-    }
-    Ok(text.trim().lines().last().unwrap_or_default().to_string())
+    slt::services::script("kafka.sh", argument, &environment())
 }
 
 fn uuid() -> String {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
@@ -14,6 +14,8 @@ use crate::orders::{self, Broker};
 
 /// How long targets may take to catch up after the last kill.
 const CATCH_UP: Duration = Duration::from_secs(120);
+/// How long the server may take to come to a step of a sink in which it ends.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Names its own Postgres, which other tests must not miss.
 const POSTGRES: [(&str, &str); 1] = [("HEADWATER_POSTGRES_PORT", "25493")];
 
@@ -55,19 +57,7 @@ impl Drop for Postgres {
 
 /// Runs its script.
 pub fn postgres(argument: &str) -> Result<String> {
-    let path = slt::repository().join("bench/services/postgres.sh");
-    let output = tempfile::NamedTempFile::new()?;
-    let status = std::process::Command::new(&path)
-        .arg(argument)
-        .envs(POSTGRES)
-        .stdin(std::process::Stdio::null())
-        .stdout(output.reopen()?)
-        .status()?;
-    let text = std::fs::read_to_string(output.path())?;
-    if !status.success() {
-        bail!("postgres.sh {argument}: {status}\n{text}");
-    }
-    Ok(text.trim().lines().last().unwrap_or_default().to_string())
+    slt::services::script("postgres.sh", argument, &POSTGRES)
 }
 
 /// A target that is down delays nobody, is told, and is caught up when it is back.
@@ -108,6 +98,14 @@ async fn a_target_that_is_down_delays_nobody() -> Result<()> {
     let update = update.context("counted above")?;
     assert!(update.starts_with(r#"{"before":{"id":1,"v":"a"},"after":{"id":1,"v":"b"}"#), "{update}");
     server.stop().await
+}
+
+/// Starts a server that ends when its sink comes to a step for the second time, and waits for that.
+pub async fn end_in_step(start: &Start, step: &str) -> Result<()> {
+    let mut server = start.clone().env("HEADWATER_FAILPOINTS", &format!("{step}=abort@2")).spawn()?;
+    server.ended(STEP_TIMEOUT).await?;
+    ensure!(server.log_tail().contains(&format!("fail point {step}")), "{}", server.log_tail());
+    Ok(())
 }
 
 /// Waits until every sink has delivered what is durable.

@@ -27,9 +27,10 @@ const AGAIN: [&str; 4] = ["checkpoint/write", "log/write", "log/sync", "sink/del
 const LARGE: usize = 110_000;
 
 /// Steps that this test does not come to: where they are ended instead, or why nothing ends there.
-const ELSEWHERE: [(&str, &str); 4] = [
+const ELSEWHERE: [(&str, &str); 5] = [
     ("kafka/commit", "crash.rs, which has a broker"),
     ("postgres/commit", "crash.rs, which has a PostgreSQL"),
+    ("mysql/commit", "mariadb.rs, which has a MariaDB"),
     ("purge/write", "what is in no catalog enters no checkpoint: only a start after a bug has something to remove"),
     ("visible/cut", "a note is torn by a full disk only: visible.rs tears one"),
 ];
