@@ -179,6 +179,7 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
     let up = Family::<Job, Gauge>::default();
     let restarts = Family::<Job, Counter>::default();
     let (failed, dropped) = (Family::<Job, Counter>::default(), Family::<Job, Counter>::default());
+    let expired = Family::<Job, Counter>::default();
     let (job_bytes, job_rows) = (Family::<Job, Gauge>::default(), Family::<Job, Gauge>::default());
     let (bytes, rows) = (Family::<Operator, Gauge>::default(), Family::<Operator, Gauge>::default());
     for job in &status.jobs {
@@ -191,6 +192,9 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
         restarts.get_or_create(&label).inc_by(job.restarts);
         failed.get_or_create(&label).inc_by(job.row_errors);
         dropped.get_or_create(&label).inc_by(job.row_errors_dropped);
+        if let Some(ttl) = &job.ttl {
+            expired.get_or_create(&label).inc_by(ttl.expired_rows);
+        }
         job_bytes.get_or_create(&label).set(0);
         job_rows.get_or_create(&label).set(0);
         for (node, operator, size) in &job.operators {
@@ -209,6 +213,7 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
     registry.register("job_up", "0 if the job failed", up);
     registry.register("job_row_errors", "Rows and records that failed since the start", failed);
     registry.register("job_row_errors_dropped", "Rows of $errors that were dropped since the start", dropped);
+    registry.register("expired_rows", "Rows that have left for their ttl since the start", expired);
     registry.register("job_restarts", "Starts from the last checkpoint after a failure, since the start", restarts);
     registry.register_with_unit("job_state", "State that the job keeps in memory", Unit::Bytes, job_bytes);
     registry.register("job_state_rows", "Entries of the job's state", job_rows);

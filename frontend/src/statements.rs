@@ -30,6 +30,7 @@ pub mod storage_parameters;
 pub mod subscribe;
 pub mod transaction;
 pub mod truncate;
+pub mod ttl;
 pub mod update;
 pub mod writing;
 

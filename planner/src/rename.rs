@@ -106,6 +106,24 @@ pub fn reader(sql: &str, renamed: &[Renamed]) -> Result<String> {
     text.edited()
 }
 
+/// A `CREATE` statement's text where its `WITH (...)` says another value for the option with one of these names.
+///
+/// # Errors
+/// If there is no such option.
+pub fn option(sql: &str, names: &[&str], name: &str, value: &str) -> Result<String> {
+    let mut text = Text::new(sql)?;
+    let begin = text.tokens.windows(2).position(|pair| is_word(&pair[0].0, "with") && pair[1].0 == Token::LParen);
+    let within = text.tokens[begin.ok_or_else(lost)?..].windows(3);
+    let given = within.into_iter().find(|three| {
+        names.iter().any(|name| is_word(&three[0].0, name))
+            && three[1].0 == Token::Eq
+            && matches!(three[2].0, Token::SingleQuotedString(_) | Token::Number(..))
+    });
+    let (start, end) = given.map(|three| (three[0].1, three[2].2)).ok_or_else(lost)?;
+    text.edits.push((start, end, format!("{name} = '{}'", value.replace('\'', "''"))));
+    text.edited()
+}
+
 /// A statement's text, and what is to be changed in it.
 struct Text {
     chars: Vec<char>,

@@ -1,5 +1,6 @@
 //! The engine as the server sees it: jobs are created and dropped, tables written, relations read, at epochs.
 
+mod expired_rows;
 mod into_table;
 mod outboxes;
 mod restored;
@@ -32,8 +33,9 @@ pub use crate::row_errors::{ErrorsKept, OnError, error_columns};
 use crate::runtime::Runtime;
 use crate::source::Sources;
 pub use crate::spec::{CatalogChanges, EngineConfig, JobSpec};
-pub use crate::status::{EngineStatus, JobState, JobStatus, SinkStatus, SplitStatus};
+pub use crate::status::{EngineStatus, JobState, JobStatus, SinkStatus, SplitStatus, TtlStatus};
 use crate::table_log::TableLog;
+use crate::ttl::Ttl;
 use crate::visible::{Visible, VisibleLog};
 use crate::watermark::Watermark;
 pub use restored::take_up;
@@ -154,12 +156,13 @@ impl Engine {
                     }
                     control.source = Some(source_control(source, splits, workers, event()));
                 }
-                Some(AnyOperator::TableSource(_)) if spec.plan.nodes.len() == 2 => {
+                Some(AnyOperator::TableSource(source)) if spec.plan.nodes.len() == 2 => {
                     let applied = store.meta_get(&checkpoint::table_key(spec.relation))?;
                     let applied = applied.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
                     // All that was written is in the log: what was announced follows from it again.
                     let event = spec.event_time().map(|event| Announced::new(event.clone(), announced, i64::MIN));
-                    let table = TableControl { event, at: AtomicI64::new(announced), ..TableControl::default() };
+                    let (at, ttl) = (AtomicI64::new(announced), Mutex::new(source.ttl));
+                    let table = TableControl { event, at, ttl, ..TableControl::default() };
                     table.applied.store(applied, Ordering::Release);
                     table.noted.store(applied, Ordering::Release);
                     control.table = Some(table);
@@ -210,6 +213,7 @@ impl Engine {
             engine.deliver(&spec, outbox)?;
         }
         discovery::start(&engine.coordinator, engine.stop_discovery.clone());
+        expired_rows::start(&engine.tables, engine.stop_discovery.clone());
         Ok(engine)
     }
 
@@ -305,9 +309,10 @@ impl Engine {
                 let event = job.event_time().map(|event| Announced::new(event.clone(), i64::MIN, i64::MIN));
                 control.source = Some(source_control(source, splits, self.coordinator.config.workers, event));
             }
-            Some(AnyOperator::TableSource(_)) if job.plan.nodes.len() == 2 => {
+            Some(AnyOperator::TableSource(source)) if job.plan.nodes.len() == 2 => {
                 let event = job.event_time().map(|event| Announced::new(event.clone(), i64::MIN, i64::MIN));
-                let table = TableControl { event, at: AtomicI64::new(i64::MIN), ..TableControl::default() };
+                let (at, ttl) = (AtomicI64::new(i64::MIN), Mutex::new(source.ttl));
+                let table = TableControl { event, at, ttl, ..TableControl::default() };
                 control.table = Some(table);
             }
             _ => {}
@@ -439,6 +444,21 @@ impl Engine {
         let next = self.next_relation.load(Ordering::Relaxed);
         catalog.push((NEXT_RELATION_KEY.to_vec(), Some(next.to_be_bytes().to_vec())));
         self.drop(Vec::new(), catalog).await
+    }
+
+    /// Rows of a table leave by themselves from now on as `ttl` says; `catalog` has it.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such table, and as [`Engine::change_catalog`].
+    pub async fn set_ttl(&self, table: RelationId, ttl: Ttl, catalog: CatalogChanges) -> Result<()> {
+        let control = {
+            let state = self.coordinator.state.lock();
+            state.jobs.get(&table).map(|job| job.control.clone()).filter(|control| control.table.is_some())
+        };
+        let control = control.ok_or_else(|| Error::NotFound("the table does not exist any more".into()))?;
+        self.change_catalog(catalog).await?;
+        *control.table.as_ref().expect("just looked").ttl.lock() = Some(ttl);
+        Ok(())
     }
 
     /// Writes to tables, atomically: all changes in one epoch. The batches have the table's columns (hidden ones
@@ -659,6 +679,7 @@ fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
             })
             .collect(),
         watermarks: known_watermarks(job),
+        ttl: ttl_status(control),
         late_rows: control.event().map(|event| event.late_rows.load(Ordering::Relaxed)),
         rows_in: control.rows_in.load(Ordering::Relaxed),
         bytes_in: control.bytes_in.load(Ordering::Relaxed),
@@ -666,6 +687,13 @@ fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
         row_errors_dropped: control.row_errors_dropped.load(Ordering::Relaxed),
         sink: control.outbox.as_ref().map(|outbox| outbox.status()),
     }
+}
+
+fn ttl_status(control: &JobControl) -> Option<TtlStatus> {
+    let table = control.table.as_ref()?;
+    let ttl = (*table.ttl.lock())?;
+    let expired_rows = table.expired_rows.load(Ordering::Relaxed);
+    Some(TtlStatus { column: Some(ttl.column), micros: ttl.micros, expired_rows })
 }
 
 /// The columns of a job's relation that have a watermark, and what is known of them as of what is visible.

@@ -13,6 +13,7 @@ use crate::event_time::{self, Announced, Judge, Progress, SplitTime};
 use crate::operator::{Seal, StateSize};
 use crate::outbox::Outbox;
 use crate::source::{Offset, Source};
+use crate::ttl::Ttl;
 use crate::watermark::{History, Watermarks};
 
 /// The part of a job that all threads see.
@@ -233,6 +234,10 @@ pub struct TableControl {
     pub event: Option<Announced>,
     /// Its watermark as of the last sealed epoch.
     pub at: AtomicI64,
+    /// When its rows leave by themselves.
+    pub ttl: Mutex<Option<Ttl>>,
+    /// Rows that have left since the server started.
+    pub expired_rows: AtomicU64,
 }
 
 /// The changes of one sealed epoch (or of several, merged) of a relation. Empty batches are progress.

@@ -37,6 +37,7 @@ mod table_log;
 pub mod tap;
 #[doc(hidden)]
 pub mod testing;
+pub mod ttl;
 mod visible;
 pub mod watermark;
 pub mod windows;

@@ -60,6 +60,8 @@ pub struct JobStatus {
     pub watermarks: Vec<(usize, Option<Watermark>)>,
     /// Rows that were late since the server started, of a source or table with a watermark.
     pub late_rows: Option<u64>,
+    /// When rows leave the relation by themselves, or the view keeps nothing of them any more.
+    pub ttl: Option<TtlStatus>,
     /// Rows that came in since the server started.
     pub rows_in: u64,
     /// Bytes that came in from outside since the server started.
@@ -70,6 +72,17 @@ pub struct JobStatus {
     pub row_errors_dropped: u64,
     /// How the delivery of a sink stands.
     pub sink: Option<SinkStatus>,
+}
+
+/// What `ttl` does to a table or a view.
+#[derive(Clone, Debug, Serialize)]
+pub struct TtlStatus {
+    /// The column with the time that a row is as old as; `None` if that is when it came to the view.
+    pub column: Option<usize>,
+    /// How old a row becomes, in microseconds.
+    pub micros: i64,
+    /// Rows that have left since the server started.
+    pub expired_rows: u64,
 }
 
 /// One split of a source.

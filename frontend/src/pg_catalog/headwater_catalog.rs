@@ -221,6 +221,26 @@ pub const RELATIONS: &[SystemRelation] = &[
         },
     ),
     relation(
+        "ttl",
+        13_210,
+        "relation:oid name:text kind:text column:text ttl:text expired_rows:int8",
+        |context, rows| {
+            for job in &context.shared.engine()?.status().jobs {
+                let (Some(ttl), Some(object)) = (&job.ttl, context.catalog.by_id(job.relation)) else { continue };
+                let column = ttl.column.and_then(|column| object.visible().get(column)).map(|column| &column.name);
+                rows.push(row![
+                    job.relation.0,
+                    &job.name,
+                    crate::catalog::kind_name(object.kind),
+                    column.cloned(),
+                    crate::statements::ttl::text(ttl.micros),
+                    ttl.expired_rows
+                ]);
+            }
+            Ok(())
+        },
+    ),
+    relation(
         "savepoint_points",
         13_209,
         "name:text epoch:int8 created:timestamptz bytes:int8 error:text",

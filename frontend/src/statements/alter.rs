@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::shared::Shared;
-use crate::statements::storage_parameters;
+use crate::statements::{storage_parameters, ttl};
 
 /// Renames an object, and names it anew in the definitions of those that read it.
 pub async fn rename(session: &mut Session, alter: &AlterRename) -> Result<Outcome> {
@@ -116,7 +116,8 @@ pub async fn set(
     session.before_ddl(&tag).await?;
     let object = session.shared.catalogs.current().expect(name, &session.bind_settings())?.clone();
     super::drop::check_kind(&object, kind)?;
-    let (on_error, others) = storage_parameters::on_error(options)?;
+    let (on_error, mut others) = storage_parameters::on_error(options)?;
+    let of_ttl = ttl::Options::take(&mut others)?;
     storage_parameters::check(session, &others)?;
     match (on_error, object.kind) {
         (None, _) => {}
@@ -131,6 +132,7 @@ pub async fn set(
         }
         (Some(on_error), _) => session.shared.engine()?.set_on_error(object.id, on_error).await?,
     }
+    ttl::set(session, name, &of_ttl).await?;
     Ok(Outcome::Done(tag))
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::statements::create::{create, exists, query_columns, schema_of};
-use crate::statements::{select, storage_parameters};
+use crate::statements::{select, storage_parameters, ttl};
 
 /// Creates the view.
 pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text: &str) -> Result<Outcome> {
@@ -22,7 +22,13 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
     if exists(session, &schema, statement.name.last(), statement.if_not_exists)? {
         return Ok(Outcome::Done(TAG.into()));
     }
-    storage_parameters::check(session, &statement.options)?;
+    let mut options = statement.options.clone();
+    if ttl::Options::take(&mut options)?.micros.is_some() {
+        return Err(Error::unsupported("ttl of a view is not supported yet").hint(
+            "Give it to the tables, or let rows leave a view as time passes: WHERE at > now() - INTERVAL '1 day'.",
+        ));
+    }
+    storage_parameters::check(session, &options)?;
     let (plan, depends_on) = plan(session, statement).await?;
     let object = Object {
         id: plan.job.relation,

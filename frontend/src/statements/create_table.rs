@@ -9,11 +9,13 @@ use streaming::event_time::EventTime;
 use streaming::operators::materialize::Materialize;
 use streaming::operators::table_source::TableSource;
 use streaming::plan::Plan;
+use streaming::ttl::Ttl;
 
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::statements::create::{check_unique, create, exists, query_columns, schema_of};
+use crate::statements::ttl::{self, INSERTED_AT};
 use crate::statements::{event_time, select, storage_parameters, writing};
 
 /// The hidden column that tells equal rows of a table without a key apart.
@@ -29,6 +31,7 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
     }
     let mut options = statement.connection.options.clone();
     let of_time = event_time::Options::take(&mut options)?.of_table()?;
+    let of_ttl = ttl::Options::take(&mut options)?;
     storage_parameters::check(session, &options)?;
     if statement.on_conflict.is_some() {
         return Err(Error::unsupported("ON CONFLICT of a table is not supported yet")
@@ -71,8 +74,14 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
         ..Default::default()
     };
     object.columns = columns;
-    if object.primary_key.is_empty() {
+    let ttl = of_ttl.of_table(&object.columns, &object.generated, object.append_only)?;
+    if let Some((ttl, true)) = ttl {
         object.hidden = 1;
+        object.generated.push(ttl.column);
+        object.columns.push(Column { not_null: true, ..Column::new(INSERTED_AT, SqlType::TimestampTz) });
+    }
+    if object.primary_key.is_empty() {
+        object.hidden += 1;
         object.stream_key = vec![object.columns.len()];
         object.columns.push(Column { not_null: true, ..Column::new(ROW_ID, SqlType::BigInt) });
     }
@@ -85,7 +94,7 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
     let (settings, watermarks) = (session.bind_settings(), &statement.columns.watermarks);
     let event = event_time::event_time(&settings, &own, watermarks, of_time, || engine.allocate_relation())?;
     object.watermarks = event_time::watermarks(event.as_ref(), object.columns.len());
-    object.job = Some(job(&object, event));
+    object.job = Some(job(&object, event, ttl.map(|(ttl, _)| ttl)));
     create(&shared, object.clone(), None).await?;
     let Some(bound) = query else { return Ok(Outcome::Done(TAG.into())) };
     let batches = select::collect(session, bound, &[], false).await?;
@@ -93,10 +102,10 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
     Ok(Outcome::Done(format!("SELECT {n}")))
 }
 
-fn job(object: &Object, event_time: Option<EventTime>) -> JobSpec {
+fn job(object: &Object, event_time: Option<EventTime>, ttl: Option<Ttl>) -> JobSpec {
     let schema = storage::types::arrow_schema(&object.columns);
     let mut plan = Plan::default();
-    let source = plan.add(TableSource { relation: object.id, event_time, schema: schema.clone() }, vec![]);
+    let source = plan.add(TableSource { relation: object.id, event_time, ttl, schema: schema.clone() }, vec![]);
     let key = object.stream_key.clone();
     plan.add(Materialize { relation: object.id, key, key_order: Vec::new(), unique: true, schema }, vec![source]);
     JobSpec {
@@ -125,8 +134,8 @@ fn declared(session: &Session, columns: &[ColumnDef]) -> Result<(Vec<Column>, Ve
             );
             return Err(Error::new("42804", message).position(Some(column.position)));
         }
-        if column.name == ROW_ID {
-            let message = format!("column name \"{ROW_ID}\" conflicts with a system column name");
+        if let Some(hidden) = [ROW_ID, INSERTED_AT].into_iter().find(|hidden| column.name == *hidden) {
+            let message = format!("column name \"{hidden}\" conflicts with a system column name");
             return Err(Error::new("42701", message).position(Some(column.position)));
         }
         if let Some(default) = &column.default {

@@ -31,8 +31,11 @@ pub fn target(session: &Session, name: &ObjectName, columns: &[String], query: &
             "a sink into a table with the generated column \"{}\" is not supported",
             table.columns[column].name
         );
-        return Err(Error::unsupported(message)
-            .hint("A row of a sink is written again after a crash: its time would not be the same."));
+        let hint = match column < table.visible().len() {
+            true => "A row of a sink is written again after a crash: its time would not be the same.",
+            false => "A table with a ttl can be written by a sink if a ttl_column says how old a row is.",
+        };
+        return Err(Error::unsupported(message).hint(hint));
     }
     let bound = planner::bind_view(&catalog, &settings, query)?;
     let positions = if columns.is_empty() {

@@ -1,5 +1,5 @@
 //! `SET (name = value, ...)` of an object: `on_error`. And `WITH (name = value, ...)` behind a table or a view: what Postgres
-//! and RisingWave know there. None of the latter changes anything here, and whoever sets it is told so.
+//! and RisingWave know there besides `ttl`. None of the latter changes anything here, and whoever sets it is told so.
 
 use streaming::engine::OnError;
 
@@ -18,14 +18,8 @@ const POSTGRES: &[&str] = &[
 ];
 
 /// RisingWave's for tables and materialized views.
-const RISINGWAVE: &[&str] = &[
-    "backfill_order",
-    "backfill_rate_limit",
-    "dml_rate_limit",
-    "parallelism",
-    "retention_seconds",
-    "source_rate_limit",
-];
+const RISINGWAVE: &[&str] =
+    &["backfill_order", "backfill_rate_limit", "dml_rate_limit", "parallelism", "source_rate_limit"];
 
 /// Takes `on_error = 'table' | 'fail'` out of options.
 pub fn on_error(options: &[(String, String)]) -> Result<(Option<OnError>, Vec<(String, String)>)> {
@@ -44,11 +38,6 @@ pub fn check(session: &Session, options: &[(String, String)]) -> Result<()> {
     for (name, _) in options {
         let plain = name.strip_prefix("toast.").unwrap_or(name);
         let is_known = POSTGRES.contains(&plain) || RISINGWAVE.contains(&plain) || plain.starts_with("autovacuum_");
-        if plain == "ttl" {
-            return Err(Error::unsupported("ttl is not supported yet").hint(
-                "Let rows leave a view as time passes: WHERE at > now() - INTERVAL '1 day'; or drop state by a watermark.",
-            ));
-        }
         if !is_known {
             return Err(Error::new("22023", format!("unrecognized parameter \"{name}\"")));
         }

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use planner::catalog::{Object, ObjectKind};
 use storage::{Batch, RelationSnapshot};
 
 use crate::error::{Error, Result};
 use crate::pg_catalog::objects::{key_name, visible};
 use crate::session::Session;
+use crate::statements::create_table::ROW_ID;
+use crate::statements::ttl::INSERTED_AT;
 
 /// Only tables can be written to.
 pub fn check_is_table(object: &Object, verb: &str) -> Result<()> {
@@ -51,7 +53,12 @@ pub async fn append(
 /// Rows with all visible columns, with the hidden ones too.
 pub fn completed(session: &Session, table: &Object, rows: &RecordBatch) -> Result<RecordBatch> {
     let mut arrays = rows.columns().to_vec();
-    if table.hidden > 0 {
+    let hidden = &table.columns[visible(table).len()..];
+    if hidden.iter().any(|column| column.name == INSERTED_AT) {
+        let now = TimestampMicrosecondArray::from_value(session.now(), rows.num_rows());
+        arrays.push(Arc::new(now.with_timezone("UTC")));
+    }
+    if hidden.iter().any(|column| column.name == ROW_ID) {
         let first = session.shared.engine()?.allocate_row_ids(rows.num_rows() as u64);
         arrays.push(Arc::new(Int64Array::from_iter_values((0..rows.num_rows() as i64).map(|i| first + i))));
     }

@@ -249,7 +249,7 @@ async fn columns(client: &Client, relation: &str, kept: &Kept) -> Result<String>
 async fn metrics(local: &Local, client: &Client, kept: &Kept) -> Result<String> {
     // One of everything that has metrics.
     for sql in [
-        "CREATE TABLE t (a int)",
+        "CREATE TABLE t (a int) WITH (ttl = '1 hour')",
         "CREATE TABLE e (at timestamp, WATERMARK FOR at AS at)",
         "INSERT INTO e VALUES ('2024-07-01')",
         "CREATE SOURCE s (a int) WITH (connector = 'datagen', datagen.rows = '1')",

@@ -69,9 +69,17 @@ impl Tables {
         self.next_row_id.fetch_add(n as i64, Ordering::Relaxed)
     }
 
-    /// The tables as of everything that was written to any of them; blocks.
+    /// The tables as of everything that was written to any of them, or who will answer with that.
+    pub fn try_read_latest(
+        &self,
+        tables: &[RelationId],
+    ) -> Result<std::result::Result<ReadView, tokio::sync::oneshot::Receiver<Result<ReadView>>>> {
+        self.coordinator.read(tables, self.last_write.load(Ordering::Acquire))
+    }
+
+    /// The same; blocks.
     pub fn read_latest(&self, tables: &[RelationId]) -> Result<ReadView> {
-        match self.coordinator.read(tables, self.last_write.load(Ordering::Acquire))? {
+        match self.try_read_latest(tables)? {
             Ok(view) => Ok(view),
             Err(waits) => wait(waits)?,
         }

@@ -14,6 +14,7 @@ use crate::driver::{JobContext, Leaf, Next};
 use crate::error::{Error, Result};
 use crate::event_time::{EventTime, Judge, Progress};
 use crate::operator::{Exchange, Operator, Task, TaskContext};
+use crate::ttl::Ttl;
 
 /// The changes that INSERT, UPDATE, DELETE and TRUNCATE make to a table. The driver runs it: it has no input.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub struct TableSource {
     /// `WATERMARK FOR ...`
     #[serde(default)]
     pub event_time: Option<EventTime>,
+    /// When rows leave by themselves.
+    #[serde(default)]
+    pub ttl: Option<Ttl>,
     /// The output columns.
     pub schema: SchemaRef,
 }
