@@ -6,6 +6,7 @@ mod expression;
 mod from;
 mod grouping;
 mod hypothetical;
+mod levels;
 mod literal;
 mod lookup;
 pub(crate) mod names;

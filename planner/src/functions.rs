@@ -41,7 +41,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, new_null_array};
 use arrow::datatypes::DataType;
 use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
@@ -219,10 +219,22 @@ fn generic(
 /// A [`ScalarUDF`] of ours: known to plans by its symbol, typed completely before it is made.
 struct Native {
     symbol: String,
+    /// The types of the arguments as far as the tables say them; the last is that of all that follow.
+    args: Vec<Option<DataType>>,
     returns: DataType,
     strict: bool,
     signature: Signature,
     run: Run,
+}
+
+impl Native {
+    /// A rule asks what an expression is without the rows of one side, and gives NULLs of no type in their place.
+    fn typed(&self, array: ArrayRef, at: usize) -> ArrayRef {
+        match self.args.get(at).or(self.args.last()) {
+            Some(Some(ty)) if *array.data_type() == DataType::Null => new_null_array(ty, array.len()),
+            _ => array,
+        }
+    }
 }
 
 impl std::fmt::Debug for Native {
@@ -271,7 +283,8 @@ impl ScalarUDFImpl for Native {
         let volatile = self.signature.volatility == Volatility::Volatile;
         let constant: Vec<bool> = args.args.iter().map(|arg| matches!(arg, ColumnarValue::Scalar(_))).collect();
         let single = constant.iter().all(|c| *c) && !volatile;
-        let arrays: Result<Vec<ArrayRef>, _> = args.args.into_iter().map(|arg| arg.into_array(1)).collect();
+        let arrays = args.args.into_iter().enumerate().map(|(at, arg)| Ok(self.typed(arg.into_array(1)?, at)));
+        let arrays: Result<Vec<ArrayRef>, DataFusionError> = arrays.collect();
         let rows = if single { 1 } else { args.number_rows };
         let result = (self.run)(&Args { arrays: arrays?, constant, rows })?;
         if single {
@@ -281,9 +294,16 @@ impl ScalarUDFImpl for Native {
     }
 }
 
-fn udf(symbol: String, returns: DataType, strict: bool, volatility: Volatility, run: Run) -> Arc<ScalarUDF> {
+fn udf(
+    symbol: String,
+    args: Vec<Option<DataType>>,
+    returns: DataType,
+    strict: bool,
+    volatility: Volatility,
+    run: Run,
+) -> Arc<ScalarUDF> {
     let signature = Signature::user_defined(volatility);
-    Arc::new(ScalarUDF::new_from_impl(Native { symbol, returns, strict, signature, run }))
+    Arc::new(ScalarUDF::new_from_impl(Native { symbol, args, returns, strict, signature, run }))
 }
 
 /// The tables, indexed.
@@ -401,7 +421,12 @@ fn make(library: &Library, symbol: &str) -> Option<Arc<ScalarUDF>> {
     {
         let definition = &library.definitions[*i];
         let returns = comparison::key_type(symbol).unwrap_or_else(|| returns.arrow());
-        return Some(udf(symbol.into(), returns, definition.strict, definition.volatility, run.clone()));
+        let arrow = |param: &Param| match param {
+            Param::Type(ty) => Some(ty.arrow()),
+            _ => None,
+        };
+        let args = definition.params.iter().map(arrow).collect();
+        return Some(udf(symbol.into(), args, returns, definition.strict, definition.volatility, run.clone()));
     }
     if let Some(i) = library.by_symbol.get(symbol)
         && let Body::Own(make) = library.definitions[*i].body
@@ -427,7 +452,8 @@ fn make(library: &Library, symbol: &str) -> Option<Arc<ScalarUDF>> {
     let definition = &library.definitions[*library.by_symbol.get(base)?];
     let Body::Generic(make) = &definition.body else { return None };
     let returns = returns_of(definition, &types)?;
-    Some(udf(symbol.into(), returns.arrow(), definition.strict, definition.volatility, make(&types)))
+    let args = types.iter().map(|ty| Some(ty.arrow())).collect();
+    Some(udf(symbol.into(), args, returns.arrow(), definition.strict, definition.volatility, make(&types)))
 }
 
 /// Types between commas, where `numeric(10,2)` cannot occur: symbols carry no modifiers.

@@ -166,15 +166,13 @@ impl Binder<'_> {
 
     /// A call of an aggregate: computed below, its value is a column here.
     pub(super) fn aggregate_call(&mut self, call: &ast::Function, name: &str, place: Option<usize>) -> Result<Typed> {
-        if let Some(message) = self.scope().clause.no_aggregates() {
-            return Err(at(Error::new("42803", message), place));
-        }
         let (expr, ty) = self.aggregate_expr(call, name, place)?;
-        Ok(Typed::new(self.aggregate_column(expr), ty).at(place))
+        let level = self.level_of([&expr], "aggregate functions", place)?;
+        Ok(Typed::new(self.aggregate_column(expr, &ty, level)?, ty).at(place))
     }
 
-    /// The column of `count(*)`, or of `count(DISTINCT value)`, over the rows for which `filter` holds.
-    pub(super) fn counted(&mut self, filter: Option<Expr>, distinct: Option<Expr>) -> Expr {
+    /// The column of `count(*)`, or of `count(DISTINCT value)`, over the rows of a level for which `filter` holds.
+    pub(super) fn counted(&mut self, filter: Option<Expr>, distinct: Option<Expr>, level: usize) -> Result<Expr> {
         let count = aggregate::resolve("count", &[SqlType::BigInt]).expect("count is there").implementation.clone();
         let one = literal(ScalarValue::Int64(Some(1)));
         let (args, distinct) = match distinct {
@@ -182,20 +180,7 @@ impl Binder<'_> {
             None => (vec![one], false),
         };
         let call = AggregateFunction::new_udf(count, args, distinct, filter.map(Box::new), vec![], None);
-        self.aggregate_column(Expr::AggregateFunction(call))
-    }
-
-    /// The column that an aggregate's value will be in.
-    fn aggregate_column(&mut self, expr: Expr) -> Expr {
-        let internal = match self.scope().aggregates.iter().find(|a| a.expr == expr) {
-            Some(known) => known.internal.clone(),
-            None => {
-                let internal = self.fresh();
-                self.scope().aggregates.push(Call { expr, internal: internal.clone() });
-                internal
-            }
-        };
-        column(internal)
+        self.aggregate_column(Expr::AggregateFunction(call), &SqlType::BigInt, level)
     }
 
     /// The call itself, with arguments as the aggregate takes them.

@@ -52,7 +52,7 @@ impl Binder<'_> {
                     false => self.joined_alone(&item.relation, joins)?,
                     // As a subquery that depends on what is left of it.
                     true => {
-                        let outer = left.1.clone();
+                        let outer = Scope { clause: Clause::FromSubquery, ..left.1.clone() };
                         let inside = |b: &mut Self| {
                             b.scopes.push(Scope::default());
                             let right = b.joined_alone(&item.relation, joins);
@@ -251,7 +251,10 @@ impl Binder<'_> {
             }
             ast::TableFactor::Derived { lateral, subquery, alias, sample: None } => {
                 let query = match (lateral, left) {
-                    (true, Some((_, scope))) => self.with_scope(scope.clone(), |b| b.query(subquery))?.0,
+                    (true, Some((_, scope))) => {
+                        let seen = Scope { clause: Clause::FromSubquery, ..scope.clone() };
+                        self.with_scope(seen, |b| b.query(subquery))?.0
+                    }
                     _ => self.with_scope(Scope::default(), |b| b.query(subquery))?.0,
                 };
                 let Some(alias) = alias else {

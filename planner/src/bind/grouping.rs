@@ -91,19 +91,18 @@ pub(super) fn cube(items: &[Vec<usize>], place: Option<usize>) -> Result<Vec<Vec
 impl Binder<'_> {
     /// `grouping(a, b)`: one bit per argument, the last the lowest; set where the row was not grouped by it.
     pub(super) fn grouping_call(&mut self, call: &ast::Function, place: Option<usize>) -> Result<Typed> {
-        if let Some(message) = self.scope().clause.no_aggregates() {
-            let message = message.replace("aggregate functions are", "grouping operations are");
-            return Err(at(Error::new("42803", message), place));
-        }
         let refuse =
             |what: &str| at(Error::new("42601", format!("{what} specified, but grouping is not a function")), place);
         let args = self.within(Clause::AggregateArgument, |b| b.call_arguments(call, &refuse))?;
         if args.is_empty() || args.len() > 31 {
             return Err(at(Error::new("54023", "GROUPING must have between 1 and 31 arguments"), place));
         }
+        let level = self.level_of(args.iter().map(|arg| &arg.expr), "grouping operations", place)?;
+        let args = args.into_iter().map(|arg| Ok(Typed { expr: self.at_level(arg.expr, level)?, ..arg }));
+        let args = args.collect::<Result<Vec<_>>>()?;
         let internal = self.fresh();
-        self.scope().groupings.push(GroupingCall { args, internal: internal.clone() });
-        Ok(Typed::new(column(internal), SqlType::Int).at(place))
+        self.scopes[level].groupings.push(GroupingCall { args, internal: internal.clone() });
+        Ok(Typed::new(self.computed(level, internal, &SqlType::Int), SqlType::Int).at(place))
     }
 
     /// The aggregation of each set, and what stands for the group expressions above them.

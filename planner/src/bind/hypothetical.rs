@@ -32,9 +32,6 @@ struct Key {
 
 impl Binder<'_> {
     pub(super) fn hypothetical(&mut self, call: &ast::Function, name: &str, place: Option<usize>) -> Result<Typed> {
-        if let Some(message) = self.scope().clause.no_aggregates() {
-            return Err(at(Error::new("42803", message), place));
-        }
         if call.over.is_some() {
             let message = format!("OVER is not supported for hypothetical-set aggregate {name}");
             return Err(at(Error::unsupported(message), place));
@@ -74,6 +71,8 @@ impl Binder<'_> {
             Some(e) => Some(self.within(Clause::AggregateFilter, |b| b.condition(e, "FILTER"))?),
             None => None,
         };
+        let level =
+            self.level_of(keys.iter().map(|key| &key.value.expr).chain(&filter), "aggregate functions", place)?;
         let which = |condition: Option<Expr>| match (condition, filter.clone()) {
             (Some(a), Some(b)) => Some(a.and(b)),
             (a, b) => a.or(b),
@@ -83,7 +82,7 @@ impl Binder<'_> {
         let (before, equal) = self.sorts_before(&keys)?;
         let value = match name {
             "rank" => {
-                let n = self.counted(which(Some(before)), None);
+                let n = self.counted(which(Some(before)), None, level)?;
                 self.operator("+", vec![bigint(n), one()], place)?
             }
             "dense_rank" => {
@@ -91,20 +90,20 @@ impl Binder<'_> {
                 let values = keys.iter().map(|key| key.value.clone()).collect();
                 let row = self.function("jsonb_build_array", values, place)?;
                 let row = Self::key_of(&SqlType::Jsonb, row.expr);
-                let n = self.counted(which(Some(before)), Some(row));
+                let n = self.counted(which(Some(before)), Some(row), level)?;
                 self.operator("+", vec![bigint(n), one()], place)?
             }
             "percent_rank" => {
-                let n = self.counted(which(Some(before)), None);
-                let all = self.counted(which(None), None);
+                let n = self.counted(which(Some(before)), None, level)?;
+                let all = self.counted(which(None), None, level)?;
                 let share = self.share(bigint(n), bigint(all.clone()), place)?;
                 let zero = literal(ScalarValue::Float64(Some(0.0)));
                 let none = all.eq(literal(ScalarValue::Int64(Some(0))));
                 Typed::new(when(none, zero).otherwise(share.expr)?, SqlType::Double)
             }
             _ => {
-                let n = self.counted(which(Some(before.or(equal))), None);
-                let all = self.counted(which(None), None);
+                let n = self.counted(which(Some(before.or(equal))), None, level)?;
+                let all = self.counted(which(None), None, level)?;
                 let n = self.operator("+", vec![bigint(n), one()], place)?;
                 let all = self.operator("+", vec![bigint(all), one()], place)?;
                 self.share(n, all, place)?

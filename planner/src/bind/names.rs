@@ -28,6 +28,8 @@ pub(crate) enum Clause {
     Set,
     Default,
     FromFunction,
+    /// A LATERAL subquery, as those see it that it looks at.
+    FromSubquery,
     AggregateArgument,
     AggregateFilter,
     WindowArgument,
@@ -50,6 +52,7 @@ impl Clause {
             Clause::Set => "aggregate functions are not allowed in UPDATE",
             Clause::Default => "aggregate functions are not allowed in DEFAULT expressions",
             Clause::FromFunction => "aggregate functions are not allowed in functions in FROM",
+            Clause::FromSubquery => "aggregate functions are not allowed in FROM clause of their own query level",
             Clause::AggregateArgument => "aggregate function calls cannot be nested",
             Clause::AggregateFilter => "aggregate functions are not allowed in FILTER",
         })
@@ -69,6 +72,7 @@ impl Clause {
             Clause::Set => "window functions are not allowed in UPDATE",
             Clause::Default => "window functions are not allowed in DEFAULT expressions",
             Clause::FromFunction => "window functions are not allowed in functions in FROM",
+            Clause::FromSubquery => "window functions are not allowed in FROM clause of their own query level",
             Clause::AggregateArgument => "aggregate function calls cannot contain window function calls",
             Clause::AggregateFilter => "window functions are not allowed in FILTER",
             Clause::WindowArgument => "window function calls cannot be nested",

@@ -112,7 +112,7 @@ pub(super) fn key(symbol: &str, ty: &SqlType) -> Option<Arc<ScalarUDF>> {
         let values = keys(array.values(), &item)?;
         Ok(Arc::new(ListArray::new(field.clone(), array.offsets().clone(), values, array.nulls().cloned())))
     });
-    Some(super::udf(symbol.into(), list, true, Volatility::Immutable, run))
+    Some(super::udf(symbol.into(), vec![Some(ty.arrow())], list, true, Volatility::Immutable, run))
 }
 
 /// Bytes that sort as arrays do: element by element, NULL behind every value, and what is at its end first.
@@ -129,7 +129,7 @@ pub(super) fn order_key(symbol: &str, ty: &SqlType) -> Option<Arc<ScalarUDF>> {
         let sorted = bytes.iter().enumerate().map(|(row, key)| array.is_valid(row).then_some(key));
         Ok(Arc::new(sorted.collect::<BinaryArray>()))
     });
-    Some(super::udf(symbol.into(), DataType::Binary, true, Volatility::Immutable, run))
+    Some(super::udf(symbol.into(), vec![Some(ty.arrow())], DataType::Binary, true, Volatility::Immutable, run))
 }
 
 fn comparator(a: &ArrayRef, b: &ArrayRef, ty: &SqlType) -> Result<DynComparator> {

@@ -115,7 +115,7 @@ fn is_zoned(from: &SqlType, to: &SqlType) -> bool {
 
 pub(super) fn make(symbol: &str, from: &SqlType, to: &SqlType) -> Option<Arc<ScalarUDF>> {
     let run = run(from, to)?;
-    Some(udf(symbol.into(), to.arrow(), true, Volatility::Immutable, run))
+    Some(udf(symbol.into(), vec![Some(from.arrow()), None], to.arrow(), true, Volatility::Immutable, run))
 }
 
 fn zone_of(args: &Args) -> Result<Zone, datafusion::common::DataFusionError> {

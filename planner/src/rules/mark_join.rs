@@ -147,10 +147,11 @@ impl<'a> Marks<'a> {
             return self.dependent_mark(subquery, alias).map(Some);
         }
         let mut pull_up = PullUpCorrelatedExpr::new().with_exists_sub_query(true);
-        let plan = subquery.clone().rewrite(&mut pull_up)?.data;
-        if !pull_up.can_pull_up {
-            return self.dependent_mark(subquery, alias).map(Some);
-        }
+        // What it cannot rewrite, it may also fail at.
+        let plan = match subquery.clone().rewrite(&mut pull_up) {
+            Ok(plan) if pull_up.can_pull_up => plan.data,
+            _ => return self.dependent_mark(subquery, alias).map(Some),
+        };
         let correlated: BTreeSet<Column> = pull_up.correlated_subquery_cols_map.values().flatten().cloned().collect();
         let condition = match conjunction(pull_up.join_filters) {
             Some(filter) => {

@@ -180,6 +180,7 @@ impl Generator {
     pub fn make_changes(&mut self, batch: usize) -> Vec<Change> {
         // Conditions read the tables only: a view that we cannot make would be missed.
         self.tables.retain(|table| table.writable);
+        self.ctes.clear();
         let tables = self.tables.clone();
         let mut statements = Vec::new();
         if batch == 0 {
