@@ -31,7 +31,7 @@ use anyhow::{Context, Result, bail};
 use futures::future::try_join_all;
 use parking_lot::Mutex;
 
-use case::{Asked, Case, Comparison, Mismatch, Place};
+use case::{Asked, Case, Comparison, Mismatch, Place, Spent};
 use expressions::Generator;
 use queries::Query;
 use schema::Table;
@@ -40,8 +40,8 @@ use subject::{Postgres, Subject, Treatment};
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(15);
-/// How many batches of changes a round has.
-const N_BATCHES: usize = 3;
+/// How many batches of changes a round has, each as often as it stands here.
+const N_BATCHES: [usize; 5] = [2, 2, 2, 3, 4];
 /// How many rounds a server is used for: starting one takes longer than dropping what a round made.
 const ROUNDS_ON_ONE_SERVER: usize = 8;
 
@@ -104,6 +104,8 @@ pub struct Figures {
     pub unsupported: BTreeMap<String, (u64, String)>,
     /// Wrong answers, as suites.
     pub mismatches: Vec<String>,
+    /// How long what was done took, in all lanes.
+    pub spent: Spent,
 }
 
 impl Figures {
@@ -139,6 +141,7 @@ impl fmt::Display for Figures {
 pub fn round(seed: u64, n_queries: usize) -> Case {
     let mut generator = Generator::new(seed);
     let tables = generator.make_tables();
+    let n_batches = *generator.pick(&N_BATCHES);
     let mut queries = Vec::new();
     for at in 0..generator.up_to(3) {
         let query = generator.query();
@@ -156,10 +159,10 @@ pub fn round(seed: u64, n_queries: usize) -> Case {
         });
     }
     for _ in 0..n_queries {
-        let born = if generator.chance(60) { 0 } else { generator.up_to(N_BATCHES) };
+        let born = if generator.chance(60) { 0 } else { generator.up_to(n_batches) };
         queries.push(Asked { query: generator.query(), born, name: None, plain: false });
     }
-    let batches = (0..N_BATCHES).map(|batch| generator.make_changes(batch)).collect();
+    let batches = (0..n_batches).map(|batch| generator.make_changes(batch)).collect();
     let treatment = match generator.up_to(10) {
         0 | 1 => Treatment::Crashes,
         2 => Treatment::Restarts,
@@ -252,6 +255,9 @@ impl Run<'_> {
         figures.n_queries += case.queries.len() as u64;
         figures.n_views += result.n_views as u64;
         figures.n_compared += result.n_compared as u64;
+        for (what, time) in &result.spent {
+            *figures.spent.entry(what).or_default() += *time;
+        }
         for asked in &case.queries {
             let sql = asked.query.sql.to_string();
             figures.distinct.insert(hash(&sql));
@@ -396,6 +402,8 @@ pub fn main(arguments: impl Iterator<Item = String>) -> Result<bool> {
     for (message, (count, query)) in &figures.unsupported {
         println!("0A000 {count} times: {message}\n    {query}");
     }
+    let spent = figures.spent.iter().map(|(what, time)| format!("{what} {:.0} s", time.as_secs_f64()));
+    println!("where the time went: {}", spent.collect::<Vec<_>>().join(", "));
     println!("{figures} in {:.0} s", started.elapsed().as_secs_f64());
     Ok(figures.mismatches.is_empty())
 }

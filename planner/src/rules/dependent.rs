@@ -161,7 +161,7 @@ fn null_safe(on: &[(Expr, Column)]) -> Vec<Expr> {
 }
 
 /// The conditions of a join, as ON has them.
-fn conditions(join: &Join) -> Vec<Expr> {
+pub(super) fn conditions(join: &Join) -> Vec<Expr> {
     let op = match join.null_equality {
         NullEquality::NullEqualsNull => Operator::IsNotDistinctFrom,
         NullEquality::NullEqualsNothing => Operator::Eq,

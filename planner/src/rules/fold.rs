@@ -2,14 +2,14 @@
 
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, when};
 
 use crate::error::{Error, Result};
 use crate::expr::{constant, evaluate, is_foldable};
 
 /// Folds the constants of a plan, and of its subqueries.
 pub fn fold(plan: LogicalPlan) -> Result<LogicalPlan> {
-    super::rewrite_nodes(plan, |node| {
+    let plan = super::rewrite_nodes(plan, |node| {
         // The output's names are part of the schema: a folded column keeps the name of what it was.
         let keep_names = matches!(node, LogicalPlan::Projection(_) | LogicalPlan::Aggregate(_));
         if matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Window(_) | LogicalPlan::Extension(_)) {
@@ -32,6 +32,31 @@ pub fn fold(plan: LogicalPlan) -> Result<LogicalPlan> {
                 }
                 _ => Ok(folded),
             }
+        })
+    })?;
+    keep_nullable(plan)
+}
+
+/// A scalar subquery of a constant is NULL all the same where it has no row.
+fn keep_nullable(plan: LogicalPlan) -> Result<LogicalPlan> {
+    super::rewrite_nodes(plan, |node| {
+        let node = match node {
+            LogicalPlan::Projection(_) | LogicalPlan::Join(_) | LogicalPlan::Window(_) => node.recompute_schema()?,
+            node => node,
+        };
+        node.map_expressions(|e| {
+            e.transform_up(|e| match e {
+                Expr::ScalarSubquery(subquery) if !subquery.subquery.schema().field(0).is_nullable() => {
+                    let column = subquery.subquery.schema().columns().swap_remove(0);
+                    let value = Expr::Column(column.clone());
+                    let value = when(value.clone().is_not_null(), value).end()?;
+                    let plan = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone())
+                        .project([value.alias_qualified(column.relation.clone(), &column.name)])?
+                        .build()?;
+                    Ok(Transformed::yes(Expr::ScalarSubquery(Subquery { subquery: plan.into(), ..subquery })))
+                }
+                e => Ok(Transformed::no(e)),
+            })
         })
     })
 }

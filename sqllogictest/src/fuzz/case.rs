@@ -1,5 +1,8 @@
 //! A case: tables, queries and changes, played on both servers and compared.
 
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
 use tokio_postgres::Client;
 
@@ -38,7 +41,29 @@ pub struct Case {
 }
 
 /// How many connections make views: each waits for a checkpoint, and they wait for the same one.
-const N_MAKERS: usize = 16;
+const N_MAKERS: usize = 32;
+
+/// How long what was done took, by what it was.
+pub type Spent = BTreeMap<&'static str, Duration>;
+
+/// Says what takes the time.
+#[derive(Debug)]
+struct Watch {
+    since: Instant,
+    spent: Spent,
+}
+
+impl Watch {
+    fn start() -> Watch {
+        Watch { since: Instant::now(), spent: Spent::new() }
+    }
+
+    /// All since the last time was this.
+    fn was(&mut self, what: &'static str) {
+        *self.spent.entry(what).or_default() += self.since.elapsed();
+        self.since = Instant::now();
+    }
+}
 
 /// What was answered on one side.
 #[derive(Debug, Default)]
@@ -49,6 +74,8 @@ struct Played {
     answers: Vec<Vec<Option<Outcome>>>,
     /// After each batch, what each view held, or how it could not be made.
     views: Vec<Vec<Option<Outcome>>>,
+    /// How long it took.
+    spent: Spent,
 }
 
 /// Where an answer was wrong.
@@ -92,6 +119,8 @@ pub struct Comparison {
     pub n_views: usize,
     /// How many answers were compared.
     pub n_compared: usize,
+    /// How long it took, on both sides beside each other.
+    pub spent: Spent,
 }
 
 impl Case {
@@ -104,6 +133,7 @@ impl Case {
     }
 
     async fn on_postgres(&self, postgres: &Postgres) -> Result<Played> {
+        let mut watch = Watch::start();
         postgres.clear().await?;
         let client = &postgres.client;
         let mut played = Played::default();
@@ -121,6 +151,8 @@ impl Case {
             let queries: Vec<String> = (0..self.queries.len()).map(|at| self.statement(at)).collect();
             played.answers.push(ask_all(client, &queries).await.into_iter().map(Some).collect());
         }
+        watch.was("Postgres");
+        played.spent = watch.spent;
         Ok(played)
     }
 
@@ -171,20 +203,25 @@ impl Case {
 
     async fn on_ours(&self, subject: &mut Subject) -> Result<Played> {
         let mut client = subject.connect().await?;
-        let mut played = Played::default();
+        let (mut played, mut watch) = (Played::default(), Watch::start());
         for table in &self.tables {
             super::answers::run(&client, &table.create()).await?;
         }
+        watch.was("tables");
         let mut made: Vec<Option<Outcome>> = vec![None; self.queries.len()];
         for (number, batch) in self.batches.iter().enumerate() {
             self.make_views(subject, &client, number, &mut made).await?;
+            watch.was("views");
             played.changed.push(change(&client, batch).await);
+            watch.was("changes");
             let flush = ask(&client, "FLUSH").await;
             flush.map_err(|failure| anyhow::anyhow!("FLUSH: {}: {}", failure.code, failure.message))?;
+            watch.was("flush");
             if self.treatment != Treatment::Runs {
                 drop(client);
                 subject.treat(self.treatment).await?;
                 client = subject.connect().await?;
+                watch.was("crashes");
             }
             let there: Vec<usize> = (0..made.len()).filter(|at| matches!(made[*at], Some(Ok(_)))).collect();
             let reads: Vec<String> = there.iter().map(|at| format!("SELECT * FROM {}", self.view(*at))).collect();
@@ -193,6 +230,7 @@ impl Case {
                 views[at] = Some(outcome);
             }
             played.views.push(views);
+            watch.was("read views");
             let asked: Vec<usize> = (0..self.queries.len()).filter(|at| self.reads(*at, number)).collect();
             let queries: Vec<String> = asked.iter().map(|at| self.statement(*at)).collect();
             let mut answers = vec![None; self.queries.len()];
@@ -200,8 +238,11 @@ impl Case {
                 answers[at] = Some(outcome);
             }
             played.answers.push(answers);
+            watch.was("read queries");
         }
         self.drop_all(&client, &made).await?;
+        watch.was("drop");
+        played.spent = watch.spent;
         Ok(played)
     }
 
@@ -225,9 +266,12 @@ impl Case {
     pub async fn play(&self, subject: &mut Subject, postgres: &Postgres) -> Result<Comparison> {
         let (theirs, ours) = tokio::join!(self.on_postgres(postgres), self.on_ours(subject));
         let theirs = theirs.context("on Postgres")?;
-        let mut result = Comparison::default();
+        let mut result = Comparison { spent: theirs.spent.clone(), ..Comparison::default() };
         match ours {
-            Ok(ours) => self.compare(&theirs, &ours, &mut result),
+            Ok(ours) => {
+                self.compare(&theirs, &ours, &mut result);
+                result.spent.extend(ours.spent);
+            }
             Err(error) => result.mismatches.push(Mismatch {
                 place: Place::Server,
                 at: 0,
