@@ -117,7 +117,7 @@ impl Connection {
         if let Some(parsed) = &prepared.parsed {
             statements::check_allowed(&self.session, &parsed.statement)?;
         }
-        if !name.is_empty() && self.portals.contains_key(&name) {
+        if !name.is_empty() && (self.portals.contains_key(&name) || self.session.cursors.contains_key(&name)) {
             return Err(Error::new("42P03", format!("cursor \"{name}\" already exists")));
         }
         let (given, wanted) = (bind.parameters.len(), prepared.parameters.len());
@@ -153,9 +153,12 @@ impl Connection {
             let oids = prepared.parameters.iter().map(planner::types::oid).collect();
             self.wire.put(PgWireBackendMessage::ParameterDescription(ParameterDescription::new(oids)));
             prepared.fields.as_ref().map(|f| row_description(f, &vec![Format::Text; f.len()]))
-        } else {
-            let portal = self.portals.get(&name).ok_or_else(|| no_portal(&name))?;
+        } else if let Some(portal) = self.portals.get(&name) {
             portal.prepared.fields.as_ref().map(|f| row_description(f, &portal.formats))
+        } else {
+            // What DECLARE made is a portal too; its FETCH says in which format the rows come.
+            let cursor = self.session.cursors.get(&name).ok_or_else(|| no_portal(&name))?;
+            Some(row_description(cursor.fields(), &vec![Format::Text; cursor.fields().len()]))
         };
         self.wire.put(match description {
             Some(description) => PgWireBackendMessage::RowDescription(description),
@@ -168,8 +171,8 @@ impl Connection {
         let name = close.name.unwrap_or_default();
         if close.target_type == b'S' {
             self.session.prepared.remove(&name);
-        } else {
-            self.portals.remove(&name);
+        } else if self.portals.remove(&name).is_none() {
+            self.session.cursors.remove(&name);
         }
         self.wire.put(PgWireBackendMessage::CloseComplete(CloseComplete::new()));
     }

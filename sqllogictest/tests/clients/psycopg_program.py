@@ -164,6 +164,16 @@ with psycopg.connect(url) as connection:
         connection.execute("DELETE FROM t WHERE id = 1000")
     assert connection.execute("SELECT count(*) FROM t WHERE id >= 1000").fetchone() == (0,)
 
+# A cursor of the server, which psycopg declares, describes by its portal's name, and fetches piece by piece.
+with psycopg.connect(url) as connection:
+    for binary in [False, True]:
+        with connection.cursor("pieces", binary=binary) as cursor:
+            cursor.itersize = 3
+            cursor.execute("SELECT g, 'row ' || g FROM generate_series(1, 10) AS s(g) ORDER BY g")
+            assert [column.name for column in cursor.description] == ["g", "?column?"]
+            assert cursor.fetchmany(2) == [(1, "row 1"), (2, "row 2")]
+            assert list(cursor) == [(g, f"row {g}") for g in range(3, 11)]
+
 # Settings at connect, as people's scripts have them.
 with psycopg.connect(url, options="-c timezone=Europe/Berlin -c rw_implicit_flush=true", application_name="test") as connection:
     (shown,) = connection.execute("SELECT '2024-07-01 12:00+00'::timestamptz::text").fetchone()
