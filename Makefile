@@ -63,9 +63,11 @@ compat: ## The compat suites on a real Postgres.
 release: ## The optimised binary.
 	cargo build --release --workspace --bin headwater
 
-bench: ## The numbers of bench/results: make bench, or one of them: make bench Q=lookup
+bench: ## The numbers of bench/results: make bench, one of them: make bench Q=lookup; beside other engines: make bench Q=q4,q5 ENGINES=headwater,flink
 	cargo build --release --workspace --bin headwater --example latency
-	bench/run.py $(Q)
+	@if [[ -n "$(LANE)$(ENGINES)" || "$(Q)" = q[0-9]* ]]; then bench/compare.py $(if $(Q),--queries $(Q)) $(if $(LANE),--lane $(LANE)) \
+	  $(if $(ENGINES),--engines $(ENGINES)) $(if $(EVENTS),--events $(EVENTS)) $(if $(RUNS),--runs $(RUNS)) $(if $(OUT),--out $(OUT)); \
+	else bench/run.py $(Q); fi
 
 docs: ## The documentation of all crates, and the SQL of README and docs/ run as tests.
 	cargo doc --workspace --no-deps
