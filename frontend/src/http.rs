@@ -158,10 +158,11 @@ fn measure_sources(status: &EngineStatus, registry: &mut Registry) {
 
 fn measure_event_time(status: &EngineStatus, registry: &mut Registry) {
     let watermark = Family::<Job, Gauge<f64, AtomicU64>>::default();
-    let late = Family::<Source, Counter>::default();
+    let (late, dropped) = (Family::<Source, Counter>::default(), Family::<Source, Counter>::default());
     for job in &status.jobs {
         let Some(rows) = job.late_rows else { continue };
         late.get_or_create(&Source { source: job.name.clone() }).inc_by(rows);
+        dropped.get_or_create(&Source { source: job.name.clone() }).inc_by(job.late_dropped);
         if let Some(mark) = job.watermarks.iter().find_map(|(_, mark)| *mark) {
             watermark.get_or_create(&Job { job: job.name.clone() }).set(mark.at as f64 / 1e6);
         }
@@ -169,6 +170,7 @@ fn measure_event_time(status: &EngineStatus, registry: &mut Registry) {
     let help = "The watermark of the source or table, as seconds since 1970";
     registry.register_with_unit("watermark", help, Unit::Seconds, watermark);
     registry.register("late_rows", "Rows that were late since the start", late);
+    registry.register("late_rows_dropped", "Rows of $late that were dropped since the start", dropped);
 }
 
 fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use storage::{Column, RelationId};
-use streaming::engine::JobSpec;
+use streaming::engine::{JobSpec, Keeping};
 use streaming::watermark::Watermarks;
 
 use crate::error::{Error, Result};
@@ -167,12 +167,14 @@ impl Catalog {
         self.remove(object.id);
         self.by_name.insert((object.schema.clone(), object.name.clone()), object.id);
         if let Some(id) = object.errors {
+            let keeping = object.job.as_ref().map_or_else(Keeping::of_old, |job| job.keeping);
             let errors = Object {
                 id,
                 schema: object.schema.clone(),
                 name: format!("{}{ERRORS_SUFFIX}", object.name),
                 kind: ObjectKind::System,
-                columns: streaming::engine::error_columns(),
+                columns: keeping.columns(),
+                stream_key: vec![streaming::row_errors::ERROR_ID],
                 depends_on: vec![object.id],
                 ..Object::default()
             };
@@ -186,9 +188,11 @@ impl Catalog {
                 name: format!("{}{LATE_SUFFIX}", object.name),
                 kind: ObjectKind::System,
                 columns: streaming::event_time::late_columns(&job.columns, event),
-                hidden: 1,
+                hidden: event.late_hidden(),
+                stream_key: vec![streaming::event_time::late_columns(&job.columns, event).len() - 1],
                 depends_on: vec![object.id],
-                append_only: true,
+                // Old ones go, if it is known which are.
+                append_only: event.late_at().is_none(),
                 ..Object::default()
             };
             self.by_name.insert((late.schema.clone(), late.name.clone()), late.id);

@@ -19,7 +19,6 @@ use crate::coordinator::{Cut, Job, Stage};
 use crate::event_time::late_columns;
 use crate::job::{Reread, SplitState};
 use crate::operators::AnyOperator;
-use crate::row_errors::error_columns;
 use crate::spec::{CatalogChanges, JobSpec};
 
 /// How long the writer waits before it tries a failed checkpoint again.
@@ -231,7 +230,7 @@ pub fn open_relation(store: &Arc<Store>, spec: &JobSpec) -> Result<Option<Arc<Re
 pub fn open_errors(store: &Arc<Store>, spec: &JobSpec) -> Result<Arc<Relation>> {
     store.relation(RelationSpec {
         id: spec.errors,
-        schema: storage::types::arrow_schema(&error_columns()),
+        schema: storage::types::arrow_schema(&spec.keeping.columns()),
         key: vec![0],
         key_options: Vec::new(),
         vnode_columns: vec![0],

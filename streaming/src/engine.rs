@@ -29,7 +29,7 @@ use crate::operator::StateSize;
 use crate::operators::AnyOperator;
 use crate::outbox::{self, Deliveries, Outbox};
 use crate::row_errors::on_error_key;
-pub use crate::row_errors::{ErrorsKept, OnError, error_columns};
+pub use crate::row_errors::{ErrorsKept, Keeping, OnError};
 use crate::runtime::Runtime;
 use crate::source::Sources;
 pub use crate::spec::{CatalogChanges, EngineConfig, JobSpec};
@@ -126,6 +126,7 @@ impl Engine {
             coordinator.state.lock().checkpoint_error = Some(error);
             drop(coordinator.drop_jobs(&[], reserve));
         }
+        let kept = coordinator.config.errors_kept;
         let mut last = FIRST_RELATION - 1;
         let mut sinks = Vec::new();
         let mut ordered = jobs;
@@ -135,6 +136,7 @@ impl Engine {
             let failed = store.meta_get(&checkpoint::failed_key(spec.relation))?;
             let failed = failed.map(|message| String::from_utf8_lossy(&message).into_owned());
             let mut control = JobControl::new(spec.relation, spec.name.clone(), coordinator.clock.clone());
+            (*control.kept.lock(), *control.origin.lock()) = (spec.keeping.kept(kept), origin(&spec));
             let fails = store.meta_get(&on_error_key(spec.relation))?.is_some();
             control.fails_on_error.store(fails, Ordering::Release);
             let announced = store.meta_get(&checkpoint::event_key(spec.relation))?;
@@ -294,6 +296,8 @@ impl Engine {
     pub async fn create(&self, job: JobSpec, catalog: CatalogChanges) -> Result<()> {
         self.refuse_without_checkpoints()?;
         let mut control = JobControl::new(job.relation, job.name.clone(), self.coordinator.clock.clone());
+        *control.kept.lock() = job.keeping.kept(self.coordinator.config.errors_kept);
+        *control.origin.lock() = origin(&job);
         match job.plan.nodes.first().map(|node| &node.operator) {
             Some(AnyOperator::Source(source)) => {
                 let sources = self.sources.clone();
@@ -409,6 +413,7 @@ impl Engine {
     pub fn rename(&self, relation: RelationId, name: &str) {
         if let Some(job) = self.coordinator.state.lock().jobs.get_mut(&relation) {
             job.spec.name = name.to_owned();
+            *job.control.origin.lock() = origin(&job.spec);
         }
     }
 
@@ -433,6 +438,14 @@ impl Engine {
         let job = state.jobs.get(&relation).ok_or_else(missing)?;
         job.control.fails_on_error.store(on_error == OnError::Fail, Ordering::Release);
         Ok(())
+    }
+
+    /// Chooses how much is kept of what a job sets aside. The catalog says so already.
+    pub fn set_keeping(&self, relation: RelationId, keeping: Keeping) {
+        if let Some(job) = self.coordinator.state.lock().jobs.get_mut(&relation) {
+            job.spec.keeping = keeping;
+            *job.control.kept.lock() = keeping.kept(self.coordinator.config.errors_kept);
+        }
     }
 
     /// Makes changes of the catalog durable that concern no job.
@@ -622,6 +635,19 @@ async fn off_thread<R: Send + 'static>(act: impl FnOnce() -> Result<R> + Send + 
     receive.await.map_err(|_| Error::Failed("opening the source panicked".into()))?
 }
 
+/// Where the rows of a job come from: a source's or table's own, or those of what it reads.
+fn origin(spec: &JobSpec) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for node in &spec.plan.nodes {
+        if let AnyOperator::TapReader(tap) = &node.operator
+            && !names.contains(&tap.name.as_str())
+        {
+            names.push(&tap.name);
+        }
+    }
+    if names.is_empty() { spec.name.clone() } else { names.join(", ") }
+}
+
 fn source_control(
     source: Arc<dyn crate::source::Source>,
     splits: Vec<SplitState>,
@@ -685,6 +711,8 @@ fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
         bytes_in: control.bytes_in.load(Ordering::Relaxed),
         row_errors: control.row_errors.load(Ordering::Relaxed),
         row_errors_dropped: control.row_errors_dropped.load(Ordering::Relaxed),
+        late_dropped: control.late_dropped.load(Ordering::Relaxed),
+        kept: *control.kept.lock(),
         sink: control.outbox.as_ref().map(|outbox| outbox.status()),
     }
 }

@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringViewArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
+};
 use arrow::compute::cast;
 use arrow::datatypes::Int64Type;
 use arrow_schema::{DataType, Field, SchemaRef};
@@ -27,6 +29,7 @@ use storage::{Batch, Column, RelationId, SqlType};
 use crate::error::Result;
 use crate::expr::{self, Evaluator, Expr, Functions};
 use crate::operator::RowError;
+use crate::row_errors::now_us;
 use crate::watermark::{self, Watermark, Watermarks};
 
 /// `WATERMARK FOR column AS expr`, with its options.
@@ -48,6 +51,9 @@ pub struct EventTime {
     pub max_drift: Option<i64>,
     /// The relation that `<name>$late` reads.
     pub late: RelationId,
+    /// Whether it says when a row was late, so that the old ones can go.
+    #[serde(default)]
+    pub stamped: bool,
 }
 
 /// How far the event time of one split or table is.
@@ -147,6 +153,16 @@ impl Announced {
 }
 
 impl EventTime {
+    /// The number of the columns of `<name>$late`, the last ones, that are not shown.
+    pub fn late_hidden(&self) -> usize {
+        1 + usize::from(self.stamped)
+    }
+
+    /// The column of `<name>$late` that says when.
+    pub fn late_at(&self) -> Option<usize> {
+        self.stamped.then_some(self.visible + 1)
+    }
+
     /// What is known of the column if `at` is announced.
     pub fn watermark(&self, at: i64) -> Watermark {
         Watermark { at, floor: self.floor(at), lateness: self.lateness > 0, retracts: !self.append_only }
@@ -174,12 +190,15 @@ pub fn announce(splits: &[SplitTime], before: i64) -> i64 {
     at.unwrap_or(i64::MIN).max(before)
 }
 
-/// The columns of `<name>$late`: the relation's own, the watermark that the row was below, and, hidden, what tells rows
-/// apart.
+/// The columns of `<name>$late`: the relation's own, the watermark that the row was below, and, hidden, when that was
+/// and what tells rows apart.
 pub fn late_columns(columns: &[Column], spec: &EventTime) -> Vec<Column> {
     let plain = |c: &Column| Column { not_null: false, ..c.clone() };
     let mut late: Vec<Column> = columns.iter().take(spec.visible).map(plain).collect();
     late.push(Column { name: "_watermark".into(), not_null: false, ..columns[spec.column].clone() });
+    if spec.stamped {
+        late.push(Column::new("_at", SqlType::TimestampTz));
+    }
     late.push(Column { not_null: true, ..Column::new("_late_id", SqlType::Text) });
     late
 }
@@ -358,6 +377,10 @@ impl Judge {
         let mut columns = rows.data().columns()[..self.spec.visible].to_vec();
         let marks: ArrayRef = Arc::new(Int64Array::from_iter_values(late.iter().map(|(_, at)| *at)));
         columns.push(of_numbers(&marks, self.late.field(columns.len()).data_type())?);
+        if self.spec.stamped {
+            let now = TimestampMicrosecondArray::from_value(now_us(), late.len());
+            columns.push(Arc::new(now.with_timezone("UTC")));
+        }
         columns.push(Arc::new(StringViewArray::from_iter_values(ids)));
         let late = RecordBatch::try_new(self.late.clone(), columns)?;
         Ok(Judged { taken: batch.filter(&BooleanArray::from(keep))?, late: Batch::new(late, None), errors })
@@ -404,6 +427,7 @@ mod tests {
             idle_timeout: None,
             max_drift: None,
             late: RelationId(1),
+            stamped: true,
         };
         let functions: Arc<dyn Functions> = Arc::new(TestFunctions);
         Judge::new(&spec, &columns(), &functions).unwrap()

@@ -288,9 +288,8 @@ pub fn row_error(batch: &Batch, row: usize, error: &DataFusionError) -> RowError
         diff: batch.diff(row),
         reason,
         sqlstate: sqlstate.to_string(),
-        split: None,
-        offset: None,
         raw: Some(row_text(batch.data(), row).into_bytes()),
+        ..RowError::default()
     }
 }
 

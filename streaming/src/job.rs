@@ -12,6 +12,8 @@ use crate::clock::Clock;
 use crate::event_time::{self, Announced, Judge, Progress, SplitTime};
 use crate::operator::{Seal, StateSize};
 use crate::outbox::Outbox;
+use crate::retention::Tried;
+use crate::row_errors::ErrorsKept;
 use crate::source::{Offset, Source};
 use crate::ttl::Ttl;
 use crate::watermark::{History, Watermarks};
@@ -70,6 +72,14 @@ pub struct JobControl {
     pub row_errors: AtomicU64,
     /// Errors that were dropped: too many at once, or too old.
     pub row_errors_dropped: AtomicU64,
+    /// Late rows that were dropped: too many, or too old.
+    pub late_dropped: AtomicU64,
+    /// How much is kept of what failed or was late.
+    pub kept: Mutex<ErrorsKept>,
+    /// Where the rows come from, as `<name>$errors` says it.
+    pub origin: Mutex<String>,
+    /// What became of errors that were tried again, and is still to be told.
+    pub tried: Mutex<Tried>,
     /// Whether the job stops at a row that fails.
     pub fails_on_error: AtomicBool,
     /// Rows read of snapshots.
@@ -288,6 +298,10 @@ impl JobControl {
             bytes_in: AtomicU64::new(0),
             row_errors: AtomicU64::new(0),
             row_errors_dropped: AtomicU64::new(0),
+            late_dropped: AtomicU64::new(0),
+            kept: Mutex::default(),
+            origin: Mutex::default(),
+            tried: Mutex::default(),
             fails_on_error: AtomicBool::new(false),
             rows_read: AtomicU64::new(0),
             rows_total: Mutex::new(None),

@@ -229,7 +229,7 @@ impl Output {
 }
 
 /// A row or a record that failed, as data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowError {
     /// +1 when the row came, -1 when the same row was retracted.
     pub diff: i64,

@@ -28,7 +28,6 @@ use crate::operators::source::SourceLeaf;
 use crate::operators::table_source::TableLeaf;
 use crate::operators::tap_reader::TapLeaf;
 use crate::owed::{Owed, OwedTo};
-use crate::row_errors::ErrorsKept;
 use crate::spec::JobSpec;
 use crate::tap::Taps;
 
@@ -77,8 +76,6 @@ pub struct Installation {
     pub store: Arc<Store>,
     /// The SQL functions.
     pub functions: Arc<dyn Functions>,
-    /// How many errors are kept.
-    pub errors_kept: ErrorsKept,
     /// It starts again, with the inboxes that it was parked with.
     pub again: bool,
 }
@@ -456,9 +453,8 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>, parked: Pa
             let root = |schema, owed| {
                 let errors = (job.spec.errors, job.errors.clone());
                 let late = job.spec.late().zip(job.late.clone());
-                let (id, relation) = (job.spec.relation, job.relation.clone());
-                let task =
-                    Root::new(ctx.clone(), taps.clone(), id, relation, errors, late, schema, owed, job.errors_kept);
+                let relation = job.relation.clone();
+                let task = Root::new(ctx.clone(), taps.clone(), &job.spec, relation, errors, late, schema, owed);
                 Box::new(task) as Box<dyn Task>
             };
             let inputs: Vec<_> = plan_node

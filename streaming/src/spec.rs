@@ -8,7 +8,7 @@ use storage::{Column, RelationId};
 use crate::event_time::EventTime;
 use crate::operators::AnyOperator;
 use crate::plan::Plan;
-use crate::row_errors::ErrorsKept;
+use crate::row_errors::{ErrorsKept, Keeping};
 
 /// How to run an engine.
 pub struct EngineConfig {
@@ -37,7 +37,7 @@ impl Default for EngineConfig {
             restarts_max: 5,
             restart_window: Duration::from_secs(600),
             restart_pause: Duration::from_millis(200),
-            errors_kept: ErrorsKept { max: 10_000, time: Duration::from_secs(7 * 24 * 3600) },
+            errors_kept: ErrorsKept::default(),
         }
     }
 }
@@ -54,8 +54,11 @@ pub struct JobSpec {
     pub plan: Plan,
     /// The relation's columns, hidden ones included.
     pub columns: Vec<Column>,
-    /// The relation that `<name>$errors` reads: columns [`error_columns`], maintained by the same job.
+    /// The relation that `<name>$errors` reads: columns [`Keeping::columns`], maintained by the same job.
     pub errors: RelationId,
+    /// What it keeps of what it sets aside.
+    #[serde(default = "Keeping::of_old")]
+    pub keeping: Keeping,
 }
 
 impl JobSpec {

@@ -7,6 +7,7 @@ use storage::{Epoch, RelationId};
 
 use crate::operator::StateSize;
 pub use crate::outbox::SinkStatus;
+use crate::row_errors::ErrorsKept;
 use crate::watermark::Watermark;
 
 /// What a job is doing.
@@ -70,6 +71,10 @@ pub struct JobStatus {
     pub row_errors: u64,
     /// Errors that were dropped since the server started: too many at once, or too old.
     pub row_errors_dropped: u64,
+    /// Late rows that were dropped: too many, or too old.
+    pub late_dropped: u64,
+    /// How much is kept of what failed or was late.
+    pub kept: ErrorsKept,
     /// How the delivery of a sink stands.
     pub sink: Option<SinkStatus>,
 }

@@ -10,7 +10,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use futures::executor::block_on;
 use storage::{Batch, Column, Epoch, RelationId, SqlType, Store, StoreOptions};
 use streaming::aggregates::{AggregateCall, AggregateKind};
-use streaming::engine::{Engine, EngineConfig, JobSpec};
+use streaming::engine::{Engine, EngineConfig, JobSpec, Keeping};
 use streaming::expr::Functions;
 use streaming::operators::{Aggregate, Materialize, Project, Source, TableSource, TapReader};
 use streaming::plan::Plan;
@@ -207,7 +207,14 @@ fn numbers() -> JobSpec {
 }
 
 fn job(id: u32, name: &str, plan: Plan, names: &[&str]) -> JobSpec {
-    JobSpec { relation: RelationId(id), name: name.into(), plan, columns: columns(names), errors: RelationId(id + 1) }
+    JobSpec {
+        relation: RelationId(id),
+        name: name.into(),
+        plan,
+        columns: columns(names),
+        errors: RelationId(id + 1),
+        keeping: Keeping::default(),
+    }
 }
 
 /// count(*), per k, over the columns (k) of `upstream`.

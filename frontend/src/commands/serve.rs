@@ -53,7 +53,7 @@ pub struct Arguments {
     /// The pause before the first of these starts; it doubles each time, up to a minute [default: 200]
     #[arg(long, value_name = "MS", env = "HEADWATER_JOB_RESTART_PAUSE_MS")]
     job_restart_pause_ms: Option<u64>,
-    /// How many rows each $errors keeps, the newest [default: 10000]
+    /// How many rows each $errors and $late keeps, the newest [default: 10000]
     #[arg(long, value_name = "N", env = "HEADWATER_ERRORS_KEPT_MAX")]
     errors_kept_max: Option<usize>,
     /// How long they are kept [default: 168]

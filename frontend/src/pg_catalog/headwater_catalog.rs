@@ -19,7 +19,7 @@ pub const RELATIONS: &[SystemRelation] = &[
         "relation:oid name:text kind:text state:text error:text epoch:int8 epochs_behind:int8 rows_read:int8 \
          rows_total:int8 progress:float8 rows_in:int8 rows_waiting:int8 state_rows:int8 state_bytes:int8 \
          seconds_behind:float8 failures:int8 restarts:int8 last_error:text next_attempt_seconds:float8 \
-         row_errors:int8 row_errors_dropped:int8",
+         row_errors:int8 row_errors_dropped:int8 errors_kept_max:int8 errors_kept_hours:int8",
         |context, rows| {
             let status = context.shared.engine()?.status();
             for job in &status.jobs {
@@ -58,7 +58,9 @@ pub const RELATIONS: &[SystemRelation] = &[
                     job.last_failure.clone(),
                     job.restarts_in.map(|left| left.as_secs_f64()),
                     job.row_errors,
-                    job.row_errors_dropped
+                    job.row_errors_dropped,
+                    job.kept.max as u64,
+                    job.kept.time.as_secs() / 3600
                 ]);
             }
             Ok(())
@@ -192,7 +194,7 @@ pub const RELATIONS: &[SystemRelation] = &[
     relation(
         "watermarks",
         13_208,
-        "relation:oid name:text kind:text column:text split:text watermark:text idle:bool late_rows:int8",
+        "relation:oid name:text kind:text column:text split:text watermark:text idle:bool late_rows:int8 late_rows_dropped:int8",
         |context, rows| {
             for job in &context.shared.engine()?.status().jobs {
                 let Some(object) = context.catalog.by_id(job.relation) else { continue };
@@ -208,7 +210,8 @@ pub const RELATIONS: &[SystemRelation] = &[
                         None::<String>,
                         mark.map(|mark| text(mark.at)),
                         None::<bool>,
-                        job.late_rows
+                        job.late_rows,
+                        job.late_rows.map(|_| job.late_dropped)
                     ]);
                     for split in job.splits.iter().filter(|_| job.late_rows.is_some()) {
                         let at = split.watermark.map(text);
@@ -272,7 +275,11 @@ pub const RELATIONS: &[SystemRelation] = &[
                 config.checkpoint_interval.as_millis().to_string(),
                 "How often changes are made durable.",
             ),
-            ("errors_kept_max", config.errors_kept.max.to_string(), "How many rows each $errors keeps, the newest."),
+            (
+                "errors_kept_max",
+                config.errors_kept.max.to_string(),
+                "How many rows each $errors and $late keeps, the newest.",
+            ),
             ("errors_kept_hours", (config.errors_kept.time.as_secs() / 3600).to_string(), "How long they are kept."),
             (
                 "job_restarts_max",

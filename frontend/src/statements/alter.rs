@@ -4,7 +4,7 @@ use planner::catalog::{ERRORS_SUFFIX, LATE_SUFFIX, Object, ObjectKind};
 use planner::rename::Renamed;
 use planner::statement::{AlterRename, Comment, NamedKind, ObjectName};
 use storage::RelationId;
-use streaming::engine::OnError;
+use streaming::engine::{JobSpec, Keeping, OnError};
 
 use crate::catalog;
 use crate::error::{Error, Result};
@@ -118,7 +118,12 @@ pub async fn set(
     super::drop::check_kind(&object, kind)?;
     let (on_error, mut others) = storage_parameters::on_error(options)?;
     let of_ttl = ttl::Options::take(&mut others)?;
+    let mut keeping = object.job.as_ref().map(|job| job.keeping).unwrap_or_default();
+    let keeps = storage_parameters::keeping(&mut others, &mut keeping)?;
     storage_parameters::check(session, &others)?;
+    if keeps {
+        set_keeping(&session.shared.clone(), object.id, keeping).await?;
+    }
     match (on_error, object.kind) {
         (None, _) => {}
         (Some(OnError::Fail), ObjectKind::Table | ObjectKind::Sink) => {
@@ -134,6 +139,20 @@ pub async fn set(
     }
     ttl::set(session, name, &of_ttl).await?;
     Ok(Outcome::Done(tag))
+}
+
+/// Chooses how much is kept of what an object sets aside.
+async fn set_keeping(shared: &Shared, id: RelationId, keeping: Keeping) -> Result<()> {
+    let _changing = shared.catalogs.lock().await;
+    let object = shared.catalogs.current().by_id(id).map(|object| Object::clone(object));
+    let Some((mut object, job)) = object.and_then(|object| Some((object.clone(), object.job?))) else {
+        let hint = "A view that is not materialized runs nothing by itself.";
+        return Err(Error::new("42809", "there is nothing that sets rows aside").hint(hint));
+    };
+    object.job = Some(JobSpec { keeping, ..job });
+    replace(shared, object).await?;
+    shared.engine()?.set_keeping(id, keeping);
+    Ok(())
 }
 
 /// Keeps a comment.

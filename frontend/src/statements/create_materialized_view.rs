@@ -5,6 +5,7 @@ use planner::catalog::{Object, ObjectKind};
 use planner::lower::{ViewPlan, view_of};
 use planner::statement::CreateMaterializedView;
 use storage::RelationId;
+use streaming::engine::Keeping;
 
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
@@ -28,8 +29,11 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
             "Give it to the tables, or let rows leave a view as time passes: WHERE at > now() - INTERVAL '1 day'.",
         ));
     }
+    let mut keeping = Keeping::default();
+    storage_parameters::keeping(&mut options, &mut keeping)?;
     storage_parameters::check(session, &options)?;
-    let (plan, depends_on) = plan(session, statement).await?;
+    let (mut plan, depends_on) = plan(session, statement).await?;
+    plan.job.keeping = keeping;
     let object = Object {
         id: plan.job.relation,
         schema,
@@ -49,6 +53,7 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
     };
     // Others may create things while this one reads.
     let place = shared.catalogs.take_place(&object);
+    storage_parameters::tell(session, &object);
     drop(changing);
     if session.settings.is_on("background_ddl") {
         let (shared, notices) = (shared.clone(), session.notices());

@@ -5,14 +5,14 @@ use planner::catalog::{Object, ObjectKind, quote_ident};
 use planner::lower::{ViewPlan, sink_of, view_of};
 use planner::statement::{Connection, CreateSink, SinkFrom};
 use storage::{Column, RelationId};
-use streaming::engine::JobSpec;
+use streaming::engine::{JobSpec, Keeping};
 use streaming::sink::{OnError, SinkSpec, SinkType};
 
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::statements::create::{create, exists, query_columns, schema_of};
-use crate::statements::sink_into;
+use crate::statements::{sink_into, storage_parameters};
 
 /// Bytes that an outbox may hold unless its sink says otherwise.
 const OUTBOX_BYTES_MAX: u64 = 16 << 30;
@@ -53,6 +53,7 @@ pub async fn run(session: &mut Session, statement: &CreateSink, text: &str) -> R
     };
     // Others may create things while this one asks its target and reads.
     let _place = shared.catalogs.take_place(&object);
+    storage_parameters::tell(session, &object);
     drop(changing);
     create(&shared, object, Some(session.notices())).await?;
     Ok(Outcome::Done(TAG.into()))
@@ -99,7 +100,8 @@ pub fn plan(session: &Session, statement: &CreateSink) -> Result<SinkPlan> {
     }
     let asked = view.columns.len() - view.hidden;
     let spec = said.spec(name, &view.columns[..asked], &view, statement)?;
-    Ok(SinkPlan { job: sink_of(view, spec, said.snapshot, said.outbox_bytes_max), depends_on, helpers })
+    let job = JobSpec { keeping: said.keeping, ..sink_of(view, spec, said.snapshot, said.outbox_bytes_max) };
+    Ok(SinkPlan { job, depends_on, helpers })
 }
 
 /// What the options say that is no connector's business.
@@ -112,6 +114,7 @@ struct Said {
     snapshot: bool,
     outbox_bytes_max: u64,
     on_error: OnError,
+    keeping: Keeping,
 }
 
 /// Options of RisingWave's whose effect is always there, or that there is no need for.
@@ -134,7 +137,10 @@ impl Said {
             snapshot: true,
             outbox_bytes_max: OUTBOX_BYTES_MAX,
             on_error: OnError::Table,
+            keeping: Keeping::default(),
         };
+        let mut options = options.clone();
+        storage_parameters::keeping(&mut options, &mut said.keeping)?;
         if !statement.connection.includes.is_empty() {
             return Err(Error::unsupported("INCLUDE is not supported for a sink"));
         }
@@ -144,7 +150,7 @@ impl Said {
             _ => Err(Error::new("22023", format!("option \"{name}\" must be true or false, not \"{value}\""))),
         };
         let mut plain = None;
-        for (name, value) in options {
+        for (name, value) in &options {
             match name.as_str() {
                 "type" => plain = Some(kind(value)?),
                 "primary_key" => {

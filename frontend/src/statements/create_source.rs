@@ -3,7 +3,7 @@
 use planner::catalog::{Object, ObjectKind};
 use planner::statement::CreateSource;
 use storage::{Column, SqlType};
-use streaming::engine::JobSpec;
+use streaming::engine::{JobSpec, Keeping};
 use streaming::operators::source::Source;
 use streaming::plan::Plan;
 use streaming::source::SourceSpec;
@@ -13,7 +13,7 @@ use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::statements::create::{check_unique, create, exists, schema_of};
 use crate::statements::create_table::ROW_ID;
-use crate::statements::event_time;
+use crate::statements::{event_time, storage_parameters};
 
 /// Creates a source.
 pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) -> Result<Outcome> {
@@ -29,6 +29,8 @@ pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) ->
     drop(changing);
     let mut options = statement.connection.options.clone();
     let of_time = event_time::Options::take(&mut options)?;
+    let mut keeping = Keeping::default();
+    storage_parameters::keeping(&mut options, &mut keeping)?;
     let spec = spec(statement, options)?;
     let asked = tokio::task::spawn_blocking(move || connectors::Connectors.prepare(&spec));
     let spec = asked.await.map_err(|e| Error::new("XX000", e.to_string()))??;
@@ -50,7 +52,7 @@ pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) ->
     let watermarks = event_time::watermarks(event.as_ref(), columns.len());
     let mut plan = Plan::default();
     plan.add(Source { spec, event_time: event, schema: storage::types::arrow_schema(&columns) }, vec![]);
-    let job = JobSpec { relation: id, name: name.clone(), plan, columns: columns.clone(), errors };
+    let job = JobSpec { relation: id, name: name.clone(), plan, columns: columns.clone(), errors, keeping };
     let object = Object {
         id,
         schema,
@@ -66,7 +68,8 @@ pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) ->
         watermarks,
         ..Default::default()
     };
-    create(&shared, object, None).await?;
+    create(&shared, object.clone(), None).await?;
+    storage_parameters::tell(session, &object);
     Ok(Outcome::Done(TAG.into()))
 }
 

@@ -4,7 +4,7 @@
 use planner::catalog::{Object, ObjectKind};
 use planner::statement::{ColumnDef, CreateTable};
 use storage::{Column, RelationId, SqlType};
-use streaming::engine::JobSpec;
+use streaming::engine::{JobSpec, Keeping};
 use streaming::event_time::EventTime;
 use streaming::operators::materialize::Materialize;
 use streaming::operators::table_source::TableSource;
@@ -32,6 +32,8 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
     let mut options = statement.connection.options.clone();
     let of_time = event_time::Options::take(&mut options)?.of_table()?;
     let of_ttl = ttl::Options::take(&mut options)?;
+    let mut keeping = Keeping::default();
+    storage_parameters::keeping(&mut options, &mut keeping)?;
     storage_parameters::check(session, &options)?;
     if statement.on_conflict.is_some() {
         return Err(Error::unsupported("ON CONFLICT of a table is not supported yet")
@@ -94,15 +96,16 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
     let (settings, watermarks) = (session.bind_settings(), &statement.columns.watermarks);
     let event = event_time::event_time(&settings, &own, watermarks, of_time, || engine.allocate_relation())?;
     object.watermarks = event_time::watermarks(event.as_ref(), object.columns.len());
-    object.job = Some(job(&object, event, ttl.map(|(ttl, _)| ttl)));
+    object.job = Some(job(&object, event, ttl.map(|(ttl, _)| ttl), keeping));
     create(&shared, object.clone(), None).await?;
+    storage_parameters::tell(session, &object);
     let Some(bound) = query else { return Ok(Outcome::Done(TAG.into())) };
     let batches = select::collect(session, bound, &[], false).await?;
     let (n, _) = writing::append(session, &std::sync::Arc::new(object), batches).await?;
     Ok(Outcome::Done(format!("SELECT {n}")))
 }
 
-fn job(object: &Object, event_time: Option<EventTime>, ttl: Option<Ttl>) -> JobSpec {
+fn job(object: &Object, event_time: Option<EventTime>, ttl: Option<Ttl>, keeping: Keeping) -> JobSpec {
     let schema = storage::types::arrow_schema(&object.columns);
     let mut plan = Plan::default();
     let source = plan.add(TableSource { relation: object.id, event_time, ttl, schema: schema.clone() }, vec![]);
@@ -114,6 +117,7 @@ fn job(object: &Object, event_time: Option<EventTime>, ttl: Option<Ttl>) -> JobS
         plan,
         columns: object.columns.clone(),
         errors: object.errors.unwrap_or(RelationId(0)),
+        keeping,
     }
 }
 

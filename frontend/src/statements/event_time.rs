@@ -110,6 +110,7 @@ pub fn event_time(
         idle_timeout: options.idle_timeout,
         max_drift: options.max_drift.map(micros),
         late: late(),
+        stamped: true,
     }))
 }
 

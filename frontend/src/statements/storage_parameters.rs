@@ -1,7 +1,9 @@
-//! `SET (name = value, ...)` of an object: `on_error`. And `WITH (name = value, ...)` behind a table or a view: what Postgres
-//! and RisingWave know there besides `ttl`. None of the latter changes anything here, and whoever sets it is told so.
+//! `SET (name = value, ...)` of an object: `on_error`, `errors_kept_max`, `errors_kept_hours`. And `WITH (name = value, ...)`
+//! behind a table or a view: what Postgres and RisingWave know there besides `ttl`. None of the latter changes anything here,
+//! and whoever sets it is told so.
 
-use streaming::engine::OnError;
+use planner::catalog::Object;
+use streaming::engine::{Keeping, OnError};
 
 use crate::error::{Error, Result};
 use crate::session::Session;
@@ -31,6 +33,58 @@ pub fn on_error(options: &[(String, String)]) -> Result<(Option<OnError>, Vec<(S
             .hint("Available values: table, fail.")),
     };
     Ok((found.last().map(policy).transpose()?, others))
+}
+
+/// Takes `errors_kept_max` and `errors_kept_hours` out of options into `keeping`; true if there were some.
+pub fn keeping(options: &mut Vec<(String, String)>, keeping: &mut Keeping) -> Result<bool> {
+    let (mut found, mut failed) = (false, None);
+    options.retain(|(name, value)| {
+        let is_default = value.eq_ignore_ascii_case("default");
+        let said = match name.to_ascii_lowercase().as_str() {
+            _ if failed.is_some() => return true,
+            "errors_kept_max" => value.parse().map(|max| keeping.max = Some(max)).ok(),
+            "errors_kept_hours" => value.parse().map(|hours| keeping.hours = Some(hours)).ok(),
+            _ => return true,
+        };
+        found = true;
+        match (said, name.to_ascii_lowercase().as_str()) {
+            (None, "errors_kept_max") if is_default => keeping.max = None,
+            (None, _) if is_default => keeping.hours = None,
+            (None, _) => {
+                let message = format!("invalid value for parameter \"{name}\": \"{value}\"");
+                failed = Some(Error::new("22023", message).hint("It is a whole number, or 'default'."));
+            }
+            (Some(()), _) => {}
+        }
+        false
+    });
+    failed.map_or(Ok(found), Err)
+}
+
+/// Tells where rows of a new object go that fail or are late.
+pub fn tell(session: &Session, object: &Object) {
+    use planner::catalog::{ERRORS_SUFFIX, LATE_SUFFIX, ObjectKind};
+    let Some(job) = &object.job else { return };
+    let name = |suffix| format!("\"{}{suffix}\"", object.name);
+    let kept = match object.kind {
+        ObjectKind::Source => Some("records that cannot be decoded"),
+        ObjectKind::MaterializedView => Some("rows that fail"),
+        ObjectKind::Sink if sets_aside(job) => Some("rows that the target refuses"),
+        _ => None,
+    };
+    let kept = kept.map(|what| format!("{what} are kept in {}", name(ERRORS_SUFFIX)));
+    let late = job.late().map(|_| format!("late rows are kept in {}", name(LATE_SUFFIX)));
+    let said: Vec<String> = kept.into_iter().chain(late).collect();
+    if !said.is_empty() {
+        session.notice(Error::notice(said.join(", ")));
+    }
+}
+
+/// Whether a sink goes on without the rows that its target refuses.
+fn sets_aside(job: &streaming::engine::JobSpec) -> bool {
+    use streaming::operators::AnyOperator;
+    let root = &job.plan.root().operator;
+    matches!(root, AnyOperator::Sink(sink) if sink.spec.on_error == streaming::sink::OnError::Table)
 }
 
 /// Refuses what nobody knows and tells what has no effect.

@@ -7,7 +7,7 @@ use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan, LogicalPlanBuilder, 
 use storage::keys::SortOption;
 use storage::types::arrow_schema;
 use storage::{Column, RelationId, SqlType};
-use streaming::engine::JobSpec;
+use streaming::engine::{JobSpec, Keeping};
 use streaming::operators::{Materialize, Source, TableSource, TapReader};
 use streaming::plan::Plan;
 use streaming::source::SourceSpec;
@@ -132,7 +132,14 @@ pub fn view_of(
     let root = plan.nodes.len() - 1;
     let operator = Materialize { relation, key: stream_key.clone(), key_order: vec![], unique, schema };
     plan.add(operator, vec![root]);
-    let job = JobSpec { relation, name: name.to_string(), plan, columns: columns.clone(), errors };
+    let job = JobSpec {
+        relation,
+        name: name.to_string(),
+        plan,
+        columns: columns.clone(),
+        errors,
+        keeping: Keeping::default(),
+    };
     let (append_only, watermarks) = (lowered.append_only, lowered.watermarks);
     Ok(ViewPlan { job, columns, hidden, stream_key, unique, append_only, watermarks, depends_on: vec![] })
 }
@@ -197,7 +204,7 @@ pub fn plan_table(
     let mut plan = Plan::default();
     let changes = plan.add(TableSource { relation, event_time: None, ttl: None, schema: schema.clone() }, vec![]);
     plan.add(Materialize { relation, key, key_order: vec![], unique: true, schema }, vec![changes]);
-    JobSpec { relation, name: name.to_string(), plan, columns, errors }
+    JobSpec { relation, name: name.to_string(), plan, columns, errors, keeping: Keeping::default() }
 }
 
 /// Plans a source: it is read by who taps it and kept nowhere. `columns` are the declared ones; the job's end with
@@ -209,7 +216,7 @@ pub fn plan_source(name: &str, relation: RelationId, errors: RelationId, spec: S
     columns.push(row_id);
     let mut plan = Plan::default();
     plan.add(Source { spec, event_time: None, schema: arrow_schema(&columns) }, vec![]);
-    JobSpec { relation, name: name.to_string(), plan, columns, errors }
+    JobSpec { relation, name: name.to_string(), plan, columns, errors, keeping: Keeping::default() }
 }
 
 /// What is to be created for `CREATE INDEX`.
@@ -272,6 +279,6 @@ pub fn plan_index(
     };
     let reader = plan.add(reader, vec![]);
     plan.add(Materialize { relation, key: key.clone(), key_order, unique: on.unique, schema }, vec![reader]);
-    let job = JobSpec { relation, name: name.to_string(), plan, columns, errors };
+    let job = JobSpec { relation, name: name.to_string(), plan, columns, errors, keeping: Keeping::default() };
     IndexPlan { job, source_columns, key }
 }

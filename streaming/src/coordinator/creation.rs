@@ -166,7 +166,6 @@ impl Coordinator {
             late: job.late.clone(),
             store: self.store.clone(),
             functions: self.functions.clone(),
-            errors_kept: self.config.errors_kept,
             again,
         }
     }

@@ -738,9 +738,8 @@ impl Groups {
             diff,
             reason: error.to_string(),
             sqlstate: sqlstate.to_string(),
-            split: None,
-            offset: None,
             raw: Some(format!("({})", keys.join(",")).into_bytes()),
+            ..RowError::default()
         })
     }
 

@@ -14,9 +14,12 @@ use storage::{Batch, Epoch, Relation, RelationId};
 
 use crate::driver::JobContext;
 use crate::error::{Error, Result};
-use crate::operator::{Exchange, Operator, Output, Progress, Seal, StateSize, Task, TaskContext, WatermarkContext};
+use crate::event_time::EventTime;
+use crate::operator::{Exchange, Operator, Output, Progress, RowError, Seal, StateSize, Task, TaskContext, WatermarkContext};
 use crate::owed::{Owed, PublishedErrors};
-use crate::row_errors::{ErrorsKept, Retention, error_batch};
+use crate::retention::{Retention, Tried};
+use crate::row_errors::{Keeping, error_batch};
+use crate::spec::JobSpec;
 use crate::tap::Taps;
 use crate::watermark::Watermarks;
 
@@ -79,8 +82,11 @@ pub struct Root {
     pending: Vec<Batch>,
     /// What it has published since the checkpoint that it started from, until the first epoch behind that.
     owed: Option<(u64, Owed)>,
-    kept: ErrorsKept,
+    keeping: Keeping,
+    /// Others may know of the job's changes up to here: what is taken out of what was set aside, is later.
+    since: u64,
     retention: Retention,
+    late_retention: Option<Retention>,
 }
 
 impl Root {
@@ -88,16 +94,69 @@ impl Root {
     pub fn new(
         ctx: JobContext,
         taps: Taps,
-        id: RelationId,
+        spec: &JobSpec,
         relation: Option<Arc<Relation>>,
         errors: (RelationId, Arc<Relation>),
         late: Option<(RelationId, Arc<Relation>)>,
         schema: SchemaRef,
         owed: Option<Owed>,
-        kept: ErrorsKept,
     ) -> Root {
         let owed = owed.map(|owed| (ctx.job.target.load(Ordering::Acquire), owed));
-        Root { ctx, taps, id, relation, errors, late, schema, pending: Vec::new(), owed, kept, retention: Retention::default() }
+        let since = ctx.job.target.load(Ordering::Acquire).max(ctx.job.changed.load(Ordering::Acquire));
+        let late_retention = spec.event_time().and_then(EventTime::late_at).map(Retention::of_late);
+        Root {
+            ctx,
+            taps,
+            id: spec.relation,
+            relation,
+            errors,
+            late,
+            schema,
+            pending: Vec::new(),
+            owed,
+            keeping: spec.keeping,
+            since,
+            retention: Retention::of_errors(),
+            late_retention,
+        }
+    }
+
+    /// Publishes what failed, and what is to be known of failures no more.
+    fn keep_errors(&mut self, at: Epoch, errors: Vec<RowError>) -> Result<()> {
+        let job = self.ctx.job.clone();
+        let (errors, dropped) = error_batch(self.keeping, &job.origin.lock(), at.0, self.ctx.worker, errors)?;
+        let mut changes = vec![errors];
+        let mut forgotten = 0;
+        job.row_errors.fetch_add((changes[0].num_rows() + dropped) as u64, Ordering::Relaxed);
+        if self.ctx.worker == 0 && at.0 > self.since {
+            let tried = job.tried.lock().until(at.0);
+            let outdated = self.retention.outdated(&self.errors.1, at, *job.kept.lock(), &tried)?;
+            forgotten = outdated.dropped;
+            changes.extend(outdated.changes);
+        }
+        job.row_errors_dropped.fetch_add((dropped + forgotten) as u64, Ordering::Relaxed);
+        for changes in changes.iter().filter(|changes| changes.num_rows() > 0) {
+            self.errors.1.publish(self.ctx.worker, at, changes)?;
+            self.publish(self.errors.0, at.0, changes);
+        }
+        Ok(())
+    }
+
+    /// Publishes what was late, and lets the old of that go.
+    fn keep_late(&mut self, at: Epoch) -> Result<()> {
+        let Some((id, relation)) = self.late.clone() else { return Ok(()) };
+        let due = self.ctx.late.borrow_mut().extract_if(.., |(e, _)| *e <= at.0).collect::<Vec<_>>();
+        let mut changes: Vec<Batch> = due.into_iter().map(|(_, batch)| batch).collect();
+        if let Some(retention) = self.late_retention.as_mut().filter(|_| self.ctx.worker == 0 && at.0 > self.since) {
+            let outdated = retention.outdated(&relation, at, *self.ctx.job.kept.lock(), &Tried::default())?;
+            self.ctx.job.late_dropped.fetch_add(outdated.dropped as u64, Ordering::Relaxed);
+            changes.extend(outdated.changes);
+        }
+        for changes in &changes {
+            relation.publish(self.ctx.worker, at, changes)?;
+            self.publish(id, at.0, changes);
+        }
+        Ok(())
     }
 
     fn publish(&self, id: RelationId, epoch: u64, batch: &Batch) {
@@ -156,25 +215,8 @@ impl Task for Root {
             }
             Some(_) => {}
         }
-        let (errors, dropped) = error_batch(epoch, self.ctx.worker, errors)?;
-        let outdated = match self.ctx.worker {
-            0 => self.retention.outdated(&self.errors.1, at.epoch, self.kept)?,
-            _ => None,
-        };
-        let forgotten = outdated.as_ref().map_or(0, Batch::num_rows);
-        self.ctx.job.row_errors.fetch_add((errors.num_rows() + dropped) as u64, Ordering::Relaxed);
-        self.ctx.job.row_errors_dropped.fetch_add((dropped + forgotten) as u64, Ordering::Relaxed);
-        for changes in [errors].into_iter().chain(outdated).filter(|changes| changes.num_rows() > 0) {
-            self.errors.1.publish(self.ctx.worker, at.epoch, &changes)?;
-            self.publish(self.errors.0, epoch, &changes);
-        }
-        if let Some((id, relation)) = &self.late {
-            let due: Vec<(u64, Batch)> = self.ctx.late.borrow_mut().extract_if(.., |(e, _)| *e <= epoch).collect();
-            for (_, batch) in due {
-                relation.publish(self.ctx.worker, Epoch(epoch), &batch)?;
-                self.publish(*id, epoch, &batch);
-            }
-        }
+        self.keep_errors(at.epoch, errors)?;
+        self.keep_late(at.epoch)?;
         let due: Vec<(u64, Batch)> = self.ctx.history.borrow_mut().extract_if(.., |(e, _)| *e <= epoch).collect();
         for (_, batch) in due {
             self.taps.publish_history(self.id, epoch, &batch);

@@ -216,9 +216,8 @@ impl RecursiveTask {
                     diff: *diff,
                     reason: format!("the recursive query goes on after {ROUNDS_MAX} rounds"),
                     sqlstate: "54001".into(),
-                    split: None,
-                    offset: None,
                     raw: Some(expr::row_text(shown.data(), i).into_bytes()),
+                    ..RowError::default()
                 });
             }
         }

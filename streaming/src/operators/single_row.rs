@@ -120,9 +120,7 @@ impl SingleRowTask {
                     diff,
                     reason: "more than one row returned by a subquery used as an expression".into(),
                     sqlstate: "21000".into(),
-                    split: None,
-                    offset: None,
-                    raw: None,
+                    ..RowError::default()
                 });
                 return Ok(());
             }

@@ -246,9 +246,8 @@ impl WindowTask {
             diff,
             reason: error.to_string(),
             sqlstate: sqlstate.to_string(),
-            split: None,
-            offset: None,
             raw: Some(format!("({})", values.join(",")).into_bytes()),
+            ..RowError::default()
         })
     }
 

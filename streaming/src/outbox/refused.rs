@@ -71,9 +71,8 @@ impl Outbox {
                     diff: 1,
                     reason: refused.reason.clone(),
                     sqlstate: refused.sqlstate.clone(),
-                    split: None,
-                    offset: None,
                     raw: Some(refused.raw.clone()),
+                    ..RowError::default()
                 });
             }
         }
