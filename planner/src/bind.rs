@@ -39,6 +39,7 @@ use crate::rules::Switches;
 pub use crate::settings::Settings;
 use crate::statement::{Delete, Insert, Query, Update};
 
+pub(crate) use self::from::key_of;
 pub use self::literal::relation_oid;
 use self::names::Scope;
 pub use self::on_conflict::{CONFLICTS, OnConflict};

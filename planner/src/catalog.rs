@@ -225,6 +225,18 @@ impl Catalog {
         self.by_id.values()
     }
 
+    /// No relation only grows: for who lets rows of it go.
+    pub fn without_append_only(&mut self) {
+        for object in self.by_id.values_mut().chain(self.aside.values_mut()) {
+            let is_changing = |object: &Object| !object.append_only && object.watermarks.iter().all(Option::is_none);
+            if !is_changing(object) {
+                let object = Arc::make_mut(object);
+                object.append_only = false;
+                object.watermarks.iter_mut().flatten().for_each(|mark| mark.retracts = true);
+            }
+        }
+    }
+
     /// The object with an id.
     pub fn by_id(&self, id: RelationId) -> Option<&Arc<Object>> {
         self.by_id.get(&id).or_else(|| self.aside.get(&id))

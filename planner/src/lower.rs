@@ -24,6 +24,7 @@ mod temporal_filter;
 pub(crate) mod tests;
 mod time_window;
 mod top_n;
+mod ttl;
 mod two_phase;
 mod unnest;
 mod values;
@@ -45,6 +46,7 @@ use crate::rules::Switches;
 use crate::{functions, nodes};
 pub use event_time::plan_event_time;
 pub use sink::sink_of;
+pub use ttl::as_forgotten;
 pub use view::{
     IndexPlan, Indexed, ViewPlan, plan_bound_view, plan_index, plan_source, plan_table, plan_view, view_of,
 };

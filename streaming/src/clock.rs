@@ -73,7 +73,7 @@ impl Clock {
     pub fn new(open: u64) -> Clock {
         Clock {
             open: Mutex::new(open),
-            times: Mutex::default(),
+            times: Mutex::new(VecDeque::from([(open.saturating_sub(1), wall_clock())])),
             notify: Arc::default(),
             inbox_bytes: AtomicI64::new(0),
             spilled_bytes: AtomicI64::new(0),
@@ -111,7 +111,7 @@ impl Clock {
     }
 
     fn note_time(&self, epoch: u64) {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        let wall = wall_clock();
         let mut times = self.times.lock();
         let last = times.back().map_or(i64::MIN, |(_, time)| *time);
         if times.len() == TIMES_MAX {
@@ -140,4 +140,9 @@ impl Clock {
             || self.spilled_bytes.load(Ordering::Relaxed) > SPILLED_BYTES_MAX
             || self.inbox_bytes.load(Ordering::Relaxed) > 2 * INBOX_BYTES_MAX
     }
+}
+
+/// In microseconds since 1970.
+pub fn wall_clock() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
 }

@@ -336,6 +336,7 @@ pub fn operator<'s>(
                     let runs: Vec<_> = dirty.iter().filter_map(DirtyHandle::take).collect();
                     job.cut_runs.lock().extend(runs);
                     job.sizes.lock().insert((node, ctx.worker), task.state_size());
+                    job.forgotten.lock().insert((node, ctx.worker), task.forgotten());
                 }
                 sealed = target;
                 held.downgrade(&time(target + 1, 0));

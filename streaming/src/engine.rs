@@ -28,6 +28,7 @@ use crate::job::{JobControl, SourceControl, SplitState, TableControl};
 use crate::operator::StateSize;
 use crate::operators::AnyOperator;
 use crate::outbox::{self, Deliveries, Outbox};
+use crate::plan::PlanNode;
 use crate::row_errors::on_error_key;
 pub use crate::row_errors::{ErrorsKept, Keeping, OnError};
 use crate::runtime::Runtime;
@@ -705,7 +706,7 @@ fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
             })
             .collect(),
         watermarks: known_watermarks(job),
-        ttl: ttl_status(control),
+        ttl: ttl_status(job),
         late_rows: control.event().map(|event| event.late_rows.load(Ordering::Relaxed)),
         rows_in: control.rows_in.load(Ordering::Relaxed),
         bytes_in: control.bytes_in.load(Ordering::Relaxed),
@@ -717,8 +718,15 @@ fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
     }
 }
 
-fn ttl_status(control: &JobControl) -> Option<TtlStatus> {
-    let table = control.table.as_ref()?;
+fn ttl_status(job: &Job) -> Option<TtlStatus> {
+    let Some(table) = job.control.table.as_ref() else {
+        let micros = |node: &PlanNode| match &node.operator {
+            AnyOperator::Ttl(ttl) => Some(ttl.micros),
+            _ => None,
+        };
+        let micros = job.spec.plan.nodes.iter().find_map(micros)?;
+        return Some(TtlStatus { column: None, micros, expired_rows: job.control.forgotten.lock().values().sum() });
+    };
     let ttl = (*table.ttl.lock())?;
     let expired_rows = table.expired_rows.load(Ordering::Relaxed);
     Some(TtlStatus { column: Some(ttl.column), micros: ttl.micros, expired_rows })

@@ -64,6 +64,8 @@ pub struct JobControl {
     pub cut_runs: Mutex<Vec<DirtyRun>>,
     /// State sizes by (node, worker).
     pub sizes: Mutex<BTreeMap<(usize, usize), StateSize>>,
+    /// Rows that operators have forgotten, by (node, worker).
+    pub forgotten: Mutex<BTreeMap<(usize, usize), u64>>,
     /// Rows that came in.
     pub rows_in: AtomicU64,
     /// Bytes that came in from outside.
@@ -294,6 +296,7 @@ impl JobControl {
             starts: Mutex::default(),
             cut_runs: Mutex::default(),
             sizes: Mutex::default(),
+            forgotten: Mutex::default(),
             rows_in: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             row_errors: AtomicU64::new(0),

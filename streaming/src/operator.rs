@@ -89,6 +89,11 @@ pub trait Task {
     fn state_size(&self) -> StateSize {
         StateSize::default()
     }
+
+    /// Rows that it has forgotten since it started though they were not taken back.
+    fn forgotten(&self) -> u64 {
+        0
+    }
 }
 
 /// Whether a call is finished or has to be continued in a later activation, so that one step stays short.

@@ -54,6 +54,7 @@ operators! {
     window::Window,
     single_row::SingleRow,
     window_close::WindowClose,
+    ttl::Ttl,
     materialize::Materialize,
     sink::Sink,
 }

@@ -2,7 +2,7 @@
 //! follows them. While it reads, progress is told; a cancel request undoes everything.
 
 use planner::catalog::{Object, ObjectKind};
-use planner::lower::{ViewPlan, view_of};
+use planner::lower::{ViewPlan, as_forgotten, view_of};
 use planner::statement::CreateMaterializedView;
 use storage::RelationId;
 use streaming::engine::Keeping;
@@ -24,11 +24,7 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
         return Ok(Outcome::Done(TAG.into()));
     }
     let mut options = statement.options.clone();
-    if ttl::Options::take(&mut options)?.micros.is_some() {
-        return Err(Error::unsupported("ttl of a view is not supported yet").hint(
-            "Give it to the tables, or let rows leave a view as time passes: WHERE at > now() - INTERVAL '1 day'.",
-        ));
-    }
+    ttl::Options::take(&mut options)?;
     let mut keeping = Keeping::default();
     storage_parameters::keeping(&mut options, &mut keeping)?;
     storage_parameters::check(session, &options)?;
@@ -79,12 +75,18 @@ pub async fn plan(session: &mut Session, statement: &CreateMaterializedView) -> 
     let names = statement.columns.clone();
     let (id, errors) = (engine.allocate_relation(), engine.allocate_relation());
     let emit = statement.emit;
+    let of_ttl = ttl::Options::take(&mut statement.options.clone())?.of_view()?;
     select::on_a_thread(move || {
-        let bound = planner::bind_view(&catalog, &settings, &query)?;
+        let seen = of_ttl.map(|_| as_forgotten(&catalog));
+        let bound = planner::bind_view(seen.as_ref().unwrap_or(&catalog), &settings, &query)?;
         let columns = query_columns(&bound, &names)?;
         let depends_on = bound.depends_on;
         let view = view_of(&name, id, errors, bound.plan, bound.switches, columns)?;
-        Ok((view.emitting(emit)?, depends_on))
+        let view = view.emitting(emit)?;
+        match of_ttl {
+            None => Ok((view, depends_on)),
+            Some(micros) => Ok((view.forgetting(micros, &ttl::text(micros), &catalog)?, depends_on)),
+        }
     })
     .await
 }

@@ -80,6 +80,15 @@ impl Options {
         };
         Ok(Some((Ttl { column, micros, stamped: true }, is_new)))
     }
+
+    /// How long a view keeps what came, in microseconds.
+    pub fn of_view(&self) -> Result<Option<i64>> {
+        match &self.column {
+            None => Ok(self.micros),
+            Some(_) => Err(Error::unsupported(format!("option \"{TTL_COLUMN}\" of a view is not supported"))
+                .hint("A view's rows are as old as they are in the view; or say WHERE at > now() - INTERVAL '1 day'.")),
+        }
+    }
 }
 
 fn micros(name: &str, value: &str) -> Result<i64> {

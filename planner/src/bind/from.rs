@@ -394,7 +394,7 @@ impl Binder<'_> {
 }
 
 /// The columns that rows of a relation are found by, and whether they identify one.
-fn key_of(object: &Object) -> (Vec<usize>, bool) {
+pub(crate) fn key_of(object: &Object) -> (Vec<usize>, bool) {
     if !object.stream_key.is_empty() {
         return (object.stream_key.clone(), object.unique);
     }

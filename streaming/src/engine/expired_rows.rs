@@ -13,9 +13,9 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
 use storage::{Batch, RelationId, RelationSnapshot};
 use tokio::sync::OwnedMutexGuard;
@@ -23,6 +23,7 @@ use tokio::sync::oneshot::Receiver;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::tables::Tables;
+use crate::clock::wall_clock;
 use crate::coordinator::{Coordinator, Stage};
 use crate::error::{Error, Result};
 use crate::job::JobControl;
@@ -231,8 +232,3 @@ fn due_keys(snapshot: &RelationSnapshot, ttl: Ttl, now: i64) -> Result<(RecordBa
 
 /// All of a relation's.
 const VNODES: usize = 256;
-
-/// In microseconds since 1970.
-fn wall_clock() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
-}
