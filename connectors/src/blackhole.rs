@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use storage::Batch;
 use streaming::error::Result;
 use streaming::expr::Functions;
-use streaming::sink::{Delivered, Delivery, Position, Sink, SinkSpec};
+use streaming::sink::{Changes, Delivered, Delivery, Position, Sink, SinkSpec};
 
 use crate::encoding::Encoder;
 use crate::options::OptionDoc;
@@ -68,9 +67,9 @@ impl Delivery for Nowhere {
         None
     }
 
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
+    fn deliver(&mut self, changes: &mut Changes<'_>, until: Position) -> Result<Delivered> {
         for batch in changes {
-            let batch = batch?;
+            let (_, batch) = batch?;
             let Some(print) = &self.print else { continue };
             let (sink, encoder) = &**print;
             for row in 0..batch.num_rows() {

@@ -116,8 +116,8 @@ impl Sources for Connectors {
         connector.source(spec)
     }
 
-    fn sink(&self, spec: &SinkSpec, functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
-        sinks::open(spec, functions)
+    fn sink(&self, specs: &[SinkSpec], functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
+        sinks::open(specs, functions)
     }
 }
 

@@ -16,11 +16,13 @@ use mysql::{Conn, Opts, OptsBuilder, Transaction, TxOpts, Value};
 use storage::{Batch, failpoint};
 use streaming::error::{Error, Result};
 use streaming::expr::Functions;
-use streaming::sink::{Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec, SinkType};
+use streaming::sink::{
+    Changes, Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec, SinkType,
+};
 
 use crate::encoding::Encoder;
 use crate::options::{OptionDoc, Options, invalid, invalid_hint};
-use crate::sinks::work::{Row, Work, is_of_a_row};
+use crate::sinks::work::{Row, Work, is_of_a_row, of_each};
 use crate::sinks::{self, SinkConnector};
 
 mod types;
@@ -70,6 +72,17 @@ impl SinkConnector for MysqlSinks {
     }
 
     fn sink(&self, spec: &SinkSpec, functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
+        self.group(std::slice::from_ref(spec), functions)
+    }
+
+    fn group(&self, specs: &[SinkSpec], functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
+        let targets: Result<Vec<Target>> = specs.iter().map(|spec| self.target(spec, functions.clone())).collect();
+        Ok(Arc::new(MysqlSink(targets?.into())))
+    }
+}
+
+impl MysqlSinks {
+    fn target(&self, spec: &SinkSpec, functions: Arc<dyn Functions>) -> Result<Target> {
         let options = sinks::options(spec, self)?;
         sinks::refuse_encoding(spec, "mysql")?;
         if spec.kind == SinkType::Debezium {
@@ -84,8 +97,7 @@ impl SinkConnector for MysqlSinks {
         let (opts, database) = connection(&options)?;
         let create = options.boolean("create_table_if_not_exists", false)?;
         let encoder = Encoder::new(spec, functions.clone())?;
-        let target = Target { opts, database, table, create, spec: spec.clone(), functions, encoder };
-        Ok(Arc::new(MysqlSink(Arc::new(target))))
+        Ok(Target { opts, database, table, create, spec: spec.clone(), functions, encoder })
     }
 }
 
@@ -158,7 +170,8 @@ struct Target {
     encoder: Encoder,
 }
 
-struct MysqlSink(Arc<Target>);
+/// The tables of a group's sinks, or one: in one database.
+struct MysqlSink(Arc<[Target]>);
 
 fn quote(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
@@ -283,37 +296,40 @@ impl Target {
             self.progress()
         );
         conn.query_drop(sql).map_err(failed)?;
-        let sql = format!("INSERT INTO {} (sink, name) VALUES (?, ?)", self.progress());
-        conn.exec_drop(sql, (&self.spec.id, &self.spec.name)).map_err(failed)
+        let sql =
+            format!("INSERT INTO {} (sink, name) VALUES (?, ?) ON DUPLICATE KEY UPDATE sink = sink", self.progress());
+        conn.exec_drop(sql, (self.spec.progress_id(), &self.spec.name)).map_err(failed)
     }
 }
 
 impl Sink for MysqlSink {
     fn prepare(&self) -> Result<()> {
-        let mut conn = self.0.connect()?;
-        self.0.prepare(&mut conn)
+        self.0.iter().try_for_each(|target| target.prepare(&mut target.connect()?))
     }
 
     fn connect(&self) -> Result<Box<dyn Delivery>> {
-        let target = self.0.clone();
+        let targets = self.0.clone();
+        let target = &targets[0];
         let failed = |error: mysql::Error| target.failed(&error);
         let mut conn = target.connect()?;
-        target.check(&mut conn)?;
+        targets.iter().try_for_each(|target| target.check(&mut conn))?;
         // Whoever holds the row comes to an end first.
         let sql = format!("SELECT position FROM {} WHERE sink = ? FOR UPDATE", target.progress());
-        let row: Option<Option<String>> = conn.exec_first(sql, (&target.spec.id,)).map_err(failed)?;
+        let row: Option<Option<String>> = conn.exec_first(sql, (target.spec.progress_id(),)).map_err(failed)?;
         let kept =
             row.ok_or_else(|| Error::Unavailable(format!("MySQL table {} has no row of the sink", target.progress())))?;
         let packet: Option<usize> = conn.query_first("SELECT @@max_allowed_packet").map_err(failed)?;
         let position = kept.as_deref().map(str::parse).transpose()?;
-        let statements = Statements::new(&target, packet.unwrap_or(1 << 20));
-        Ok(Box::new(Connection { target, conn, statements, kept, position }))
+        let packet = packet.unwrap_or(1 << 20);
+        let statements = targets.iter().map(|target| Statements::new(target, packet)).collect();
+        Ok(Box::new(Connection { targets, conn, statements, kept, position }))
     }
 
     fn forget(&self) {
-        let removed = self.0.connect().and_then(|mut conn| {
-            let sql = format!("DELETE FROM {} WHERE sink = ?", self.0.progress());
-            conn.exec_drop(sql, (&self.0.spec.id,)).map_err(|error| self.0.failed(&error))
+        let target = &self.0[0];
+        let removed = target.connect().and_then(|mut conn| {
+            let sql = format!("DELETE FROM {} WHERE sink = ?", target.progress());
+            conn.exec_drop(sql, (target.spec.progress_id(),)).map_err(|error| target.failed(&error))
         });
         if let Err(error) = removed {
             tracing::warn!("the progress of a dropped sink could not be removed: {error}");
@@ -403,9 +419,9 @@ fn run(
 }
 
 struct Connection {
-    target: Arc<Target>,
+    targets: Arc<[Target]>,
     conn: Conn,
-    statements: Statements,
+    statements: Vec<Statements>,
     /// The position as the progress table has it.
     kept: Option<String>,
     position: Option<Position>,
@@ -423,17 +439,19 @@ fn steps<'a>(
 
 impl Connection {
     /// One transaction; false if the progress is not where it was left.
-    fn transact(&mut self, work: &Work, new: &str) -> mysql::Result<bool> {
-        let Connection { target, conn, statements, kept, .. } = self;
+    fn transact(&mut self, works: &[Work], new: &str) -> mysql::Result<bool> {
+        let Connection { targets, conn, statements, kept, .. } = self;
         let mut transaction = conn.start_transaction(TxOpts::default())?;
-        transaction.exec_drop(&statements.progress, (new, &target.spec.id, &*kept))?;
+        transaction.exec_drop(&statements[0].progress, (new, targets[0].spec.progress_id(), &*kept))?;
         if transaction.affected_rows() != 1 {
             transaction.rollback()?;
             return Ok(false);
         }
-        for (statement, columns, rows) in steps(target, statements, work) {
-            for part in parts(rows, statements.bytes_max) {
-                run(&mut transaction, target, statement, &columns, part)?;
+        for ((target, statements), work) in targets.iter().zip(statements).zip(works) {
+            for (statement, columns, rows) in steps(target, statements, work) {
+                for part in parts(rows, statements.bytes_max) {
+                    run(&mut transaction, target, statement, &columns, part)?;
+                }
             }
         }
         failpoint::before("mysql/commit");
@@ -442,32 +460,35 @@ impl Connection {
         Ok(true)
     }
 
-    /// Finds the rows that the table refuses, in a transaction that is taken back: where some fail together, each half is
-    /// tried.
-    fn refused(&mut self, work: &Work) -> mysql::Result<Vec<Refused>> {
-        let Connection { target, conn, statements, .. } = self;
+    /// Finds the rows that the tables refuse, in a transaction that is taken back: where some fail together, each half is
+    /// tried. None if a sink is to be held by them.
+    fn refused(&mut self, works: &[Work]) -> mysql::Result<Vec<Refused>> {
+        let Connection { targets, conn, statements, .. } = self;
         let mut transaction = conn.start_transaction(TxOpts::default())?;
         let mut found = Vec::new();
-        for (statement, columns, rows) in steps(target, statements, work) {
-            let mut left: Vec<&[Row]> = parts(rows, statements.bytes_max);
-            left.reverse();
-            while let Some(part) = left.pop().filter(|_| found.len() < REFUSED_MAX) {
-                transaction.query_drop("SAVEPOINT part")?;
-                let Err(error) = run(&mut transaction, target, statement, &columns, part) else { continue };
-                let mysql::Error::MySqlError(said) = &error else { return Err(error) };
-                if !is_of_some_row(&error) {
-                    return Err(error);
-                }
-                transaction.query_drop("ROLLBACK TO SAVEPOINT part")?;
-                match part {
-                    [row] => {
-                        // What has no class of its own says that the data are wrong.
-                        let sqlstate = if is_of_a_row(&said.state) { &said.state } else { "22000" };
-                        found.push(work.refused(row, &target.encoder, said.message.clone(), sqlstate.to_owned()));
+        for ((target, statements), work) in targets.iter().zip(statements).zip(works) {
+            for (statement, columns, rows) in steps(target, statements, work) {
+                let mut left: Vec<&[Row]> = parts(rows, statements.bytes_max);
+                left.reverse();
+                while let Some(part) = left.pop().filter(|_| found.len() < REFUSED_MAX) {
+                    transaction.query_drop("SAVEPOINT part")?;
+                    let Err(error) = run(&mut transaction, target, statement, &columns, part) else { continue };
+                    let mysql::Error::MySqlError(said) = &error else { return Err(error) };
+                    if !is_of_some_row(&error) {
+                        return Err(error);
                     }
-                    part => {
-                        let (first, second) = part.split_at(part.len() / 2);
-                        left.extend([second, first]);
+                    transaction.query_drop("ROLLBACK TO SAVEPOINT part")?;
+                    match part {
+                        [_] if target.spec.on_error == OnError::Fail => return Ok(Vec::new()),
+                        [row] => {
+                            // What has no class of its own says that the data are wrong.
+                            let sqlstate = if is_of_a_row(&said.state) { &said.state } else { "22000" };
+                            found.push(work.refused(row, &target.encoder, said.message.clone(), sqlstate.to_owned()));
+                        }
+                        part => {
+                            let (first, second) = part.split_at(part.len() / 2);
+                            left.extend([second, first]);
+                        }
                     }
                 }
             }
@@ -477,15 +498,25 @@ impl Connection {
     }
 
     /// Rows that no packet takes.
-    fn too_large(&self, work: &Work) -> Vec<Refused> {
-        let max = self.statements.bytes_max;
-        let large = work.inserts.iter().chain(&work.deletes).filter(|row| bytes(row) > max).take(REFUSED_MAX);
-        let refused = |row: &Row| {
-            let reason =
-                format!("a row of {} bytes is too large: max_allowed_packet of the server takes {max}", bytes(row));
-            work.refused(row, &self.target.encoder, reason, "54000".into())
-        };
-        large.map(refused).collect()
+    ///
+    /// # Errors
+    /// If a sink is to be held by one.
+    fn too_large(&self, works: &[Work]) -> Result<Vec<Refused>> {
+        let mut found = Vec::new();
+        for ((target, statements), work) in self.targets.iter().zip(&self.statements).zip(works) {
+            let max = statements.bytes_max;
+            for row in work.inserts.iter().chain(&work.deletes).filter(|row| bytes(row) > max) {
+                let reason =
+                    format!("a row of {} bytes is too large: max_allowed_packet of the server takes {max}", bytes(row));
+                if target.spec.on_error == OnError::Fail {
+                    return Err(invalid(reason));
+                }
+                if found.len() < REFUSED_MAX {
+                    found.push(work.refused(row, &target.encoder, reason, "54000".into()));
+                }
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -494,21 +525,21 @@ impl Delivery for Connection {
         self.position
     }
 
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
-        let target = self.target.clone();
-        let text = |batch: &Batch, row: usize, c: usize| {
-            types::text(&*target.functions, &target.encoder, &target.spec, batch, row, c)
-        };
-        let work = Work::new(changes, &target.spec, &text)?;
-        let sets_aside = target.spec.on_error == OnError::Table;
-        let too_large = self.too_large(&work);
-        match too_large.first() {
-            Some(_) if sets_aside => return Ok(Delivered::Refused(too_large)),
-            Some(first) => return Err(invalid(first.reason.clone())),
-            None => {}
+    fn deliver(&mut self, changes: &mut Changes<'_>, until: Position) -> Result<Delivered> {
+        let targets = self.targets.clone();
+        let works = targets.iter().zip(of_each(changes, targets.len())?).map(|(target, batches)| {
+            let text = |batch: &Batch, row: usize, c: usize| {
+                types::text(&*target.functions, &target.encoder, &target.spec, batch, row, c)
+            };
+            Work::new(batches, &target.spec, &text)
+        });
+        let works: Vec<Work> = works.collect::<Result<_>>()?;
+        let too_large = self.too_large(&works)?;
+        if !too_large.is_empty() {
+            return Ok(Delivered::Refused(too_large));
         }
         let new = until.to_string();
-        match self.transact(&work, &new) {
+        match self.transact(&works, &new) {
             Ok(true) => {
                 self.kept = Some(new);
                 Ok(Delivered::All)
@@ -517,12 +548,12 @@ impl Delivery for Connection {
                 let message = "somebody else delivers for the sink, or its progress was changed";
                 Err(Error::Unavailable(message.into()))
             }
-            Err(error) if sets_aside && is_of_some_row(&error) => {
-                let refused = self.refused(&work).map_err(|error| target.failed(&error))?;
-                // Whoever is to blame has gone meanwhile.
-                if refused.is_empty() { Err(target.failed(&error)) } else { Ok(Delivered::Refused(refused)) }
+            Err(error) if is_of_some_row(&error) => {
+                let refused = self.refused(&works).map_err(|error| targets[0].failed(&error))?;
+                // Whoever is to blame has gone meanwhile, or is to hold its sink.
+                if refused.is_empty() { Err(targets[0].failed(&error)) } else { Ok(Delivered::Refused(refused)) }
             }
-            Err(error) => Err(target.failed(&error)),
+            Err(error) => Err(targets[0].failed(&error)),
         }
     }
 }

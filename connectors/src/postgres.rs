@@ -15,14 +15,16 @@ use std::time::Duration;
 use storage::{Batch, failpoint};
 use streaming::error::{Error, Result};
 use streaming::expr::Functions;
-use streaming::sink::{Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec, SinkType};
+use streaming::sink::{
+    Changes, Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec, SinkType,
+};
 use tokio::runtime::Runtime;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::encoding::Encoder;
 use crate::options::{OptionDoc, Options, invalid_hint};
-use crate::sinks::work::{Row, Work, is_of_a_row};
+use crate::sinks::work::{Row, Work, is_of_a_row, of_each};
 use crate::sinks::{self, SinkConnector};
 
 /// The connector.
@@ -66,6 +68,17 @@ impl SinkConnector for PostgresSinks {
     }
 
     fn sink(&self, spec: &SinkSpec, functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
+        self.group(std::slice::from_ref(spec), functions)
+    }
+
+    fn group(&self, specs: &[SinkSpec], functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
+        let targets: Result<Vec<Target>> = specs.iter().map(|spec| self.target(spec, functions.clone())).collect();
+        Ok(Arc::new(PostgresSink(targets?.into())))
+    }
+}
+
+impl PostgresSinks {
+    fn target(&self, spec: &SinkSpec, functions: Arc<dyn Functions>) -> Result<Target> {
         let options = sinks::options(spec, self)?;
         sinks::refuse_encoding(spec, "postgres")?;
         if spec.kind == SinkType::Debezium {
@@ -81,9 +94,7 @@ impl SinkConnector for PostgresSinks {
         };
         let create = options.boolean("create_table_if_not_exists", false)?;
         let encoder = Encoder::new(spec, functions.clone())?;
-        let target =
-            Target { config: config(&options)?, schema, table, create, spec: spec.clone(), functions, encoder };
-        Ok(Arc::new(PostgresSink(Arc::new(target))))
+        Ok(Target { config: config(&options)?, schema, table, create, spec: spec.clone(), functions, encoder })
     }
 }
 
@@ -126,7 +137,8 @@ struct Target {
     encoder: Encoder,
 }
 
-struct PostgresSink(Arc<Target>);
+/// The tables of a group's sinks, or one: in one database.
+struct PostgresSink(Arc<[Target]>);
 
 fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -225,43 +237,51 @@ impl Target {
         {
             return Err(failed(error));
         }
-        let sql = format!("INSERT INTO {} (sink, name) VALUES ($1, $2)", self.progress());
-        client.execute(&sql, &[&self.spec.id, &self.spec.name]).await.map_err(failed)?;
+        let sql = format!("INSERT INTO {} (sink, name) VALUES ($1, $2) ON CONFLICT DO NOTHING", self.progress());
+        client.execute(&sql, &[&self.spec.progress_id(), &self.spec.name]).await.map_err(failed)?;
         Ok(())
     }
 }
 
 impl Sink for PostgresSink {
     fn prepare(&self) -> Result<()> {
-        let (runtime, client) = self.0.connect()?;
-        runtime.block_on(self.0.prepare(&client))
+        for target in &*self.0 {
+            let (runtime, client) = target.connect()?;
+            runtime.block_on(target.prepare(&client))?;
+        }
+        Ok(())
     }
 
     fn connect(&self) -> Result<Box<dyn Delivery>> {
-        let target = self.0.clone();
+        let targets = self.0.clone();
+        let target = &targets[0];
         let (runtime, client) = target.connect()?;
         let found = runtime.block_on(async {
-            let (types, _) = target.columns(&client).await?;
+            let mut statements = Vec::new();
+            for target in &*targets {
+                let (types, _) = target.columns(&client).await?;
+                statements.push(Statements::new(target, &types));
+            }
             // Whoever holds the row comes to an end first.
             let sql = format!("SELECT position FROM {} WHERE sink = $1 FOR UPDATE", target.progress());
-            let rows = client.query(&sql, &[&target.spec.id]).await.map_err(|e| target.failed(&e))?;
+            let rows = client.query(&sql, &[&target.spec.progress_id()]).await.map_err(|e| target.failed(&e))?;
             let row = rows.first().ok_or_else(|| {
                 Error::Unavailable(format!("PostgreSQL table {} has no row of the sink", target.progress()))
             })?;
             let position: Option<String> = row.get(0);
-            Ok::<_, Error>((types, position))
+            Ok::<_, Error>((statements, position))
         });
-        let (types, kept) = found?;
+        let (statements, kept) = found?;
         let position = kept.as_deref().map(str::parse).transpose()?;
-        let statements = Statements::new(&target, &types);
-        Ok(Box::new(Connection { target, runtime, client, statements, kept, position }))
+        Ok(Box::new(Connection { targets, runtime, client, statements, kept, position }))
     }
 
     fn forget(&self) {
-        let removed = self.0.connect().and_then(|(runtime, client)| {
-            let sql = format!("DELETE FROM {} WHERE sink = $1", self.0.progress());
-            let removed = runtime.block_on(client.execute(&sql, &[&self.0.spec.id]));
-            removed.map_err(|error| self.0.failed(&error))
+        let target = &self.0[0];
+        let removed = target.connect().and_then(|(runtime, client)| {
+            let sql = format!("DELETE FROM {} WHERE sink = $1", target.progress());
+            let removed = runtime.block_on(client.execute(&sql, &[&target.spec.progress_id()]));
+            removed.map_err(|error| target.failed(&error))
         });
         if let Err(error) = removed {
             tracing::warn!("the progress of a dropped sink could not be removed: {error}");
@@ -323,10 +343,10 @@ impl Statements {
 }
 
 struct Connection {
-    target: Arc<Target>,
+    targets: Arc<[Target]>,
     runtime: Runtime,
     client: Client,
-    statements: Statements,
+    statements: Vec<Statements>,
     /// The position as the progress table has it.
     kept: Option<String>,
     position: Option<Position>,
@@ -356,26 +376,32 @@ impl Delivery for Connection {
         self.position
     }
 
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
-        let target = &*self.target;
-        // Every type has a text, as it is written there too.
-        let text = |batch: &Batch, row: usize, c: usize| {
-            let mut text = String::new();
-            target.functions.write_text(batch.column(c).as_ref(), row, &target.spec.columns[c].ty, &mut text);
-            text
-        };
-        let work = Work::new(changes, &target.spec, &text)?;
+    fn deliver(&mut self, changes: &mut Changes<'_>, until: Position) -> Result<Delivered> {
+        let batches = of_each(changes, self.targets.len())?;
+        let works = self.targets.iter().zip(batches).map(|(target, batches)| {
+            // Every type has a text, as it is written there too.
+            let text = |batch: &Batch, row: usize, c: usize| {
+                let mut text = String::new();
+                target.functions.write_text(batch.column(c).as_ref(), row, &target.spec.columns[c].ty, &mut text);
+                text
+            };
+            Work::new(batches, &target.spec, &text)
+        });
+        let works: Vec<Work> = works.collect::<Result<_>>()?;
         let new = until.to_string();
-        let Connection { target, runtime, client, statements, kept, .. } = self;
+        let Connection { targets, runtime, client, statements, kept, .. } = self;
+        let first = &targets[0];
         let no_answer = || Error::Unavailable("PostgreSQL does not answer".into());
         let moved = runtime.block_on(async {
-            let params: [&(dyn ToSql + Sync); 3] = [&target.spec.id, &new, &*kept];
+            let params: [&(dyn ToSql + Sync); 3] = [&first.spec.progress_id(), &new, &*kept];
             let moved = tokio::time::timeout(TRANSACTION_TIMEOUT, async {
                 let transaction = client.transaction().await?;
-                let moved = transaction.execute(&statements.progress, &params).await?;
+                let moved = transaction.execute(&statements[0].progress, &params).await?;
                 if moved == 1 {
-                    run(&transaction, &statements.delete, &work.deletes).await?;
-                    run(&transaction, &statements.insert, &work.inserts).await?;
+                    for (statements, work) in statements.iter().zip(&works) {
+                        run(&transaction, &statements.delete, &work.deletes).await?;
+                        run(&transaction, &statements.insert, &work.inserts).await?;
+                    }
                     failpoint::before("postgres/commit");
                     transaction.commit().await?;
                     failpoint::after("postgres/commit");
@@ -393,15 +419,16 @@ impl Delivery for Connection {
                 let message = "somebody else delivers for the sink, or its progress was changed";
                 Err(Error::Unavailable(message.into()))
             }
-            Err(error) if target.spec.on_error == OnError::Table && is_of_some_row(&error) => {
+            Err(error) if is_of_some_row(&error) => {
                 let refused = runtime.block_on(async {
-                    let refused = tokio::time::timeout(TRANSACTION_TIMEOUT, refused(target, client, statements, &work));
-                    refused.await.map_err(|_| no_answer())?.map_err(|error| target.failed(&error))
+                    let refused =
+                        tokio::time::timeout(TRANSACTION_TIMEOUT, refused(targets, client, statements, &works));
+                    refused.await.map_err(|_| no_answer())?.map_err(|error| first.failed(&error))
                 })?;
-                // Whoever is to blame has gone meanwhile.
-                if refused.is_empty() { Err(target.failed(&error)) } else { Ok(Delivered::Refused(refused)) }
+                // Whoever is to blame has gone meanwhile, or is to hold its sink.
+                if refused.is_empty() { Err(first.failed(&error)) } else { Ok(Delivered::Refused(refused)) }
             }
-            Err(error) => Err(target.failed(&error)),
+            Err(error) => Err(first.failed(&error)),
         }
     }
 }
@@ -410,33 +437,37 @@ fn is_of_some_row(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| is_of_a_row(code.code()))
 }
 
-/// Finds the rows that the table refuses, in a transaction that is taken back: where some fail together, each half is tried.
+/// Finds the rows that the tables refuse, in a transaction that is taken back: where some fail together, each half is tried.
+/// None if a sink is to be held by them.
 async fn refused(
-    target: &Target,
+    targets: &[Target],
     client: &mut Client,
-    statements: &Statements,
-    work: &Work,
+    statements: &[Statements],
+    works: &[Work],
 ) -> std::result::Result<Vec<Refused>, tokio_postgres::Error> {
     let mut transaction = client.transaction().await?;
     // What is checked at the commit has to be said of a row too.
     transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
     let mut found = Vec::new();
-    for (sql, rows) in [(&statements.delete, &work.deletes), (&statements.insert, &work.inserts)] {
-        let mut parts: Vec<&[Row]> = rows.chunks(STATEMENT_ROWS).rev().collect();
-        while let Some(part) = parts.pop().filter(|_| found.len() < REFUSED_MAX) {
-            let savepoint = transaction.transaction().await?;
-            match (run(&savepoint, sql, part).await, part) {
-                (Ok(()), _) => savepoint.commit().await?,
-                (Err(error), _) if !is_of_some_row(&error) => return Err(error),
-                (Err(error), [row]) => {
-                    savepoint.rollback().await?;
-                    let code = error.code().map_or("22000", |code| code.code()).to_owned();
-                    found.push(work.refused(row, &target.encoder, said(&error), code));
-                }
-                (Err(_), part) => {
-                    savepoint.rollback().await?;
-                    let (first, second) = part.split_at(part.len() / 2);
-                    parts.extend([second, first]);
+    for ((target, Statements { insert, delete, .. }), work) in targets.iter().zip(statements).zip(works) {
+        for (sql, rows) in [(delete, &work.deletes), (insert, &work.inserts)] {
+            let mut parts: Vec<&[Row]> = rows.chunks(STATEMENT_ROWS).rev().collect();
+            while let Some(part) = parts.pop().filter(|_| found.len() < REFUSED_MAX) {
+                let savepoint = transaction.transaction().await?;
+                match (run(&savepoint, sql, part).await, part) {
+                    (Ok(()), _) => savepoint.commit().await?,
+                    (Err(error), _) if !is_of_some_row(&error) => return Err(error),
+                    (Err(_), [_]) if target.spec.on_error == OnError::Fail => return Ok(Vec::new()),
+                    (Err(error), [row]) => {
+                        savepoint.rollback().await?;
+                        let code = error.code().map_or("22000", |code| code.code()).to_owned();
+                        found.push(work.refused(row, &target.encoder, said(&error), code));
+                    }
+                    (Err(_), part) => {
+                        savepoint.rollback().await?;
+                        let (first, second) = part.split_at(part.len() / 2);
+                        parts.extend([second, first]);
+                    }
                 }
             }
         }

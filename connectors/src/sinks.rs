@@ -23,6 +23,14 @@ pub trait SinkConnector: Send + Sync {
 
     /// Opens the sink that `spec` describes; does not connect yet.
     fn sink(&self, spec: &SinkSpec, functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>>;
+
+    /// Opens the sinks of a group, which deliver in one transaction; does not connect yet.
+    fn group(&self, specs: &[SinkSpec], _functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
+        let name = specs.first().map_or("", |spec| spec.name.as_str());
+        let message =
+            format!("sink \"{name}\" cannot be in a group: connector \"{}\" has no transactions", self.name());
+        Err(Error::Unsupported(format!("{message} of several sinks\nHINT:  kafka, mysql and postgres have.")))
+    }
 }
 
 /// Every connector of sinks.
@@ -35,12 +43,14 @@ pub const ALL: &[&dyn SinkConnector] = &[
     &blackhole::Print,
 ];
 
-/// Opens a sink.
-pub fn open(spec: &SinkSpec, functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
+/// Opens a sink, or those of a group.
+pub fn open(specs: &[SinkSpec], functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
+    let Some(spec) = specs.first() else { return Err(Error::Failed("a group without a sink".into())) };
     let name = spec.options.iter().find(|(name, _)| name == "connector").map_or("", |(_, value)| value.as_str());
     let known = || ALL.iter().map(|connector| connector.name()).collect::<Vec<_>>().join(", ");
     let found = ALL.iter().find(|connector| connector.name().eq_ignore_ascii_case(name));
     match found {
+        Some(connector) if spec.group.is_some() => connector.group(specs, functions),
         Some(connector) => connector.sink(spec, functions),
         None if RISINGWAVES.contains(&name.to_ascii_lowercase().as_str()) => {
             let message = format!("a sink of connector \"{name}\" is not supported yet");
@@ -163,6 +173,7 @@ pub(crate) mod tests {
             types: vec!["bigint".into(), "text".into()],
             key: if kind == SinkType::AppendOnly { vec![] } else { vec![0] },
             on_error: Default::default(),
+            group: None,
         }
     }
 
@@ -191,7 +202,7 @@ pub(crate) mod tests {
     #[test]
     fn names_the_connectors_that_there_are() {
         let open = |name: &str| {
-            super::open(&spec(name, SinkType::AppendOnly, &[]), Arc::new(Plain)).err().unwrap().to_string()
+            super::open(&[spec(name, SinkType::AppendOnly, &[])], Arc::new(Plain)).err().unwrap().to_string()
         };
         assert!(open("kafak").starts_with("there is no connector \"kafak\" for sinks\nHINT:"), "{}", open("kafak"));
         assert!(open("redis").starts_with("a sink of connector \"redis\" is not supported yet"), "{}", open("redis"));

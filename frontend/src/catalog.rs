@@ -16,10 +16,36 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::error::Result;
 
 const OBJECT_PREFIX: &str = "catalog/object/";
+const SINK_GROUP_PREFIX: &str = "catalog/sink_group/";
+
+/// Sinks that deliver in one transaction: what they share.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SinkGroup {
+    /// Its name.
+    pub name: String,
+    /// Names it in its target, from its first sink to its last: the next first one begins anew.
+    pub id: String,
+    /// The options of all its sinks.
+    pub options: Vec<(String, String)>,
+}
+
+impl SinkGroup {
+    /// Where its sinks deliver to.
+    pub fn connector(&self) -> Option<&str> {
+        self.options.iter().find(|(name, _)| name == "connector").map(|(_, value)| value.as_str())
+    }
+}
+
+/// Whether an object is a sink of a group.
+pub fn is_in_group(object: &Object, group: &SinkGroup) -> bool {
+    sink_spec(object).is_some_and(|spec| spec.group.as_ref() == Some(&group.id))
+}
 
 /// The catalog of a running server.
 pub struct Catalogs {
     current: ArcSwap<Catalog>,
+    /// Groups of sinks, by name.
+    sink_groups: ArcSwap<BTreeMap<String, SinkGroup>>,
     /// Held by whoever changes it.
     writer: Mutex<()>,
     /// Objects whose jobs still read their inputs: nobody sees them, but their names and inputs are taken.
@@ -37,6 +63,8 @@ pub struct Creating {
     pub kind: ObjectKind,
     /// What it reads.
     pub depends_on: Vec<RelationId>,
+    /// The group of a sink.
+    pub group: Option<String>,
 }
 
 /// An object's place until it is in the catalog; given up when dropped.
@@ -61,7 +89,9 @@ impl Catalogs {
             catalog.insert(object);
         }
         let current = ArcSwap::from_pointee(catalog);
-        Ok((Catalogs { current, writer: Mutex::new(()), creating: Arc::default() }, jobs))
+        let groups = stored::<SinkGroup>(store, SINK_GROUP_PREFIX)?;
+        let sink_groups = ArcSwap::from_pointee(groups.into_iter().map(|group| (group.name.clone(), group)).collect());
+        Ok((Catalogs { current, sink_groups, writer: Mutex::new(()), creating: Arc::default() }, jobs))
     }
 
     /// The catalog as of now.
@@ -81,6 +111,7 @@ impl Catalogs {
             name: object.name.clone(),
             kind: object.kind,
             depends_on: object.depends_on.clone(),
+            group: sink_spec(object).and_then(|spec| spec.group.clone()),
         };
         self.creating.lock().insert(object.id, creating);
         Place { id: object.id, creating: self.creating.clone() }
@@ -89,6 +120,35 @@ impl Catalogs {
     /// Whether an object of that name is on its way.
     pub fn is_name_taken(&self, schema: &str, name: &str) -> bool {
         self.creating.lock().values().any(|c| c.schema == schema && c.name == name)
+    }
+
+    /// The groups of sinks, by name.
+    pub fn sink_groups(&self) -> Arc<BTreeMap<String, SinkGroup>> {
+        self.sink_groups.load_full()
+    }
+
+    /// Shows a new group to everybody. It is durable.
+    pub fn add_sink_group(&self, group: SinkGroup) {
+        self.sink_groups.rcu(|groups| {
+            let mut groups = BTreeMap::clone(groups);
+            groups.insert(group.name.clone(), group.clone());
+            groups
+        });
+    }
+
+    /// Takes a group out of everybody's sight. That is durable.
+    pub fn remove_sink_group(&self, name: &str) {
+        self.sink_groups.rcu(|groups| {
+            let mut groups = BTreeMap::clone(groups);
+            groups.remove(name);
+            groups
+        });
+    }
+
+    /// The names of sinks on their way into a group.
+    pub fn created_in(&self, group: &str) -> Vec<String> {
+        let creating = self.creating.lock();
+        creating.values().filter(|c| c.group.as_deref() == Some(group)).map(|c| c.name.clone()).collect()
     }
 
     /// An object on its way that reads `id`.
@@ -119,7 +179,11 @@ impl Catalogs {
 
 /// The objects of a directory, for the server and for `headwater inspect`.
 pub fn stored_objects(store: &Store) -> anyhow::Result<Vec<Object>> {
-    let entries = store.meta_scan(OBJECT_PREFIX.as_bytes())?;
+    stored(store, OBJECT_PREFIX)
+}
+
+fn stored<T: serde::de::DeserializeOwned>(store: &Store, prefix: &str) -> anyhow::Result<Vec<T>> {
+    let entries = store.meta_scan(prefix.as_bytes())?;
     let parse = |(key, value): (Vec<u8>, Vec<u8>)| {
         let name = String::from_utf8_lossy(&key).into_owned();
         serde_json::from_slice(&value)
@@ -137,6 +201,17 @@ pub fn keep(object: &Object) -> Result<CatalogChanges> {
             .hint("Put intermediate results into views."));
     }
     Ok(vec![(key(object.id), Some(json))])
+}
+
+/// The change that keeps a group of sinks.
+pub fn keep_sink_group(group: &SinkGroup) -> Result<CatalogChanges> {
+    let json = serde_json::to_vec(group).map_err(|e| crate::error::Error::new("XX000", e.to_string()))?;
+    Ok(vec![(format!("{SINK_GROUP_PREFIX}{}", group.name).into_bytes(), Some(json))])
+}
+
+/// The change that forgets a group of sinks.
+pub fn forget_sink_group(name: &str) -> CatalogChanges {
+    vec![(format!("{SINK_GROUP_PREFIX}{name}").into_bytes(), None)]
 }
 
 /// The changes that forget objects.

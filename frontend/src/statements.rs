@@ -25,6 +25,7 @@ pub mod savepoint_point;
 pub mod select;
 pub mod set;
 pub mod show;
+pub mod sink_group;
 pub mod sink_into;
 pub mod storage_parameters;
 pub mod subscribe;
@@ -66,6 +67,10 @@ pub async fn run(session: &mut Session, statement: &Statement, text: &str, param
         Statement::CreateView(create) => create_view::run(session, create, text).await,
         Statement::CreateIndex(create) => create_index::run(session, create, text).await,
         Statement::CreateSink(create) => create_sink::run(session, create, text).await,
+        Statement::CreateSinkGroup { name, if_not_exists, options } => {
+            sink_group::create(session, name, *if_not_exists, options).await
+        }
+        Statement::DropSinkGroup { name, if_exists } => sink_group::drop(session, name, *if_exists).await,
         Statement::Drop(drop) => drop::run(session, drop).await,
         Statement::AlterRename(alter) => alter::rename(session, alter).await,
         Statement::AlterSet { kind, name, options } => alter::set(session, *kind, name, options).await,

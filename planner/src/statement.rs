@@ -37,6 +37,22 @@ pub enum Statement {
     CreateIndex(CreateIndex),
     /// `CREATE SINK`
     CreateSink(CreateSink),
+    /// `CREATE SINK GROUP [IF NOT EXISTS] g WITH (...)`
+    CreateSinkGroup {
+        /// Its name.
+        name: String,
+        /// `IF NOT EXISTS`
+        if_not_exists: bool,
+        /// The options of all its sinks, in the order written.
+        options: Vec<(String, String)>,
+    },
+    /// `DROP SINK GROUP [IF EXISTS] g`
+    DropSinkGroup {
+        /// Which.
+        name: String,
+        /// `IF EXISTS`
+        if_exists: bool,
+    },
     /// `DROP ...`
     Drop(Drop),
     /// `ALTER kind name RENAME TO name`
@@ -687,6 +703,8 @@ pub enum Show {
         /// `LIKE pattern`
         like: Option<String>,
     },
+    /// `SHOW SINK GROUPS`
+    SinkGroups,
     /// `SHOW SCHEMAS`
     Schemas,
     /// `SHOW DATABASES`

@@ -24,6 +24,7 @@ mod cuts;
 mod exact;
 mod followed;
 pub mod freshness;
+pub mod groups;
 mod reads;
 pub mod restart;
 mod watermarks;
@@ -39,6 +40,7 @@ use tokio::sync::oneshot;
 
 pub use self::followed::{Cut, Job, Stage};
 use self::freshness::SealTimes;
+use self::groups::Group;
 pub use self::reads::ReadView;
 use self::reads::{Flush, Reader};
 use crate::checkpoint::{self, Writer};
@@ -100,6 +102,8 @@ pub struct State {
     pending: Vec<Change>,
     writing: Vec<Change>,
     pins: BTreeSet<u64>,
+    /// The groups of sinks.
+    groups: BTreeMap<String, Group>,
     /// Epochs that the jobs over which somebody read will stop at, so that the next read finds a newer one.
     wishes: Vec<(u64, Vec<RelationId>)>,
     readers: Vec<Reader>,
@@ -147,6 +151,7 @@ impl State {
             pending: Vec::new(),
             writing: Vec::new(),
             pins: BTreeSet::new(),
+            groups: BTreeMap::new(),
             wishes: Vec::new(),
             readers: Vec::new(),
             flushes: Vec::new(),
@@ -249,6 +254,7 @@ impl Coordinator {
                 state.force_seal = true;
             }
         }
+        state.changed_since_checkpoint |= state.groups_have_news();
     }
 
     /// Takes up what the workers have done.
@@ -423,14 +429,25 @@ impl Coordinator {
             if limit <= job.frontier {
                 continue;
             }
-            let take = if resuming { limit } else { job.take(limit) };
+            if let (true, Some(group), Checkpoint::Jobs(at)) = (cut, job.group(), &state.checkpoint) {
+                let (group, at) = (group.to_owned(), *at);
+                if !state.may_cut_group(&group, at) {
+                    continue;
+                }
+            }
+            let job = &state.jobs[&id];
+            let group = job.group();
+            let take = if resuming { limit } else { job.take(limit, group.map(|group| state.together(group))) };
             let known = self.watermarks(state, job, take);
-            let changed = job.must_run
-                || job.follows_the_clock
-                || (known.is_some() && job.waits_for_watermark)
-                || job.upstreams.iter().any(|(_, upstream)| {
-                    state.owner(*upstream).is_some_and(|u| u.control.changed.load(Ordering::Acquire) > job.frontier)
-                });
+            let news = || {
+                job.follows_the_clock
+                    || (known.is_some() && job.waits_for_watermark)
+                    || job.upstreams.iter().any(|(_, upstream)| {
+                        state.owner(*upstream).is_some_and(|u| u.control.changed.load(Ordering::Acquire) > job.frontier)
+                    })
+            };
+            // The sinks of a group run for what they take together.
+            let changed = job.must_run || if group.is_some() { take > job.taken } else { news() };
             let limits = if cut { Self::inbox_limits(state, job) } else { HashMap::new() };
             let job = state.jobs.get_mut(&id).expect("present");
             job.know(take, known);

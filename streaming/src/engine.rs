@@ -18,6 +18,7 @@ use crate::checkpoint::{self, SourceMeta, Writer};
 use crate::clock::Clock;
 pub use crate::coordinator::ReadView;
 use crate::coordinator::freshness::SealTimes;
+use crate::coordinator::groups::points_key;
 use crate::coordinator::{Coordinator, Job, Stage, State};
 use crate::discovery;
 use crate::error::{Error, Result};
@@ -32,6 +33,7 @@ use crate::plan::PlanNode;
 use crate::row_errors::on_error_key;
 pub use crate::row_errors::{ErrorsKept, Keeping, OnError};
 use crate::runtime::Runtime;
+use crate::sink::SinkSpec;
 use crate::source::Sources;
 pub use crate::spec::{CatalogChanges, EngineConfig, JobSpec};
 pub use crate::status::{EngineStatus, JobState, JobStatus, SinkStatus, SplitStatus, TtlStatus};
@@ -173,8 +175,13 @@ impl Engine {
                 _ => {}
             }
             if let Some(outbox) = outboxes::open(&store, &spec, durable)? {
-                control.outbox = Some(outbox.clone());
-                sinks.push((spec.clone(), outbox));
+                control.outbox = Some(outbox);
+                sinks.push(spec.clone());
+                if let Some(group) = &outboxes::sink_spec(&spec)?.group
+                    && !coordinator.state.lock().has_group(group)
+                {
+                    coordinator.state.lock().restore_group(group, &store)?;
+                }
             }
             coordinator.resume(spec, control, durable.max(1), failed)?;
         }
@@ -212,8 +219,11 @@ impl Engine {
         engine.catch_up(&visible, replayed);
         engine.coordinator.clock.recovering.store(false, Ordering::Release);
         // A sink into a table sees what was replayed.
-        for (spec, outbox) in sinks {
-            engine.deliver(&spec, outbox)?;
+        for spec in sinks {
+            let sink = outboxes::sink_spec(&spec)?;
+            if !engine.deliveries.has(sink.progress_id()) {
+                engine.deliver(sink)?;
+            }
         }
         discovery::start(&engine.coordinator, engine.stop_discovery.clone());
         expired_rows::start(&engine.tables, engine.stop_discovery.clone());
@@ -325,10 +335,10 @@ impl Engine {
         let relation = job.relation;
         let spec = job.clone();
         control.outbox = outboxes::open(&self.coordinator.store, &job, 0)?;
-        let outbox = control.outbox.clone();
-        if outbox.is_some() {
+        let is_sink = control.outbox.is_some();
+        if is_sink {
             // The target is asked before anything begins.
-            let sink = self.sink(&spec)?;
+            let sink = self.sink(std::slice::from_ref(&spec))?;
             off_thread(move || sink.prepare()).await?;
         }
         let mut catalog = catalog;
@@ -336,31 +346,63 @@ impl Engine {
         let next = self.next_relation.load(Ordering::Relaxed);
         catalog.push((NEXT_RELATION_KEY.to_vec(), Some(next.to_be_bytes().to_vec())));
         let created = self.coordinator.create(job, control, catalog)?;
+        let mut leaves = None;
+        if let Ok(sink) = outboxes::sink_spec(&spec)
+            && sink.group.is_some()
+        {
+            // The thread knows of it before there is a point that it is in; and no more if it comes to nothing.
+            leaves = Some(outboxes::Leaves::new(self, sink.clone()));
+            self.deliver(sink)?;
+        }
         let mut undo = Undo { coordinator: &self.coordinator, relation, catalog: Some(undo) };
         let result = created.await.map_err(|_| Error::Cancelled)?;
         if result.is_ok() {
             undo.catalog = None;
         }
-        match (outbox, &result) {
-            (Some(outbox), Ok(())) => self.deliver(&spec, outbox)?,
-            (Some(_), Err(_)) => {
-                let sink = self.sink(&spec)?;
-                off_thread(move || Ok(sink.forget())).await?;
+        if is_sink {
+            let sink = outboxes::sink_spec(&spec)?;
+            match (&result, leaves) {
+                (Ok(()), None) => self.deliver(sink)?,
+                (Ok(()), Some(leaves)) => leaves.stays(),
+                (Err(_), Some(_)) => drop(undo),
+                (Err(_), None) => {
+                    let sink = self.sink(std::slice::from_ref(&spec))?;
+                    off_thread(move || Ok(sink.forget())).await?;
+                }
             }
-            _ => {}
         }
         result
     }
 
-    /// The target of a sink's job.
-    fn sink(&self, spec: &JobSpec) -> Result<Arc<dyn crate::sink::Sink>> {
-        outboxes::sink(spec, &self.tables, &*self.sources, &self.coordinator.functions)
+    /// The target of a sink's job, or of those of a group.
+    fn sink(&self, specs: &[JobSpec]) -> Result<Arc<dyn crate::sink::Sink>> {
+        outboxes::sink(specs, &self.tables, &*self.sources, &self.coordinator.functions)
     }
 
-    /// Starts to deliver what is in the outbox of a job.
-    fn deliver(&self, spec: &JobSpec, outbox: Arc<Outbox>) -> Result<()> {
-        let (table, _) = outbox::table(&self.coordinator.store, spec)?;
-        self.deliveries.start(spec.relation, &spec.name, outbox, table, self.sink(spec)?);
+    /// Starts to deliver what is in the outbox of a sink, with the others of its group.
+    fn deliver(&self, sink: &SinkSpec) -> Result<()> {
+        let id = sink.progress_id();
+        let jobs: Vec<(JobSpec, Arc<Outbox>)> = {
+            let state = self.coordinator.state.lock();
+            let of_thread = |job: &&Job| outboxes::sink_spec(&job.spec).is_ok_and(|spec| spec.progress_id() == id);
+            let jobs = state.jobs.values().filter(of_thread);
+            jobs.filter_map(|job| Some((job.spec.clone(), job.control.outbox.clone()?))).collect()
+        };
+        let (specs, all): (Vec<JobSpec>, Vec<Arc<Outbox>>) = jobs.into_iter().unzip();
+        let Some(first) = specs.first() else {
+            self.deliveries.forget(id);
+            if let Some(group) = &sink.group {
+                self.coordinator.state.lock().forget_group(group);
+            }
+            return Ok(());
+        };
+        let mut members = Vec::new();
+        for (spec, outbox) in specs.iter().zip(all) {
+            let (table, _) = outbox::table(&self.coordinator.store, spec)?;
+            members.push(outbox::Member { outbox, table });
+        }
+        let points = sink.group.as_deref().map(|group| self.coordinator.state.lock().points(group));
+        self.deliveries.start(id, &first.name, points, members, self.sink(&specs)?);
         Ok(())
     }
 
@@ -380,15 +422,25 @@ impl Engine {
         let mut catalog = catalog;
         catalog.extend(jobs.iter().map(|job| (outboxes::paused_key(*job), None)));
         catalog.extend(jobs.iter().map(|job| (on_error_key(*job), None)));
-        let running: Vec<Arc<Outbox>> = {
+        let (sinks, running): (Vec<SinkSpec>, Vec<Arc<Outbox>>) = {
             let state = self.coordinator.state.lock();
+            let specs = jobs.iter().filter_map(|id| outboxes::sink_spec(&state.jobs.get(id)?.spec).ok().cloned());
+            let specs: Vec<SinkSpec> = specs.collect();
             let outboxes = jobs.iter().filter_map(|id| state.jobs.get(id)?.control.outbox.clone());
-            outboxes.filter(|outbox| !outbox.is_paused()).collect()
+            let stays =
+                |group: &str| state.jobs.iter().any(|(id, job)| job.group() == Some(group) && !jobs.contains(id));
+            let groups = specs.iter().filter_map(|spec| spec.group.as_deref()).filter(|group| !stays(group));
+            catalog.extend(groups.map(|group| (points_key(group), None)));
+            (specs, outboxes.filter(|outbox| !outbox.is_paused()).collect())
         };
         running.iter().for_each(|outbox| outbox.pause(true));
         let dropped = self.coordinator.drop_jobs(&jobs, catalog).await.map_err(|_| Error::Cancelled)?;
         match &dropped {
-            Ok(()) => jobs.iter().for_each(|job| self.deliveries.forget(*job)),
+            Ok(()) => {
+                for sink in &sinks {
+                    self.deliver(sink)?;
+                }
+            }
             Err(_) => running.iter().for_each(|outbox| outbox.pause(false)),
         }
         dropped

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! What is delivered is durable here, so a crash never takes back what a target has; and the target itself says how far it
-//! is, so nothing is delivered twice. The thread is no worker's: a target that does not answer delays nobody.
+//! is, so nothing is delivered twice. The thread is no worker's: a target that does not answer delays nobody. Several sinks may
+//! share a thread and its transactions (`group.rs`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -29,9 +30,10 @@ use crate::sink::Position;
 use refused::Refusals;
 
 mod delivery;
+pub mod group;
 mod refused;
 
-pub use delivery::Deliveries;
+pub use delivery::{Deliveries, Member};
 
 /// Bytes of an entry in front of its batch: the number of rows and when they were sealed.
 const HEAD_BYTES: usize = 16;
@@ -50,9 +52,12 @@ pub struct Outbox {
     delivered: Mutex<Option<Position>>,
     /// Entries whose deletion no checkpoint has yet.
     trimmed: Mutex<Vec<(Position, Entry)>>,
-    /// Something can be delivered, or is not to be any more.
-    wake: Notify,
-    stopped: AtomicBool,
+    /// Wakes the thread: something can be delivered, or is not to be any more.
+    wake: Mutex<Arc<Notify>>,
+    /// Whether the thread of its group knows of it.
+    joined: AtomicBool,
+    /// In a group: what it puts in belongs to no earlier epoch, since the target may be there already.
+    floor: AtomicU64,
     paused: AtomicBool,
     progress: Mutex<Progress>,
     rows: AtomicI64,
@@ -66,6 +71,8 @@ struct Entry {
     bytes: u64,
     /// When it was sealed: microseconds since 1970.
     sealed: u64,
+    /// The epoch of the job's step that put it in; 0 if that was before the server's start.
+    step: u64,
 }
 
 /// What the delivery thread has done since the server started.
@@ -120,8 +127,9 @@ impl Outbox {
             durable: AtomicU64::new(durable),
             delivered: Mutex::new(None),
             trimmed: Mutex::default(),
-            wake: Notify::default(),
-            stopped: AtomicBool::new(false),
+            wake: Mutex::default(),
+            joined: AtomicBool::new(false),
+            floor: AtomicU64::new(0),
             paused: AtomicBool::new(paused),
             progress: Mutex::default(),
             rows: AtomicI64::new(0),
@@ -142,10 +150,11 @@ impl Outbox {
                 let (rows, rest) = value.split_first_chunk::<8>().ok_or_else(corrupt)?;
                 let sealed = rest.first_chunk::<8>().ok_or_else(corrupt)?;
                 let (rows, sealed) = (u64::from_le_bytes(*rows), u64::from_le_bytes(*sealed));
-                outbox.insert(position, Entry { rows, bytes: value.len() as u64, sealed });
+                outbox.insert(position, Entry { rows, bytes: value.len() as u64, sealed, step: 0 });
                 Ok(())
             })?;
         }
+        outbox.raise_floor(outbox.newest());
         Ok(outbox)
     }
 
@@ -161,14 +170,14 @@ impl Outbox {
         entries.keys().filter(|p| p.vnode == vnode).map(|p| p.number + 1).max().unwrap_or(0)
     }
 
-    /// Puts changes into the outbox; a checkpoint at or behind the position's epoch makes them durable.
-    pub fn put(&self, table: &StateTable, position: Position, changes: &Batch) {
+    /// Puts changes into the outbox, in the job's step to the epoch `step`; a checkpoint at or behind that makes them durable.
+    pub fn put(&self, table: &StateTable, position: Position, step: u64, changes: &Batch) {
         let sealed = now();
         let (rows, batch) = (changes.num_rows() as u64, encode_batch(changes));
         let value = [&rows.to_le_bytes()[..], &sealed.to_le_bytes(), &batch].concat();
         let bytes = value.len() as u64;
         table.put(position.vnode, &key(position), &value);
-        self.insert(position, Entry { rows, bytes, sealed });
+        self.insert(position, Entry { rows, bytes, sealed, step });
     }
 
     /// Whether so much waits that the job shall take no more. What it has taken already still comes.
@@ -213,8 +222,7 @@ impl Outbox {
     pub fn rewind(&self) {
         let durable = self.durable.load(Ordering::Acquire);
         let mut entries = self.entries.lock();
-        let lost = entries.split_off(&Position { epoch: durable + 1, vnode: 0, number: 0 });
-        for entry in lost.values() {
+        for (_, entry) in entries.extract_if(.., |_, entry| entry.step > durable) {
             self.rows.fetch_sub(entry.rows as i64, Ordering::Relaxed);
             self.bytes.fetch_sub(entry.bytes as i64, Ordering::Relaxed);
         }
@@ -234,28 +242,24 @@ impl Outbox {
     pub fn committed(&self) {
         let noted = self.noted.load(Ordering::Acquire);
         if self.durable.fetch_max(noted, Ordering::AcqRel) < noted {
-            self.wake.notify();
+            self.notify();
         }
+    }
+
+    /// Lets the thread look whether something can be delivered.
+    pub fn notify(&self) {
+        self.wake.lock().notify();
     }
 
     /// Holds deliveries, or lets them go on.
     pub fn pause(&self, paused: bool) {
         self.paused.store(paused, Ordering::Release);
-        self.wake.notify();
+        self.notify();
     }
 
     /// Whether deliveries are held.
     pub fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Acquire)
-    }
-
-    fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
-        self.wake.notify();
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
     }
 
     /// The target has everything up to here.

@@ -91,6 +91,16 @@ pub struct SinkSpec {
     /// What becomes of rows that the target refuses.
     #[serde(default)]
     pub on_error: OnError,
+    /// The group that it delivers with, named as `id` names a sink.
+    #[serde(default)]
+    pub group: Option<String>,
+}
+
+impl SinkSpec {
+    /// What the target's position is kept under: the group's, or the sink's own.
+    pub fn progress_id(&self) -> &str {
+        self.group.as_ref().unwrap_or(&self.id)
+    }
 }
 
 /// What becomes of rows that the target refuses.
@@ -128,7 +138,8 @@ pub trait Delivery: Send {
     /// Up to where the target has everything; `None` if it has nothing or does not know.
     fn position(&self) -> Option<Position>;
 
-    /// Delivers changes and that they reach up to `until`: all of it or nothing. A batch has for each key at most one row
+    /// Delivers changes and that they reach up to `until`: all of it or nothing. With each batch comes the sink that it is of,
+    /// by its place in the group; 0 where there is none. A batch has for each key at most one row
     /// that goes and one that comes. After an error the connection is given up.
     ///
     /// If the target refuses some of the rows, nothing is delivered, and the same changes come again without them: each row
@@ -136,8 +147,11 @@ pub trait Delivery: Send {
     ///
     /// # Errors
     /// Anything: it is tried again with the same changes, on a new connection.
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered>;
+    fn deliver(&mut self, changes: &mut Changes<'_>, until: Position) -> Result<Delivered>;
 }
+
+/// What is to be delivered: batches with the place of their sink in its group.
+pub type Changes<'a> = dyn Iterator<Item = Result<(usize, Batch)>> + 'a;
 
 /// How an attempt to deliver ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

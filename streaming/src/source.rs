@@ -100,9 +100,11 @@ pub trait Sources: Send + Sync {
     /// Opens the source that `options` (the `WITH` clause; `format` and `encode` options included) describe.
     fn open(&self, spec: &SourceSpec) -> Result<Arc<dyn Source>>;
 
-    /// Opens the sink that `spec` describes; does not connect yet. Values become text by `functions`.
-    fn sink(&self, spec: &SinkSpec, _functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
-        Err(Error::Unsupported(format!("sink \"{}\" has no connector", spec.name)))
+    /// Opens the sink that `specs` describe, several if they are a group; does not connect yet. Values become text by
+    /// `functions`.
+    fn sink(&self, specs: &[SinkSpec], _functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
+        let name = specs.first().map_or("", |spec| spec.name.as_str());
+        Err(Error::Unsupported(format!("sink \"{name}\" has no connector")))
     }
 }
 

@@ -24,7 +24,7 @@ use storage::failpoint::around;
 use storage::{Batch, Column, SqlType};
 use streaming::error::{Error, Result};
 use streaming::expr::Functions;
-use streaming::sink::{Delivered, Delivery, Position, Sink, SinkSpec, SinkType};
+use streaming::sink::{Changes, Delivered, Delivery, Position, Sink, SinkSpec, SinkType};
 
 use crate::encoding::{Encoder, csv};
 use crate::options::{OptionDoc, Options, invalid};
@@ -214,7 +214,7 @@ impl Delivery for Files {
         self.position
     }
 
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
+    fn deliver(&mut self, changes: &mut Changes<'_>, until: Position) -> Result<Delivered> {
         let target = self.target.clone();
         let temporary = target.temporary(until);
         let file = File::create(&temporary).map_err(|e| target.failed(&e))?;
@@ -237,7 +237,7 @@ impl Delivery for Files {
     }
 }
 
-fn write(target: &Target, file: File, batches: &mut dyn Iterator<Item = Result<Batch>>) -> Result<(File, usize)> {
+fn write(target: &Target, file: File, batches: &mut Changes<'_>) -> Result<(File, usize)> {
     let mut n = 0;
     let columns = &target.spec.columns;
     let mut out = BufWriter::new(file);
@@ -249,7 +249,7 @@ fn write(target: &Target, file: File, batches: &mut dyn Iterator<Item = Result<B
             let wrong = |error: parquet::errors::ParquetError| Error::Failed(format!("Parquet: {error}"));
             let mut writer = ArrowWriter::try_new(out, schema.clone(), Some(properties)).map_err(wrong)?;
             for batch in batches {
-                let batch = batch?;
+                let (_, batch) = batch?;
                 let rows: Vec<u32> =
                     changes(&batch, &target.spec)?.iter().filter_map(|c| c.after).map(|row| row as u32).collect();
                 n += rows.len();
@@ -263,7 +263,7 @@ fn write(target: &Target, file: File, batches: &mut dyn Iterator<Item = Result<B
                 csv::header(columns, &mut text);
             }
             for batch in batches {
-                let batch = batch?;
+                let (_, batch) = batch?;
                 for change in changes(&batch, &target.spec)? {
                     match (encoding, change.after) {
                         (Encoding::Csv { functions, .. }, Some(row)) => {
@@ -382,8 +382,8 @@ mod tests {
         sink.prepare().unwrap();
         let mut delivery = sink.connect().unwrap();
         assert_eq!(delivery.position(), None);
-        delivery.deliver(&mut [Ok(batch(&[(1, "a", 1), (2, "b", 1)]))].into_iter(), at(3)).unwrap();
-        delivery.deliver(&mut [Ok(batch(&[(3, "c", 1)]))].into_iter(), at(4)).unwrap();
+        delivery.deliver(&mut [Ok((0, batch(&[(1, "a", 1), (2, "b", 1)])))].into_iter(), at(3)).unwrap();
+        delivery.deliver(&mut [Ok((0, batch(&[(3, "c", 1)])))].into_iter(), at(4)).unwrap();
         let names = files(&path);
         assert_eq!(names.len(), 3, "{names:?}");
         assert_eq!(
@@ -408,7 +408,7 @@ mod tests {
         fs::write(&manifest, &text[..10]).unwrap();
         first.prepare().unwrap();
         assert_eq!(fs::read_to_string(&manifest).unwrap(), text);
-        first.connect().unwrap().deliver(&mut [Ok(batch(&[(1, "a", 1)]))].into_iter(), at(3)).unwrap();
+        first.connect().unwrap().deliver(&mut [Ok((0, batch(&[(1, "a", 1)])))].into_iter(), at(3)).unwrap();
         assert!(first.prepare().unwrap_err().to_string().contains("belongs to another sink"));
     }
 
@@ -417,7 +417,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sink = sink(dir.path(), "json", SinkType::AppendOnly).unwrap();
         sink.prepare().unwrap();
-        sink.connect().unwrap().deliver(&mut [Ok(batch(&[(1, "a", 1)]))].into_iter(), at(3)).unwrap();
+        sink.connect().unwrap().deliver(&mut [Ok((0, batch(&[(1, "a", 1)])))].into_iter(), at(3)).unwrap();
         let manifest = dir.path().join(MANIFEST);
         let before = fs::read(&manifest).unwrap();
         // Before the manifest: the file was never there.
@@ -438,8 +438,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sink = sink(dir.path(), "parquet", SinkType::AppendOnly).unwrap();
         sink.prepare().unwrap();
-        let batches = [Ok(batch(&[(1, "a", 1)])), Ok(batch(&[(2, "b", 2)]))];
-        sink.connect().unwrap().deliver(&mut batches.into_iter(), at(3)).unwrap();
+        let batches = [batch(&[(1, "a", 1)]), batch(&[(2, "b", 2)])];
+        sink.connect().unwrap().deliver(&mut batches.map(|batch| Ok((0, batch))).into_iter(), at(3)).unwrap();
         let name = files(dir.path()).pop().unwrap();
         let file = File::open(dir.path().join(name)).unwrap();
         let reader =

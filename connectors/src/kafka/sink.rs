@@ -25,7 +25,9 @@ use rdkafka::util::Timeout;
 use storage::{Batch, failpoint};
 use streaming::error::{Error, Result};
 use streaming::expr::Functions;
-use streaming::sink::{Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec, SinkType};
+use streaming::sink::{
+    Changes, Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec, SinkType,
+};
 
 use crate::encoding::Encoder;
 use crate::options::{OptionDoc, Options, invalid};
@@ -110,9 +112,14 @@ impl SinkConnector for KafkaSinks {
     }
 
     fn sink(&self, spec: &SinkSpec, functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
-        let options = sinks::options(spec, self)?;
-        let target = Target::new(spec, &options, Encoder::new(spec, functions)?)?;
-        Ok(Arc::new(KafkaSink(Arc::new(target))))
+        self.group(std::slice::from_ref(spec), functions)
+    }
+
+    fn group(&self, specs: &[SinkSpec], functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
+        let targets: Result<Vec<Target>> = (specs.iter())
+            .map(|spec| Target::new(spec, &sinks::options(spec, self)?, Encoder::new(spec, functions.clone())?))
+            .collect();
+        Ok(Arc::new(KafkaSink(targets?.into())))
     }
 }
 
@@ -151,7 +158,8 @@ impl Target {
         } else {
             None
         };
-        let progress = options.get("progress.topic").map_or(format!("headwater.sink.{}", spec.id), str::to_owned);
+        let progress =
+            options.get("progress.topic").map_or(format!("headwater.sink.{}", spec.progress_id()), str::to_owned);
         let target = Target {
             brokers,
             topic: options.required("topic")?.to_string(),
@@ -194,15 +202,15 @@ impl Target {
         value.parse().ok()
     }
 
-    /// A producer for records of up to so many bytes, with what the protocol adds to one.
-    fn producer(&self, record_bytes_max: Option<usize>) -> Result<BaseProducer<Watch>> {
+    /// A producer for records of up to so many bytes, those of the least topic and those of the largest, with what the
+    /// protocol adds to one.
+    fn producer(&self, record_bytes: Option<(usize, usize)>) -> Result<BaseProducer<Watch>> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers);
-        if let Some(max) = record_bytes_max {
+        if let Some((least, largest)) = record_bytes {
             // What the broker weighs is a batch: none may be heavier than one record may be.
-            let max = max.clamp(1000, 1_000_000_000);
-            config.set(MESSAGE_BYTES_MAX, max.to_string());
-            config.set("batch.size", max.min(BATCH_BYTES).saturating_sub(RECORD_OVERHEAD_BYTES).to_string());
+            config.set(MESSAGE_BYTES_MAX, largest.clamp(1000, 1_000_000_000).to_string());
+            config.set("batch.size", least.clamp(1000, BATCH_BYTES).saturating_sub(RECORD_OVERHEAD_BYTES).to_string());
         }
         for (name, value) in DEFAULTS.iter().copied() {
             config.set(name, value);
@@ -213,7 +221,7 @@ impl Target {
         for (name, value) in FORCED {
             config.set(*name, *value);
         }
-        config.set("transactional.id", format!("headwater-{}", self.spec.id));
+        config.set("transactional.id", format!("headwater-{}", self.spec.progress_id()));
         BaseProducer::from_config_and_context(&config, Watch::default()).map_err(|error| match error {
             KafkaError::ClientConfig(_, reason, name, _) => invalid(format!("option \"properties.{name}\": {reason}")),
             other => invalid(format!("Kafka: {other}")),
@@ -223,7 +231,7 @@ impl Target {
     fn consumer(&self) -> Result<BaseConsumer> {
         let mut config = self.client_config();
         config
-            .set("group.id", format!("headwater-{}", self.spec.id))
+            .set("group.id", format!("headwater-{}", self.spec.progress_id()))
             .set("isolation.level", "read_committed")
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
@@ -347,7 +355,7 @@ impl Target {
             match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
                     heard = Instant::now();
-                    if message.key() == Some(self.spec.id.as_bytes()) {
+                    if message.key() == Some(self.spec.progress_id().as_bytes()) {
                         let text = message.payload().map(String::from_utf8_lossy).unwrap_or_default();
                         last = Some(text.parse()?);
                     }
@@ -365,6 +373,23 @@ impl Target {
         consumer.unassign().map_err(|error| self.failed(&error))?;
         Ok(last)
     }
+
+    /// Makes the topic if that was asked for, and that of the progress.
+    fn prepare(&self) -> Result<()> {
+        let consumer = self.consumer()?;
+        if !self.has_topic(&consumer, &self.topic)? {
+            let Some((partitions, replicas, policy)) = &self.create else {
+                let message = format!("Kafka topic \"{}\" does not exist", self.topic);
+                return Err(Error::NotFound(format!("{message}\nHINT:  Say create_topic_if_not_exists = 'true'.")));
+            };
+            let mut topic = NewTopic::new(&self.topic, *partitions, TopicReplication::Fixed(*replicas));
+            if let Some(policy) = policy {
+                topic = topic.set("cleanup.policy", policy);
+            }
+            self.create(&consumer, &topic)?;
+        }
+        self.create_progress(&consumer)
+    }
 }
 
 /// Waits for an answer of the admin client.
@@ -374,39 +399,31 @@ fn block_on<R>(future: impl Future<Output = R>) -> Result<R> {
     Ok(runtime.block_on(future))
 }
 
-struct KafkaSink(Arc<Target>);
+/// The topics of a group's sinks, or one: of one cluster.
+struct KafkaSink(Arc<[Target]>);
 
 impl Sink for KafkaSink {
     fn prepare(&self) -> Result<()> {
-        let target = &self.0;
-        let consumer = target.consumer()?;
-        if !target.has_topic(&consumer, &target.topic)? {
-            let Some((partitions, replicas, policy)) = &target.create else {
-                let message = format!("Kafka topic \"{}\" does not exist", target.topic);
-                return Err(Error::NotFound(format!("{message}\nHINT:  Say create_topic_if_not_exists = 'true'.")));
-            };
-            let mut topic = NewTopic::new(&target.topic, *partitions, TopicReplication::Fixed(*replicas));
-            if let Some(policy) = policy {
-                topic = topic.set("cleanup.policy", policy);
-            }
-            target.create(&consumer, &topic)?;
-        }
-        target.create_progress(&consumer)
+        self.0.iter().try_for_each(Target::prepare)
     }
 
     fn connect(&self) -> Result<Box<dyn Delivery>> {
-        let target = self.0.clone();
-        let record_bytes_max = target.record_bytes_max();
-        let producer = target.producer(record_bytes_max)?;
+        let targets = self.0.clone();
+        let target = &targets[0];
+        let record_bytes_max: Vec<Option<usize>> = targets.iter().map(Target::record_bytes_max).collect();
+        // Each record is weighed by itself; what is sent together is as light as the least topic wants it.
+        let least = record_bytes_max.iter().copied().min().flatten();
+        let largest = record_bytes_max.iter().copied().max().flatten();
+        let producer = target.producer(least.zip(largest))?;
         let failed = |error: KafkaError| target.failed(&error);
         // Fences who was before and ends its transaction, one way or the other.
         producer.init_transactions(target.timeout.max(Duration::from_secs(10))).map_err(failed)?;
         let position = target.position(&target.consumer()?)?;
-        Ok(Box::new(Connection { producer, position, target, record_bytes_max }))
+        Ok(Box::new(Connection { producer, position, targets, record_bytes_max }))
     }
 
     fn forget(&self) {
-        let target = &self.0;
+        let target = &self.0[0];
         let options = AdminOptions::new().request_timeout(Some(target.timeout));
         let admin: std::result::Result<AdminClient<DefaultClientContext>, _> = target.client_config().create();
         let removed = admin.map(|admin| block_on(admin.delete_topics(&[target.progress.as_str()], &options)));
@@ -445,8 +462,8 @@ impl ProducerContext for Watch {
 struct Connection {
     producer: BaseProducer<Watch>,
     position: Option<Position>,
-    target: Arc<Target>,
-    record_bytes_max: Option<usize>,
+    targets: Arc<[Target]>,
+    record_bytes_max: Vec<Option<usize>>,
 }
 
 /// Whether a record is in the producer's queue, or why it never can be.
@@ -454,9 +471,9 @@ type Queued = std::result::Result<(), String>;
 
 impl Connection {
     /// Puts a record into the producer's queue, once there is room.
-    fn send(&self, topic: &str, key: Option<&str>, value: Option<&str>) -> Result<Queued> {
+    fn send(&self, sink: usize, topic: &str, key: Option<&str>, value: Option<&str>) -> Result<Queued> {
         let bytes = key.map_or(0, str::len) + value.map_or(0, str::len);
-        if let Some(max) = self.record_bytes_max
+        if let Some(max) = self.record_bytes_max[sink]
             && bytes + RECORD_OVERHEAD_BYTES > max
         {
             return Ok(Err(format!(
@@ -479,14 +496,14 @@ impl Connection {
                     record = back;
                     self.producer.poll(Duration::from_millis(20));
                 }
-                Err((error, _)) => return Err(self.target.failed(&error)),
+                Err((error, _)) => return Err(self.targets[sink].failed(&error)),
             }
         }
     }
 
     /// The records of a change.
-    fn send_change(&self, batch: &Batch, change: Change, texts: &mut [String; 2]) -> Result<Queued> {
-        let target = &*self.target;
+    fn send_change(&self, sink: usize, batch: &Batch, change: Change, texts: &mut [String; 2]) -> Result<Queued> {
+        let target = &self.targets[sink];
         let keyed = !target.spec.key.is_empty();
         let Some(row) = change.after.or(change.before) else { return Ok(Ok(())) };
         let [key, value] = texts;
@@ -498,28 +515,28 @@ impl Connection {
         let record_key = keyed.then_some(key.as_str());
         if target.spec.kind == SinkType::Debezium {
             target.encoder.envelope(batch, change, millis(), value);
-            let queued = self.send(&target.topic, record_key, Some(value))?;
+            let queued = self.send(sink, &target.topic, record_key, Some(value))?;
             if queued.is_err() || change.after.is_some() {
                 return Ok(queued);
             }
             // So that a compacted topic forgets the key.
-            return self.send(&target.topic, record_key, None);
+            return self.send(sink, &target.topic, record_key, None);
         }
         if change.after.is_some() {
             target.encoder.row(batch, row, value);
         }
-        self.send(&target.topic, record_key, change.after.map(|_| value.as_str()))
+        self.send(sink, &target.topic, record_key, change.after.map(|_| value.as_str()))
     }
 
     /// Puts all records into the producer's queue; returns the changes whose records are refused.
-    fn send_all(&self, batches: &mut dyn Iterator<Item = Result<Batch>>) -> Result<Vec<Refused>> {
-        let target = &*self.target;
+    fn send_all(&self, batches: &mut Changes<'_>) -> Result<Vec<Refused>> {
         let mut texts = [String::new(), String::new()];
         let mut refused = Vec::new();
         for (b, batch) in batches.enumerate() {
-            let batch = batch?;
+            let (sink, batch) = batch?;
+            let target = &self.targets[sink];
             for change in changes(&batch, &target.spec)? {
-                let Err(reason) = self.send_change(&batch, change, &mut texts)? else { continue };
+                let Err(reason) = self.send_change(sink, &batch, change, &mut texts)? else { continue };
                 if target.spec.on_error == OnError::Fail {
                     return Err(Error::Unavailable(format!("Kafka topic \"{}\": {reason}", target.topic)));
                 }
@@ -544,8 +561,9 @@ impl Delivery for Connection {
         self.position
     }
 
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
-        let failed = |error: KafkaError| self.target.failed(&error);
+    fn deliver(&mut self, changes: &mut Changes<'_>, until: Position) -> Result<Delivered> {
+        let target = &self.targets[0];
+        let failed = |error: KafkaError| target.failed(&error);
         self.producer.begin_transaction().map_err(failed)?;
         let refused = self.send_all(changes)?;
         if !refused.is_empty() {
@@ -557,8 +575,10 @@ impl Delivery for Connection {
             self.producer.client().context().refused.lock().take();
             return Ok(Delivered::Refused(refused));
         }
-        if let Err(reason) = self.send(&self.target.progress, Some(&self.target.spec.id), Some(&until.to_string()))? {
-            return Err(Error::Unavailable(format!("Kafka topic \"{}\": {reason}", self.target.progress)));
+        if let Err(reason) =
+            self.send(0, &target.progress, Some(target.spec.progress_id()), Some(&until.to_string()))?
+        {
+            return Err(Error::Unavailable(format!("Kafka topic \"{}\": {reason}", target.progress)));
         }
         failpoint::before("kafka/commit");
         let committed = self.producer.commit_transaction(COMMIT_TIMEOUT);

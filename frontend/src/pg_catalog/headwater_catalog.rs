@@ -131,7 +131,7 @@ pub const RELATIONS: &[SystemRelation] = &[
         13_207,
         "relation:oid name:text connector:text type:text state:text epochs_behind:int8 seconds_behind:float8 \
          rows_waiting:int8 bytes_waiting:int8 rows:int8 transactions:int8 retries:int8 refused:int8 \
-         last_error:text",
+         last_error:text sink_group:text",
         |context, rows| {
             let status = context.shared.engine()?.status();
             for job in &status.jobs {
@@ -139,6 +139,8 @@ pub const RELATIONS: &[SystemRelation] = &[
                 let object = context.catalog.by_id(job.relation);
                 let spec = object.and_then(|o| crate::catalog::sink_spec(o));
                 let connector = spec.and_then(crate::catalog::sink_connector).map(str::to_owned);
+                let groups = context.shared.catalogs.sink_groups();
+                let group = object.and_then(|o| groups.values().find(|group| crate::catalog::is_in_group(o, group)));
                 let (epochs, seconds) = sink_lag(&status, job, sink);
                 rows.push(row![
                     job.relation.0,
@@ -154,7 +156,8 @@ pub const RELATIONS: &[SystemRelation] = &[
                     sink.transactions,
                     sink.retries,
                     sink.refused,
-                    job.error.clone().or(sink.last_error.clone())
+                    job.error.clone().or(sink.last_error.clone()),
+                    group.map(|group| group.name.clone())
                 ]);
             }
             Ok(())
@@ -259,6 +262,13 @@ pub const RELATIONS: &[SystemRelation] = &[
             Ok(())
         },
     ),
+    relation("sink_groups", 13_210, "name:text connector:text sinks:int8", |context, rows| {
+        for group in context.shared.catalogs.sink_groups().values() {
+            let sinks = context.catalog.objects().filter(|o| crate::catalog::is_in_group(o, group)).count() as i64;
+            rows.push(row![&group.name, group.connector().map(str::to_owned), sinks]);
+        }
+        Ok(())
+    }),
     relation("settings", 13_206, "name:text setting:text description:text", |context, rows| {
         for setting in crate::settings::SETTINGS.iter() {
             rows.push(row![setting.name, context.settings.of(setting), setting.description]);

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::statements::create::{create, exists, query_columns, schema_of};
-use crate::statements::{sink_into, storage_parameters};
+use crate::statements::{sink_group, sink_into, storage_parameters};
 
 /// Bytes that an outbox may hold unless its sink says otherwise.
 const OUTBOX_BYTES_MAX: u64 = 16 << 30;
@@ -37,6 +37,7 @@ pub async fn run(session: &mut Session, statement: &CreateSink, text: &str) -> R
     if exists(session, &schema, statement.name.last(), statement.if_not_exists)? {
         return Ok(Outcome::Done(TAG.into()));
     }
+    sink_group::begin(&shared, &statement.connection.options).await?;
     let SinkPlan { job, depends_on, helpers } = plan(session, statement)?;
     let object = Object {
         id: job.relation,
@@ -115,6 +116,8 @@ struct Said {
     outbox_bytes_max: u64,
     on_error: OnError,
     keeping: Keeping,
+    /// The id of its group.
+    group: Option<String>,
 }
 
 /// Options of RisingWave's whose effect is always there, or that there is no need for.
@@ -138,7 +141,9 @@ impl Said {
             outbox_bytes_max: OUTBOX_BYTES_MAX,
             on_error: OnError::Table,
             keeping: Keeping::default(),
+            group: None,
         };
+        let mut group = None;
         let mut options = options.clone();
         storage_parameters::keeping(&mut options, &mut said.keeping)?;
         if !statement.connection.includes.is_empty() {
@@ -158,6 +163,7 @@ impl Said {
                 }
                 "force_append_only" => said.force_append_only = is_true(name, value)?,
                 "snapshot" => said.snapshot = is_true(name, value)?,
+                "group" => group = Some(value),
                 "on_error" => {
                     said.on_error = match value.to_lowercase().as_str() {
                         "table" => OnError::Table,
@@ -174,6 +180,16 @@ impl Said {
                 }
                 _ => said.options.push((name.clone(), value.clone())),
             }
+        }
+        if group.is_some() && statement.into.is_some() {
+            return Err(Error::new("22023", "a sink into a table takes no option \"group\""));
+        }
+        if let Some(name) = group {
+            let groups = session.shared.catalogs.sink_groups();
+            let missing = || Error::new("42704", format!("sink group \"{name}\" does not exist"));
+            let group = groups.get(name).ok_or_else(missing)?;
+            said.options = sink_group::options_in(group, &said.options)?;
+            said.group = Some(group.id.clone());
         }
         let of_format = match format.as_deref() {
             None => None,
@@ -199,7 +215,7 @@ impl Said {
             }
         } else if !said.options.iter().any(|(name, _)| name == "connector") {
             let error = Error::new("22023", "the option \"connector\" is missing");
-            return Err(error.hint("The connectors of sinks are: blackhole, file, kafka, postgres, print."));
+            return Err(error.hint("The connectors of sinks are: blackhole, file, kafka, mysql, postgres, print."));
         }
         Ok(said)
     }
@@ -260,6 +276,7 @@ impl Said {
             columns: columns.to_vec(),
             key,
             on_error: self.on_error,
+            group: self.group.clone(),
         })
     }
 }

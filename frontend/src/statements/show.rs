@@ -1,5 +1,5 @@
-//! `SHOW name`, `SHOW ALL`, and `SHOW TABLES | SOURCES | SINKS | MATERIALIZED VIEWS | VIEWS | INDEXES | JOBS | SCHEMAS |
-//! DATABASES | COLUMNS FROM t | CREATE ... t` as RisingWave has them.
+//! `SHOW name`, `SHOW ALL`, and `SHOW TABLES | SOURCES | SINKS | SINK GROUPS | MATERIALIZED VIEWS | VIEWS | INDEXES | JOBS |
+//! SCHEMAS | DATABASES | COLUMNS FROM t | CREATE ... t` as RisingWave has them.
 
 use std::sync::Arc;
 
@@ -31,6 +31,10 @@ pub fn run(session: &mut Session, show: &Show) -> Result<Outcome> {
         }
         // There are none.
         Show::Other(_) => texts(session, names_of(show), Vec::new()),
+        Show::SinkGroups => {
+            let groups = session.shared.catalogs.sink_groups();
+            texts(session, names_of(show), groups.keys().map(|name| vec![Some(name.clone())]).collect())
+        }
         Show::Schemas => texts(session, names_of(show), SCHEMAS.iter().map(|s| vec![Some(s.0.to_owned())]).collect()),
         Show::Databases => texts(session, names_of(show), vec![vec![Some(DATABASE.to_owned())]]),
         Show::Columns(name) => columns(session, name),

@@ -31,8 +31,10 @@ impl Reader<'_> {
         if self.eat(&["unique", "index"]) {
             return self.create_index(true);
         }
-        if self.at(&["sink", "group"]) && !Self::is_word(&self.p.peek_nth_token_ref(2).token, "from") {
-            return self.unsupported("CREATE SINK GROUP");
+        // A sink may have that name.
+        let third = &self.p.peek_nth_token_ref(2).token;
+        if self.at(&["sink", "group"]) && !["from", "as", "into"].iter().any(|word| Self::is_word(third, word)) {
+            return self.create_sink_group();
         }
         if self.eat(&["sink"]) {
             return self.create_sink();
@@ -435,6 +437,14 @@ impl Reader<'_> {
         Ok(Statement::CreateIndex(index))
     }
 
+    fn create_sink_group(&mut self) -> Result<Statement> {
+        self.expect(&["sink", "group"])?;
+        let if_not_exists = self.if_not_exists();
+        let name = self.ident()?;
+        let options = if self.eat(&["with"]) { self.options()? } else { vec![] };
+        Ok(Statement::CreateSinkGroup { name, if_not_exists, options })
+    }
+
     fn create_sink(&mut self) -> Result<Statement> {
         let if_not_exists = self.if_not_exists();
         let name = self.object_name()?;
@@ -518,6 +528,12 @@ impl Reader<'_> {
             if self.at(&[words]) {
                 return self.unsupported(&format!("DROP {}", words.to_uppercase()));
             }
+        }
+        // A sink may have that name.
+        if self.at(&["sink", "group"]) && matches!(self.p.peek_nth_token_ref(2).token, Token::Word(_)) {
+            self.expect(&["sink", "group"])?;
+            let if_exists = self.if_exists();
+            return Ok(Statement::DropSinkGroup { name: self.ident()?, if_exists });
         }
         let kind = match self.kind() {
             Some(NamedKind::Column) | None => return self.unexpected(),

@@ -198,6 +198,9 @@ impl Reader<'_> {
             self.p.advance_token();
             return Ok(Show::IndexesOf(self.object_name()?));
         }
+        if self.eat(&["sink", "groups"]) {
+            return Ok(Show::SinkGroups);
+        }
         for (words, kind) in LISTS {
             if self.eat(words) {
                 let schema = if self.eat(&["from"]) || self.eat(&["in"]) { Some(self.ident()?) } else { None };

@@ -21,6 +21,7 @@ mod orders;
 mod programs;
 mod protocol;
 mod refused_rows;
+mod sink_groups;
 mod sinks;
 mod steps;
 

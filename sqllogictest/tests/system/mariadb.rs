@@ -21,7 +21,7 @@ const KILLS: u64 = 4;
 const STEPS: [&str; 2] = ["mysql/commit:before", "mysql/commit:after"];
 
 /// A MariaDB that only these tests talk to, one at a time.
-struct Mariadb {
+pub struct Mariadb {
     port: String,
     _turn: tokio::sync::MutexGuard<'static, ()>,
 }
@@ -31,7 +31,8 @@ fn script(argument: &str) -> Result<String> {
 }
 
 impl Mariadb {
-    async fn start() -> Result<Mariadb> {
+    /// Starts it, with an empty database.
+    pub async fn start() -> Result<Mariadb> {
         static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
         let turn = TURN.lock().await;
         let address = tokio::task::block_in_place(|| script("start"))?;
@@ -42,7 +43,7 @@ impl Mariadb {
     }
 
     /// What the command line client says, a line per row.
-    fn ask(&self, sql: &str) -> Result<Vec<String>> {
+    pub fn ask(&self, sql: &str) -> Result<Vec<String>> {
         let output = Command::new("mariadb")
             .args(["--no-defaults", "-h127.0.0.1", "-uroot", "--batch", "--raw", "--skip-column-names"])
             .args(["--default-character-set=utf8mb4", "-P", &self.port, "-e", sql])
@@ -53,7 +54,8 @@ impl Mariadb {
         Ok(text.lines().map(|line| line.replace('\t', "|")).collect())
     }
 
-    fn options(&self) -> String {
+    /// The options of a sink into it.
+    pub fn options(&self) -> String {
         format!("connector = 'mysql', host = '127.0.0.1', port = '{}', database = 'shop'", self.port)
     }
 }

@@ -21,7 +21,8 @@ const POSTGRES: [(&str, &str); 1] = [("HEADWATER_POSTGRES_PORT", "25493")];
 
 /// A Postgres that only this test kills.
 pub struct Postgres {
-    address: String,
+    /// Where it is.
+    pub address: String,
 }
 
 impl Postgres {

@@ -34,6 +34,9 @@ impl Coordinator {
         let job = self.job(spec, control, Stage::Installing)?;
         let job = Job { created: Some(send), catalog: Some(catalog), ..job };
         let mut state = self.state.lock();
+        if let Some(group) = job.group() {
+            state.join_group(group, &job);
+        }
         self.install(&job);
         state.jobs.insert(job.spec.relation, job);
         drop(state);

@@ -76,6 +76,7 @@ impl Coordinator {
                     taken.meta.extend(change.catalog.iter().cloned());
                     taken.dropped.extend(&change.dropped);
                 }
+                state.note_points(&mut taken);
                 for job in state.jobs.values_mut() {
                     checkpoint::take(job, &mut taken);
                     job.cut = Cut::Outside;
@@ -105,6 +106,7 @@ impl Coordinator {
                             (job.failures.durable, job.failures.taken) = (Some(cut.0), cut.1);
                         }
                     }
+                    state.points_durable();
                     for change in std::mem::take(&mut state.writing) {
                         if let Some(job) = change.created.and_then(|id| state.jobs.get_mut(&id))
                             && job.stage == Stage::Committing

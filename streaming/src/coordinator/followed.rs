@@ -12,6 +12,7 @@ use super::exact::Steps;
 use super::restart::Failures;
 use crate::error::Result;
 use crate::job::JobControl;
+use crate::operators::AnyOperator;
 use crate::spec::{CatalogChanges, JobSpec};
 use crate::status::JobState;
 
@@ -164,9 +165,22 @@ impl Job {
         self.stage == Stage::Running && self.control.outbox.as_ref().is_some_and(|outbox| outbox.is_full())
     }
 
-    /// Whether it is at a later epoch than what it has taken, and could take more.
+    /// The group that it delivers with, if it is a sink's.
+    pub fn group(&self) -> Option<&str> {
+        match &self.spec.plan.nodes.last()?.operator {
+            AnyOperator::Sink(sink) => sink.spec.group.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether it is at a later epoch than what it has taken, and could take more. A group's sinks do at checkpoints.
     pub(super) fn is_to_go_on(&self) -> bool {
-        self.taken < self.frontier && self.busy.is_none() && !self.must_run && self.is_live() && !self.is_full()
+        self.group().is_none()
+            && self.taken < self.frontier
+            && self.busy.is_none()
+            && !self.must_run
+            && self.is_live()
+            && !self.is_full()
     }
 
     /// The farthest epoch up to `limit` that its next step may reach. A sink's goes with the clock.
@@ -174,11 +188,14 @@ impl Job {
         if self.control.outbox.is_some() { limit } else { self.bounded(self.frontier, limit) }
     }
 
-    /// The epoch up to which a step to `target` takes what its inputs published.
-    pub(super) fn take(&self, target: u64) -> u64 {
+    /// The epoch up to which a step to `target` takes what its inputs published; the sinks of its group do up to `together`.
+    pub(super) fn take(&self, target: u64, together: Option<u64>) -> u64 {
         match &self.control.outbox {
             None => target,
             Some(_) if self.is_full() => self.taken,
+            Some(_) if self.group().is_some() => {
+                together.filter(|at| (self.taken..=target).contains(at)).unwrap_or(self.taken)
+            }
             Some(_) => self.bounded(self.taken, target),
         }
     }
@@ -242,7 +259,7 @@ impl Job {
 
     /// Nothing came up to `epoch`: there is nothing to run for.
     pub(super) fn pass(&mut self, epoch: u64) {
-        if self.taken >= self.frontier {
+        if self.taken >= self.frontier && self.group().is_none() {
             self.taken = epoch;
         }
         self.advance(epoch);
@@ -250,6 +267,10 @@ impl Job {
 
     /// The epoch up to which all that came in is in its state.
     pub fn reached(&self) -> u64 {
+        if self.group().is_some() {
+            let waits = self.control.waiting.lock().range(self.taken + 1..).next().map(|(epoch, _)| *epoch);
+            return waits.map_or(self.frontier, |epoch| self.frontier.min(epoch - 1));
+        }
         if self.control.outbox.is_some() { self.frontier.min(self.taken) } else { self.frontier }
     }
 

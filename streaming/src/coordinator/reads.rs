@@ -164,7 +164,7 @@ impl Coordinator {
     }
 
     /// Lets jobs meet, unless they are about to.
-    fn take_wishes(state: &mut State, wishes: Vec<(u64, Vec<RelationId>)>) {
+    pub(super) fn take_wishes(state: &mut State, wishes: Vec<(u64, Vec<RelationId>)>) {
         for wish in wishes {
             if state.wishes.len() < WISHES_MAX && !state.wishes.iter().any(|(_, jobs)| *jobs == wish.1) {
                 state.wishes.push(wish);
@@ -197,8 +197,8 @@ impl Coordinator {
     /// Answers who waits for all that had come in: it is durable, and every view has it.
     pub(super) fn answer_flushes(state: &mut State) {
         let follows = |job: &&Job| matches!(job.stage, Stage::Running | Stage::Resuming);
-        // What waits for room in a full outbox waits for its target, which nobody else should.
-        let at = |job: &Job| if job.is_full() { job.frontier } else { job.reached() };
+        // What waits for room in a full outbox waits for its target, which nobody else should; nor for a group's other sinks.
+        let at = |job: &Job| if job.is_full() || job.group().is_some() { job.frontier } else { job.reached() };
         let visible = state.jobs.values().filter(follows).map(at).min().unwrap_or(state.sealed);
         let complete = visible.min(state.durable);
         let is_over = |flush: &mut Flush| flush.epoch.is_some_and(|epoch| epoch <= complete);

@@ -13,7 +13,7 @@ use storage::{Batch, Column, RelationId, RelationSnapshot, SqlType};
 use super::tables::Tables;
 use crate::error::{Error, Result};
 use crate::expr::row_text;
-use crate::sink::{Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec};
+use crate::sink::{Changes, Delivered, Delivery, OnError, Position, REFUSED_MAX, Refused, Sink, SinkSpec};
 
 /// What `connector = ...` is for these sinks.
 pub const CONNECTOR: &str = "table";
@@ -70,10 +70,10 @@ impl Delivery for Connection {
         self.position
     }
 
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
+    fn deliver(&mut self, changes: &mut Changes<'_>, until: Position) -> Result<Delivered> {
         let IntoTable { tables, table, progress, key, on_error } = &self.sink;
         let columns = tables.columns(*table)?;
-        let batches: Vec<Batch> = changes.collect::<Result<_>>()?;
+        let batches: Vec<Batch> = changes.map(|change| change.map(|(_, batch)| batch)).collect::<Result<_>>()?;
         let lock = tables.lock_of(*table);
         let _guard = lock.blocking_lock();
         let mut refused = Vec::new();

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use storage::{RelationId, Store};
 
-use super::into_table;
 use super::tables::Tables;
+use super::{Engine, into_table};
 use crate::error::{Error, Result};
 use crate::expr::Functions;
 use crate::operators::{AnyOperator, Sink};
 use crate::outbox::{self, Outbox};
+use crate::sink::SinkSpec;
 use crate::source::Sources;
 use crate::spec::JobSpec;
 
@@ -34,17 +35,53 @@ pub fn open(store: &Arc<Store>, spec: &JobSpec, durable: u64) -> Result<Option<A
     Ok(Some(Arc::new(Outbox::open(&table, durable, sink.outbox_bytes_max, paused)?)))
 }
 
-/// The target of a sink's job.
+/// What a sink's job delivers.
+pub fn sink_spec(spec: &JobSpec) -> Result<&SinkSpec> {
+    root(spec).map(|sink| &sink.spec).ok_or_else(|| Error::Failed("the job is not a sink's".into()))
+}
+
+/// The target of a sink's job, or of those of a group.
 pub fn sink(
-    spec: &JobSpec,
+    specs: &[JobSpec],
     tables: &Arc<Tables>,
     sources: &dyn Sources,
     functions: &Arc<dyn Functions>,
 ) -> Result<Arc<dyn crate::sink::Sink>> {
-    let sink = root(spec).ok_or_else(|| Error::Failed("the job is not a sink's".into()))?;
+    let specs: Vec<SinkSpec> = specs.iter().map(|spec| sink_spec(spec).cloned()).collect::<Result<_>>()?;
     let into_table = |(name, value): &(String, String)| name == "connector" && value == into_table::CONNECTOR;
-    if sink.spec.options.iter().any(into_table) {
-        return Ok(Arc::new(into_table::IntoTable::new(&sink.spec, tables.clone())?));
+    match &specs[..] {
+        [alone] if alone.options.iter().any(into_table) => {
+            Ok(Arc::new(into_table::IntoTable::new(alone, tables.clone())?))
+        }
+        specs => sources.sink(specs, functions.clone()),
     }
-    sources.sink(&sink.spec, functions.clone())
+}
+
+/// A sink that is being created in a group: when dropped, the others deliver without it unless it stays.
+pub struct Leaves<'a> {
+    engine: &'a Engine,
+    sink: SinkSpec,
+    stays: bool,
+}
+
+impl<'a> Leaves<'a> {
+    /// A sink that is not there yet.
+    pub fn new(engine: &'a Engine, sink: SinkSpec) -> Leaves<'a> {
+        Leaves { engine, sink, stays: false }
+    }
+
+    /// It was created.
+    pub fn stays(mut self) {
+        self.stays = true;
+    }
+}
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        if !self.stays
+            && let Err(error) = self.engine.deliver(&self.sink)
+        {
+            tracing::warn!(sink = self.sink.name, "the others of its group cannot be delivered: {error}");
+        }
+    }
 }

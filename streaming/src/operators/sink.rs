@@ -79,8 +79,11 @@ pub struct SinkTask {
     next: u64,
     pending: Vec<Batch>,
     rows: usize,
-    /// The job, while it reads the rows that are there when it begins.
-    beginning: Option<Arc<JobControl>>,
+    job: Arc<JobControl>,
+    /// Whether the job reads the rows that are there when it begins, and no change overtakes them.
+    begins: bool,
+    /// In a group: what comes belongs to no earlier epoch than this.
+    floor: u64,
     /// Whether it was not cut yet: nothing leaves before that.
     first: bool,
 }
@@ -91,8 +94,14 @@ impl SinkTask {
         let vnode = table.vnodes().start as u8;
         let next = outbox.next_number(vnode);
         let first = job.target.load(Ordering::Acquire) == 0;
-        let beginning = (node.direct && first).then_some(job);
-        SinkTask { node: node.clone(), outbox, table, vnode, next, pending: Vec::new(), rows: 0, beginning, first }
+        let begins = node.direct && first;
+        let (node, floor) = (node.clone(), outbox.floor());
+        SinkTask { node, outbox, table, vnode, next, pending: Vec::new(), rows: 0, job, begins, floor, first }
+    }
+
+    /// The epoch that changes are of. The jobs of a group step to different epochs, but take what came up to the same.
+    fn label(&self, epoch: u64) -> u64 {
+        if self.node.spec.group.is_none() { epoch } else { self.job.take.load(Ordering::Acquire).max(self.floor) }
     }
 
     fn flush(&mut self, epoch: u64) -> Result<()> {
@@ -107,8 +116,8 @@ impl SinkTask {
         if all.num_rows() == 0 {
             return Ok(());
         }
-        let position = Position { epoch, vnode: self.vnode, number: self.next };
-        self.outbox.put(&self.table, position, &all);
+        let position = Position { epoch: self.label(epoch), vnode: self.vnode, number: self.next };
+        self.outbox.put(&self.table, position, epoch, &all);
         if self.first && self.outbox.is_full() {
             let max = bytes_text(self.outbox.bytes_max());
             let message = format!("the rows that are there do not fit into the outbox: it takes {max}");
@@ -128,9 +137,8 @@ impl Task for SinkTask {
         // No change overtakes the first rows of a relation: they need not wait for each other.
         let early = delta.is_append_only() && self.rows >= ENTRY_ROWS;
         self.pending.push(delta);
-        if early && let Some(job) = &self.beginning {
-            let epoch = job.target.load(Ordering::Acquire);
-            self.flush(epoch)?;
+        if early && self.begins {
+            self.flush(self.job.target.load(Ordering::Acquire))?;
         }
         Ok(Progress::Done)
     }
@@ -139,9 +147,11 @@ impl Task for SinkTask {
         if at.checkpoint || self.rows >= ENTRY_ROWS {
             self.flush(at.epoch.0)?;
         }
-        self.beginning = None;
+        self.begins = false;
         if at.checkpoint {
             self.first = false;
+            // The cut may be one at which the target is to be: what comes now is not in it.
+            self.floor = self.floor.max(self.job.take.load(Ordering::Acquire) + 1);
             self.outbox.trim(&self.table, self.table.vnodes());
             let refused = self.outbox.write_refused(&self.table, self.table.vnodes(), at.epoch.0);
             refused.into_iter().for_each(|error| out.error(error));

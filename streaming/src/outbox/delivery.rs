@@ -1,18 +1,20 @@
-//! The threads that deliver: one per sink, which tries until the target takes the changes.
+//! The threads that deliver: one per sink or group of sinks, which tries until the target takes the changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use storage::failpoint;
 use storage::table::StateTable;
-use storage::{RelationId, failpoint};
 
 use super::Outbox;
+use super::group::{self, Points};
+use crate::clock::Notify;
 use crate::error::Result;
-use crate::sink::{Delivered, Delivery, Sink};
+use crate::sink::{Delivered, Delivery, Position, Refused, Sink};
 
 /// Rows of one transaction, unless an epoch alone has more.
 const TRANSACTION_ROWS: u64 = 100_000;
@@ -26,39 +28,81 @@ const IDLE_PAUSE: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const STOP_POLL: Duration = Duration::from_millis(1);
 
-/// The delivery threads of an engine.
+/// The delivery threads of an engine, by what their targets' positions are kept under.
 #[derive(Default)]
 pub struct Deliveries {
-    threads: Mutex<BTreeMap<RelationId, Running>>,
+    threads: Mutex<BTreeMap<String, Running>>,
+}
+
+/// A sink of a delivery thread.
+pub struct Member {
+    /// Its outbox.
+    pub outbox: Arc<Outbox>,
+    /// The entries.
+    pub table: StateTable,
 }
 
 struct Running {
-    outbox: Arc<Outbox>,
-    sink: Arc<dyn Sink>,
+    delivering: Arc<Delivering>,
     thread: JoinHandle<()>,
 }
 
+/// What a delivery thread does.
+struct Delivering {
+    name: String,
+    members: Vec<Member>,
+    /// Of a group: where its sinks are together.
+    points: Option<Arc<Points>>,
+    sink: Arc<dyn Sink>,
+    stopped: AtomicBool,
+    wake: Arc<Notify>,
+}
+
 impl Deliveries {
-    /// Starts to deliver what is in `outbox`, whose entries are in `table`.
-    pub fn start(&self, relation: RelationId, name: &str, outbox: Arc<Outbox>, table: StateTable, sink: Arc<dyn Sink>) {
+    /// Starts to deliver what is in the outboxes of `members`, sinks of a group (which has `points`) or one alone, instead of
+    /// what was delivered under `id` before.
+    pub fn start(&self, id: &str, name: &str, points: Option<Arc<Points>>, members: Vec<Member>, sink: Arc<dyn Sink>) {
+        let mut threads = self.threads.lock();
+        let before = threads.remove(id);
+        if let Some(before) = &before {
+            before.delivering.stop();
+        }
+        let wake = Arc::new(Notify::default());
+        for member in &members {
+            *member.outbox.wake.lock() = wake.clone();
+            member.outbox.join();
+        }
+        let (name, stopped) = (name.to_owned(), AtomicBool::new(false));
+        let delivering = Arc::new(Delivering { name, members, points, sink, stopped, wake });
         let thread = std::thread::Builder::new()
-            .name(format!("deliver {name}").chars().take(15).collect())
+            .name(format!("deliver {}", delivering.name).chars().take(15).collect())
             .spawn({
-                let (outbox, sink, name) = (outbox.clone(), sink.clone(), name.to_owned());
-                move || deliver_all(&name, &outbox, &table, &*sink)
+                let delivering = delivering.clone();
+                move || {
+                    // One transaction at a time.
+                    if let Some(before) = before {
+                        let _ = before.thread.join();
+                    }
+                    delivering.deliver_all();
+                }
             })
             .expect("the system has a thread to spare");
-        self.threads.lock().insert(relation, Running { outbox, sink, thread });
+        threads.insert(id.to_owned(), Running { delivering, thread });
     }
 
-    /// Ends the delivery of a sink that was dropped. Does not wait for the target: what is under way may still arrive.
-    pub fn forget(&self, relation: RelationId) {
-        let Some(running) = self.threads.lock().remove(&relation) else { return };
-        running.outbox.stop();
+    /// Whether something is delivered under `id`.
+    pub fn has(&self, id: &str) -> bool {
+        self.threads.lock().contains_key(id)
+    }
+
+    /// Ends the delivery of sinks that were dropped. Does not wait for the target: what is under way may still arrive.
+    pub fn forget(&self, id: &str) {
+        let Some(running) = self.threads.lock().remove(id) else { return };
+        running.delivering.stop();
         let name = "forget sink".to_owned();
         let after = move || {
             let _ = running.thread.join();
-            running.sink.forget();
+            running.delivering.sink.forget();
         };
         std::thread::Builder::new().name(name).spawn(after).expect("the system has a thread to spare");
     }
@@ -67,7 +111,7 @@ impl Deliveries {
     /// its transaction to the target.
     pub fn stop(&self) {
         let threads = std::mem::take(&mut *self.threads.lock());
-        threads.values().for_each(|running| running.outbox.stop());
+        threads.values().for_each(|running| running.delivering.stop());
         let begun = Instant::now();
         for (_, running) in threads {
             while !running.thread.is_finished() && begun.elapsed() < STOP_TIMEOUT {
@@ -80,76 +124,114 @@ impl Deliveries {
     }
 }
 
-fn deliver_all(name: &str, outbox: &Outbox, table: &StateTable, sink: &dyn Sink) {
-    let mut connection: Option<Box<dyn Delivery>> = None;
-    let mut pause = RETRY_PAUSE[0];
-    while !outbox.is_stopped() {
-        if outbox.is_paused() || outbox.next(1, 1).is_empty() {
-            outbox.wake.wait(IDLE_PAUSE);
-            continue;
-        }
-        match deliver_some(outbox, table, sink, &mut connection) {
-            Ok(()) => {
-                let mut progress = outbox.progress.lock();
-                if let Some((_, now)) = progress.error.as_mut().filter(|(_, now)| *now) {
-                    *now = false;
-                    tracing::info!(sink = name, "the target takes changes again");
-                }
-                pause = RETRY_PAUSE[0];
-            }
-            Err(error) => {
-                connection = None;
-                let mut progress = outbox.progress.lock();
-                progress.retries += 1;
-                if !progress.error.as_ref().is_some_and(|(_, now)| *now) {
-                    tracing::warn!(sink = name, "the target takes no changes, trying again: {error}");
-                }
-                progress.error = Some((error.to_string(), true));
-                drop(progress);
-                let until = Instant::now() + pause;
-                // What is sealed meanwhile is no reason to hurry.
-                while Instant::now() < until && !outbox.is_stopped() {
-                    outbox.wake.wait(until.saturating_duration_since(Instant::now()));
-                }
-                pause = (pause * 2).min(RETRY_PAUSE[1]);
-            }
-        }
+impl Delivering {
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.wake.notify();
     }
-}
 
-/// One transaction, or none if the target turns out to have everything.
-fn deliver_some(
-    outbox: &Outbox,
-    table: &StateTable,
-    sink: &dyn Sink,
-    connection: &mut Option<Box<dyn Delivery>>,
-) -> Result<()> {
-    let delivery = match connection {
-        Some(delivery) => delivery,
-        None => {
-            let delivery = sink.connect()?;
-            if let Some(position) = delivery.position() {
-                outbox.delivered(position);
-            }
-            connection.insert(delivery)
-        }
-    };
-    let entries = outbox.next(TRANSACTION_ROWS, EPOCH_ROWS);
-    let Some((until, _)) = entries.last().copied() else { return Ok(()) };
-    let mut rows = 0;
-    let mut changes = entries.iter().map(|(position, _)| {
-        let changes = outbox.read(table, *position)?;
-        rows += changes.num_rows() as u64;
-        Ok(changes)
-    });
-    let delivered = failpoint::around("sink/deliver", || delivery.deliver(&mut changes, until))?;
-    if let Delivered::Refused(refused) = delivered {
-        return outbox.refuse(table, &entries, refused);
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
     }
-    outbox.delivered(until);
-    let mut progress = outbox.progress.lock();
-    progress.transactions += 1;
-    progress.rows += rows;
-    debug_assert!(until.epoch <= outbox.durable.load(Ordering::Acquire));
-    Ok(())
+
+    /// The target has everything up to here.
+    fn delivered(&self, until: Position) {
+        self.members.iter().for_each(|member| member.outbox.delivered(until));
+        if let Some(points) = &self.points {
+            points.passed(until.epoch);
+        }
+    }
+
+    /// What the next transaction has: entries with the place of their sink, and up to where they reach.
+    fn next(&self) -> Option<(Vec<(usize, Position, u64)>, Position)> {
+        if self.members.iter().any(|member| member.outbox.is_paused()) {
+            return None;
+        }
+        if let Some(points) = &self.points {
+            return group::next(&self.members, points, TRANSACTION_ROWS);
+        }
+        let entries = self.members.first()?.outbox.next(TRANSACTION_ROWS, EPOCH_ROWS);
+        let until = entries.last()?.0;
+        Some((entries.into_iter().map(|(position, rows)| (0, position, rows)).collect(), until))
+    }
+
+    fn deliver_all(&self) {
+        let mut connection: Option<Box<dyn Delivery>> = None;
+        let mut pause = RETRY_PAUSE[0];
+        while !self.is_stopped() {
+            if self.next().is_none() {
+                self.wake.wait(IDLE_PAUSE);
+                continue;
+            }
+            match self.deliver_some(&mut connection) {
+                Ok(()) => {
+                    for member in &self.members {
+                        let mut progress = member.outbox.progress.lock();
+                        if let Some((_, now)) = progress.error.as_mut().filter(|(_, now)| *now) {
+                            *now = false;
+                            tracing::info!(sink = self.name, "the target takes changes again");
+                        }
+                    }
+                    pause = RETRY_PAUSE[0];
+                }
+                Err(error) => {
+                    connection = None;
+                    for member in &self.members {
+                        let mut progress = member.outbox.progress.lock();
+                        progress.retries += 1;
+                        if !progress.error.as_ref().is_some_and(|(_, now)| *now) {
+                            tracing::warn!(sink = self.name, "the target takes no changes, trying again: {error}");
+                        }
+                        progress.error = Some((error.to_string(), true));
+                    }
+                    let until = Instant::now() + pause;
+                    // What is sealed meanwhile is no reason to hurry.
+                    while Instant::now() < until && !self.is_stopped() {
+                        self.wake.wait(until.saturating_duration_since(Instant::now()));
+                    }
+                    pause = (pause * 2).min(RETRY_PAUSE[1]);
+                }
+            }
+        }
+    }
+
+    /// One transaction, or none if the target turns out to have everything.
+    fn deliver_some(&self, connection: &mut Option<Box<dyn Delivery>>) -> Result<()> {
+        let delivery = match connection {
+            Some(delivery) => delivery,
+            None => {
+                let delivery = self.sink.connect()?;
+                if let Some(position) = delivery.position() {
+                    self.delivered(position);
+                }
+                connection.insert(delivery)
+            }
+        };
+        let Some((entries, until)) = self.next() else { return Ok(()) };
+        let mut rows = vec![0; self.members.len()];
+        let mut changes = entries.iter().map(|(place, position, _)| {
+            let Member { outbox, table } = &self.members[*place];
+            let changes = outbox.read(table, *position)?;
+            rows[*place] += changes.num_rows() as u64;
+            Ok((*place, changes))
+        });
+        let delivered = failpoint::around("sink/deliver", || delivery.deliver(&mut changes, until))?;
+        if let Delivered::Refused(refused) = delivered {
+            for (at, (place, position, _)) in entries.iter().enumerate() {
+                let of_entry: Vec<&Refused> = refused.iter().filter(|refused| refused.batch == at).collect();
+                if !of_entry.is_empty() {
+                    let Member { outbox, table } = &self.members[*place];
+                    outbox.refuse(table, *position, &of_entry)?;
+                }
+            }
+            return Ok(());
+        }
+        self.delivered(until);
+        for (member, rows) in self.members.iter().zip(rows) {
+            let mut progress = member.outbox.progress.lock();
+            progress.transactions += 1;
+            progress.rows += rows;
+        }
+        Ok(())
+    }
 }

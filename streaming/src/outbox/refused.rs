@@ -30,7 +30,7 @@ pub(super) struct Refusals {
     rows: BTreeSet<u32>,
     /// Not written down yet.
     found: Vec<RowError>,
-    /// The epoch in which the last of them were.
+    /// The cut in which the last of them were.
     written: u64,
     /// They were, but the job has gone back since: `$errors` has them, the rows' numbers are to be written again.
     again: bool,
@@ -50,31 +50,23 @@ fn key_of(position: Position) -> Vec<u8> {
 }
 
 impl Outbox {
-    /// The target refuses rows of the entries of an attempt.
-    pub(super) fn refuse(&self, table: &StateTable, entries: &[(Position, u64)], refused: Vec<Refused>) -> Result<()> {
-        let mut progress = self.progress.lock();
-        progress.refused += refused.len() as u64;
-        drop(progress);
+    /// The target refuses rows of an entry.
+    pub(super) fn refuse(&self, table: &StateTable, position: Position, refused: &[&Refused]) -> Result<()> {
+        self.progress.lock().refused += refused.len() as u64;
+        // The attempt saw the entry without the rows that were refused before.
+        let all = read(table, position)?.num_rows() as u32;
         let mut refusals = self.refusals.lock();
-        for (at, (position, _)) in entries.iter().enumerate() {
-            let of_entry: Vec<&Refused> = refused.iter().filter(|refused| refused.batch == at).collect();
-            if of_entry.is_empty() {
-                continue;
-            }
-            let entry = refusals.entry(*position).or_default();
-            // The attempt saw the entry without the rows that were refused before.
-            let all = read(table, *position)?.num_rows() as u32;
-            let shown: Vec<u32> = (0..all).filter(|row| !entry.rows.contains(row)).collect();
-            for refused in of_entry {
-                entry.rows.extend(refused.rows.iter().filter_map(|row| shown.get(*row)));
-                entry.found.push(RowError {
-                    diff: 1,
-                    reason: refused.reason.clone(),
-                    sqlstate: refused.sqlstate.clone(),
-                    raw: Some(refused.raw.clone()),
-                    ..RowError::default()
-                });
-            }
+        let entry = refusals.entry(position).or_default();
+        let shown: Vec<u32> = (0..all).filter(|row| !entry.rows.contains(row)).collect();
+        for refused in refused {
+            entry.rows.extend(refused.rows.iter().filter_map(|row| shown.get(*row)));
+            entry.found.push(RowError {
+                diff: 1,
+                reason: refused.reason.clone(),
+                sqlstate: refused.sqlstate.clone(),
+                raw: Some(refused.raw.clone()),
+                ..RowError::default()
+            });
         }
         Ok(())
     }
@@ -101,7 +93,7 @@ impl Outbox {
         errors
     }
 
-    /// Whether an entry has rows that may not be left out yet, as of what is durable.
+    /// Whether an entry has rows that may not be left out yet, as of the last durable cut.
     pub(super) fn is_in_question(&self, position: Position, durable: u64) -> bool {
         let refusals = self.refusals.lock();
         refusals

@@ -10,7 +10,7 @@ use storage::{Checkpoint, Epoch, RelationId, Store, StoreOptions};
 
 use super::*;
 use crate::error::Error;
-use crate::sink::{Delivered, Delivery, Refused, Sink};
+use crate::sink::{Changes, Delivered, Delivery, Refused, Sink};
 
 fn batch(values: &[i64]) -> Batch {
     let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
@@ -42,14 +42,14 @@ impl Delivery for Connection {
     fn position(&self) -> Option<Position> {
         self.0.kept.lock().1
     }
-    fn deliver(&mut self, changes: &mut dyn Iterator<Item = Result<Batch>>, until: Position) -> Result<Delivered> {
+    fn deliver(&mut self, changes: &mut Changes<'_>, until: Position) -> Result<Delivered> {
         let attempt = self.0.attempts.fetch_add(1, Ordering::Relaxed);
         if attempt % 6 == 1 {
             return Err(Error::Unavailable("before".into()));
         }
         let (mut values, mut refused) = (Vec::new(), Vec::new());
         for (batch, change) in changes.enumerate() {
-            let change = change?;
+            let (_, change) = change?;
             let new = change.column(0).as_primitive::<Int64Type>().values();
             let bad = new.iter().enumerate().filter(|(_, value)| **value == 13).map(|(row, _)| Refused {
                 batch,
@@ -88,7 +88,7 @@ fn open(dir: &std::path::Path, bytes_max: u64) -> Fixture {
 
 impl Fixture {
     fn put(&self, epoch: u64, number: u64, values: &[i64]) {
-        self.outbox.put(&self.table, Position { epoch, vnode: 0, number }, &batch(values));
+        self.outbox.put(&self.table, Position { epoch, vnode: 0, number }, epoch, &batch(values));
     }
 
     fn checkpoint(&self, epoch: u64) {
@@ -102,7 +102,7 @@ impl Fixture {
         let deliveries = Deliveries::default();
         let (table, _) = self.store.table(TableId::new(RelationId(7), 1, 0), 0, 1).expect("a table");
         let sink = Arc::new(TargetSink(target.clone()));
-        deliveries.start(RelationId(7), "s", self.outbox.clone(), table, sink);
+        deliveries.start("s", "s", None, vec![Member { outbox: self.outbox.clone(), table }], sink);
         deliveries
     }
 }
@@ -258,4 +258,55 @@ fn what_is_refused_is_set_aside_once_and_the_rest_arrives_once() {
     let mut left = 0;
     f.table.scan_all(&mut |_, _, _| Ok(left += 1)).expect("readable");
     assert_eq!(left, 0, "a trimmed entry leaves what is known of it behind");
+}
+
+#[test]
+fn a_group_goes_from_point_to_point() {
+    let (one, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let fixtures = [open(one.path(), 1 << 30), open(other.path(), 1 << 30)];
+    let [a, b] = &fixtures;
+    for (f, epoch, number, rows) in [(a, 3, 0, 2), (b, 5, 0, 3), (a, 8, 1, 1), (b, 9, 1, 1), (b, 11, 2, 1)] {
+        f.put(epoch, number, &vec![1; rows]);
+    }
+    let member = |f: &Fixture| {
+        let (table, _) = f.store.table(TableId::new(RelationId(7), 1, 0), 0, 1).expect("a table");
+        Member { outbox: f.outbox.clone(), table }
+    };
+    let members = [member(a), member(b)];
+    let mut points = group::Points::default();
+    let next = |points: &group::Points, rows| {
+        let (entries, until) = group::next(&members, points, rows)?;
+        Some((entries.iter().map(|(place, position, _)| (*place, position.epoch)).collect::<Vec<_>>(), until.epoch))
+    };
+    assert_eq!(next(&points, 100), None, "no checkpoint has all of them");
+    for point in [6, 10] {
+        points = group::Points::read(&points.with(point)).expect("as it was written");
+    }
+    fixtures.iter().for_each(|f| f.checkpoint(11));
+    // Of the first point whatever it has; both if they have room.
+    assert_eq!(next(&points, 1), Some((vec![(0, 3), (1, 5)], 6)));
+    assert_eq!(next(&points, 100), Some((vec![(0, 3), (1, 5), (0, 8), (1, 9)], 10)));
+    // What is refused of one holds that point, and not the one before.
+    let refused = Refused { batch: 0, rows: vec![0], raw: vec![], reason: "no".into(), sqlstate: "22000".into() };
+    let position = Position { epoch: 8, vnode: 0, number: 1 };
+    a.outbox.refuse(&a.table, position, &[&refused]).expect("an entry");
+    assert_eq!(next(&points, 100), Some((vec![(0, 3), (1, 5)], 6)));
+    let until = Position { epoch: 6, vnode: u8::MAX, number: u64::MAX };
+    fixtures.iter().for_each(|f| f.outbox.delivered(until));
+    points.passed(6);
+    assert_eq!(next(&points, 100), None);
+    a.outbox.write_refused(&a.table, 0..256, 12);
+    a.checkpoint(12);
+    assert_eq!(next(&points, 100), Some((vec![(0, 8), (1, 9)], 10)));
+    // The last point stays known when it is passed: what comes is behind it.
+    points.passed(10);
+    assert_eq!((points.last(), next(&points, 100)), (10, Some((vec![(0, 8), (1, 9)], 10))));
+}
+
+#[test]
+fn points_have_a_bound_and_the_last_one_stays() {
+    let points = group::Points::default();
+    (1..=5000).for_each(|point| points.add(point));
+    assert!(points.with(5001).len() / 8 <= 1026, "{}", points.with(5001).len());
+    assert_eq!(points.last(), 5000);
 }
