@@ -113,6 +113,9 @@ impl Dialect for HeadwaterDialect {
                 true => Expr::IsNotDistinctFrom(left, Box::new(right)),
             }));
         }
+        if let Some(quantified) = quantified(parser, expr) {
+            return Some(Ok(quantified));
+        }
         let at = usize::from(parser.peek_keyword(Keyword::NOT));
         let is_word = |token: &Token, word: &str| matches!(token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word));
         if !is_word(&parser.peek_nth_token_ref(at).token, "between") {
@@ -127,6 +130,41 @@ impl Dialect for HeadwaterDialect {
         }
         Some(between(parser, expr, at == 1, symmetric))
     }
+}
+
+/// `= ANY ((SELECT ...) UNION (SELECT ...))`: sqlparser reads an expression where a query begins with a parenthesis.
+fn quantified(parser: &mut Parser, left: &Expr) -> Option<Expr> {
+    let compare_op = match parser.peek_token_ref().token {
+        Token::Eq => BinaryOperator::Eq,
+        Token::Neq => BinaryOperator::NotEq,
+        Token::Lt => BinaryOperator::Lt,
+        Token::LtEq => BinaryOperator::LtEq,
+        Token::Gt => BinaryOperator::Gt,
+        Token::GtEq => BinaryOperator::GtEq,
+        _ => return None,
+    };
+    let keyword = match &parser.peek_nth_token_ref(1).token {
+        Token::Word(word) => word.keyword,
+        _ => return None,
+    };
+    let opens = [2, 3].into_iter().all(|at| parser.peek_nth_token_ref(at).token == Token::LParen);
+    if !opens || !matches!(keyword, Keyword::ANY | Keyword::SOME | Keyword::ALL) {
+        return None;
+    }
+    let query = parser.maybe_parse(|parser| {
+        for _ in 0..3 {
+            parser.advance_token();
+        }
+        let query = parser.parse_query()?;
+        parser.expect_token(&Token::RParen)?;
+        Ok(query)
+    });
+    let right = Box::new(Expr::Subquery(query.ok()??));
+    let left = Box::new(left.clone());
+    Some(match keyword {
+        Keyword::ALL => Expr::AllOp { left, compare_op, right },
+        _ => Expr::AnyOp { left, compare_op, right, is_some: keyword == Keyword::SOME },
+    })
 }
 
 /// `NOT EXISTS (...)`, which sqlparser takes for one thing: `NOT EXISTS (...)::text` is NOT of a text. `None` for every other NOT.

@@ -177,7 +177,8 @@ impl Query {
             scan.source = provider_as_source(Arc::new(table));
             Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
         })?;
-        Ok((plan.data, reads.session(rows >= PARALLEL_ROWS_MIN)))
+        let union = plan.data.exists(|node| Ok(matches!(node, LogicalPlan::Union(_))))?;
+        Ok((plan.data, reads.session(rows >= PARALLEL_ROWS_MIN, union)))
     }
 }
 

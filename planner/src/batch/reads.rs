@@ -42,6 +42,7 @@ impl Default for ReadLimits {
 pub struct Reads {
     small: Arc<SessionState>,
     large: Arc<SessionState>,
+    large_union: Arc<SessionState>,
     /// Their threads: none of them is one that serves a client, since a step of a read may take long.
     threads: Option<Runtime>,
 }
@@ -69,12 +70,15 @@ impl Reads {
             .with_memory_pool(Arc::new(TrackConsumersPool::new(FairSpillPool::new(limits.memory_bytes), LARGEST_TOLD)))
             .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode))
             .build_arc()?;
-        let session = |threads: usize| {
+        let session = |threads: usize, sorts_apart: bool| {
             let mut config = SessionConfig::new().with_target_partitions(threads).with_batch_size(8192);
             // A number from statistics would be a guess here: counts are estimates.
             config.options_mut().execution.collect_statistics = false;
             // Whether a column may be NULL is known more exactly to some plan nodes than to others; the values are right.
             config.options_mut().execution.skip_physical_aggregate_schema_check = true;
+            // Of an order, a part of a union is sorted only by what is not the same constant in all of its rows. The first rows
+            // of the parts would be bounded by each other's all the same, as if the constants were the same.
+            config.options_mut().optimizer.repartition_sorts = sorts_apart;
             Arc::new(SessionStateBuilder::new().with_config(config).with_runtime_env(runtime.clone()).build())
         };
         let threads = Builder::new_multi_thread()
@@ -85,12 +89,22 @@ impl Reads {
             .enable_all()
             .build()
             .map_err(|error| Error::new("58030", format!("cannot start the threads of reads: {error}")))?;
-        Ok(Reads { small: session(1), large: session(limits.threads.max(1)), threads: Some(threads) })
+        let n = limits.threads.max(1);
+        Ok(Reads {
+            small: session(1, false),
+            large: session(n, true),
+            large_union: session(n, false),
+            threads: Some(threads),
+        })
     }
 
-    /// DataFusion's settings for a small read, or for one of many rows.
-    pub(super) fn session(&self, large: bool) -> &Arc<SessionState> {
-        if large { &self.large } else { &self.small }
+    /// DataFusion's settings for a small read, or for one of many rows; they may come from the parts of a union.
+    pub(super) fn session(&self, large: bool, union: bool) -> &Arc<SessionState> {
+        match (large, union) {
+            (false, _) => &self.small,
+            (true, false) => &self.large,
+            (true, true) => &self.large_union,
+        }
     }
 
     /// Where reads run.

@@ -1,6 +1,6 @@
 //! What names in queries mean: identifiers folded as Postgres folds them, columns found through the scopes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::Expr;
@@ -138,6 +138,8 @@ pub(crate) struct Scope {
     /// What is being bound that is computed for some rows only, where no such function may stand.
     pub(super) conditional: Option<&'static str>,
     pub(super) named_windows: Vec<ast::NamedWindowDefinition>,
+    /// The names of those that something refers to.
+    pub(super) used_windows: HashSet<String>,
     pub(super) groupings: Vec<GroupingCall>,
     /// How many tables and columns stand before the comma that the joins being bound are behind.
     pub(super) before_comma: (usize, usize),

@@ -188,6 +188,8 @@ impl Binder<'_> {
             }
         }
 
+        let mut unused = self.unused_windows()?;
+
         // Aggregates below the select list, and windows above them.
         let mut having = having;
         let mut sets = self.scope().sets.clone();
@@ -200,6 +202,7 @@ impl Binder<'_> {
         if aggregated {
             let mut exprs: Vec<&mut Expr> = items.iter_mut().map(|i| &mut i.value.expr).collect();
             exprs.extend(having.as_mut());
+            exprs.extend(unused.iter_mut());
             exprs.extend(sets.iter_mut().map(|set| &mut set.expr));
             plan = self.aggregate(plan, group.unwrap_or_else(Grouping::none), exprs)?;
         }

@@ -366,6 +366,7 @@ impl Binder<'_> {
 
     fn named_window(&mut self, ident: &ast::Ident) -> Result<ast::WindowSpec> {
         let name = fold(ident);
+        self.scope().used_windows.insert(name.clone());
         let found = self.scope().named_windows.iter().find(|w| fold(&w.0) == name).cloned();
         match found.map(|w| w.1) {
             Some(ast::NamedWindowExpr::WindowSpec(spec)) => self.inherited(&spec),
@@ -377,11 +378,29 @@ impl Binder<'_> {
         }
     }
 
+    /// What the windows of WINDOW are made of that nothing uses. They count all the same: by an aggregate in one, all rows are a group.
+    pub(super) fn unused_windows(&mut self) -> Result<Vec<Expr>> {
+        let mut parts = vec![];
+        for ident in self.scope().named_windows.iter().map(|window| window.0.clone()).collect::<Vec<_>>() {
+            if self.scope().used_windows.contains(&fold(&ident)) {
+                continue;
+            }
+            let spec = self.named_window(&ident)?;
+            let definition = self.within(Clause::WindowDefinition, |b| b.definition(&spec))?;
+            parts.extend(definition.partition_by);
+            parts.extend(definition.order_by.into_iter().map(|(value, _)| value.expr));
+        }
+        Ok(parts)
+    }
+
     /// A definition with what it takes from the window that it names.
     fn inherited(&mut self, spec: &ast::WindowSpec) -> Result<ast::WindowSpec> {
         let Some(base) = &spec.window_name else { return Ok(spec.clone()) };
         let (name, place) = (fold(base), position(base));
-        let from = self.named_window(base)?;
+        let from = self.named_window(base).map_err(|error| Error {
+            position: place.map(|place| self.parenthesis_before(place)).or(error.position),
+            ..error
+        })?;
         let refuse = |what: String| Err(at(Error::new("42P20", what), place));
         if spec.partition_by.iter().any(|e| exclusion(e).is_none()) {
             return refuse(format!("cannot override PARTITION BY clause of window \"{name}\""));

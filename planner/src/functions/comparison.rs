@@ -66,7 +66,8 @@ fn common(left: &SqlType, right: &SqlType) -> Option<SqlType> {
         (Unknown, Varchar) | (Varchar, Unknown) | (Varchar, Varchar) => Text,
         (Unknown, other) | (other, Unknown) => other.clone(),
         (a, b) if a == b => a.clone(),
-        (Array(a), Array(b)) => Array(Box::new(common(a, b)?)),
+        // Arrays are compared with arrays of the same type only.
+        (Array(_), Array(_)) => return None,
         (Char, Varchar | Name) | (Varchar | Name, Char) => Char,
         (a, b) if types::category(a) == 'S' && types::category(b) == 'S' => Text,
         // A real beside another number is compared in double precision.

@@ -198,6 +198,14 @@ impl Generator {
         let around = scope.around();
         let wanted = if kind == Kind::Bool && self.chance(85) { None } else { Some(kind) };
         let made = match wanted {
+            Some(Kind::Ints | Kind::Texts) if self.chance(50) => {
+                let item = if kind == Kind::Ints { Kind::Int } else { Kind::Text };
+                let (from, scope) = self.from(&around, depth);
+                let filter = self.filter(&scope, depth);
+                let value = self.value(item, &scope, depth.min(1));
+                let order = text(format!(" ORDER BY {})", scope.order()));
+                vec![text("ARRAY(SELECT "), value, text(" FROM "), from, filter, order]
+            }
             Some(kind) => {
                 let (query, _) = self.single(&around, kind, depth);
                 vec![text("("), query, text(")")]
@@ -207,27 +215,27 @@ impl Generator {
                 match self.up_to(10) {
                     0..4 => {
                         let not = if self.chance(40) { "(NOT EXISTS (" } else { "(EXISTS (" };
-                        let (query, _) = self.select(&around, None, depth);
+                        let (query, _) = self.query_inside(&around, None, depth);
                         vec![text(not), query, text("))")]
                     }
                     4..7 => {
                         let left = self.value(compared, scope, depth);
                         let not = if self.chance(50) { " NOT IN (" } else { " IN (" };
-                        let (query, _) = self.select(&around, Some(&[compared]), depth);
+                        let (query, _) = self.query_inside(&around, Some(&[compared]), depth);
                         vec![text("("), left, text(not), query, text("))")]
                     }
                     7 => {
                         let left = self.atom(Kind::Int, scope);
                         let right = self.atom(Kind::Text, scope);
                         let not = if self.chance(40) { ") NOT IN (" } else { ") IN (" };
-                        let (query, _) = self.select(&around, Some(&[Kind::Int, Kind::Text]), depth);
+                        let (query, _) = self.query_inside(&around, Some(&[Kind::Int, Kind::Text]), depth);
                         vec![text("(("), left, text(", "), right, text(not), query, text("))")]
                     }
                     _ => {
                         let left = self.value(compared, scope, depth);
                         let operator = *self.pick(&[" = ", " <> ", " < ", " >= ", " > "]);
                         let quantifier = *self.pick(&["ANY (", "ALL ("]);
-                        let (query, _) = self.select(&around, Some(&[compared]), depth);
+                        let (query, _) = self.query_inside(&around, Some(&[compared]), depth);
                         vec![text("("), left, text(operator), text(quantifier), query, text("))")]
                     }
                 }
@@ -252,7 +260,8 @@ impl Generator {
         }
         let template = *self.pick(&aggregates);
         // An aggregate over nothing but columns of the query around belongs to that one.
-        let value = self.fill(kind, template, &Scope { subqueries: false, outer: Vec::new(), ..scope }, 1);
+        let outer = if self.chance(4) { scope.outer.clone() } else { Vec::new() };
+        let value = self.fill(kind, template, &Scope { subqueries: false, outer, ..scope }, 1);
         (Sql::Query(vec![text("SELECT "), value, text(" FROM "), from, filter]), kind)
     }
 

@@ -419,6 +419,16 @@ pub const FRAMES: &[&str] = &[
     "BETWEEN {1-3} PRECEDING AND UNBOUNDED FOLLOWING",
 ];
 
+/// Frames by the values of the order, without an offset.
+pub const VALUE_FRAMES: &[&str] = &[
+    " RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW",
+    " RANGE BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING",
+    " RANGE BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING",
+    " RANGE BETWEEN CURRENT ROW AND CURRENT ROW",
+    " RANGE UNBOUNDED PRECEDING EXCLUDE CURRENT ROW",
+    " RANGE BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING EXCLUDE GROUP",
+];
+
 /// Expressions that fail for some values, with the same SQLSTATE everywhere.
 pub const FAILING: &[(Kind, &str)] = &[
     (Int, "({i} / {I})"),

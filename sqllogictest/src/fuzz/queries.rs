@@ -50,7 +50,9 @@ impl Generator {
 
     /// A query over one table whose only expression may fail.
     fn failing(&mut self) -> Query {
-        let table = self.pick(&self.tables.clone()).clone();
+        // Not over a view: where its columns are constants, Postgres fails without reading a row.
+        let tables: Vec<Table> = self.tables.iter().filter(|table| table.writable).cloned().collect();
+        let table = self.pick(&tables).clone();
         let alias = self.name("r");
         let (columns, total) = table.scope(&alias);
         let scope = Scope { columns, total, ..Scope::default() };
@@ -116,6 +118,17 @@ impl Generator {
 
     /// A query that may be a set operation, or the first rows of one.
     pub(super) fn query_inside(&mut self, around: &Scope, wanted: Option<&[Kind]>, depth: u32) -> (Sql, Vec<Kind>) {
+        if depth > 0 && self.chance(4) {
+            // Named within the query that it stands in.
+            let n_named = self.ctes.len();
+            let (query, kinds) = self.select(&Scope::default(), None, depth - 1);
+            let name = self.name("w");
+            self.ctes.push(Table::of_query(&name, &kinds));
+            let (body, kinds) = self.select(around, wanted, depth - 1);
+            self.ctes.truncate(n_named);
+            let with = maybe([text(format!("WITH {name} AS (")), query, text(") ")]);
+            return (Sql::Query(vec![with, body]), kinds);
+        }
         if depth == 0 || !self.chance(16) {
             return self.select(around, wanted, depth);
         }
@@ -242,18 +255,22 @@ impl Generator {
         }
         let mut seen = std::collections::BTreeSet::new();
         keys.retain(|key| seen.insert(key.sql.to_string()));
-        // An aggregate over nothing but columns of the query around belongs to that one.
+        // An aggregate over nothing but columns of the query around belongs to that one: mostly that is an error there.
         let subqueries = scope.subqueries && self.chance(4);
-        let inside = Scope { subqueries, outer: Vec::new(), ..scope.clone() };
+        let outer = if self.chance(4) { scope.outer.clone() } else { Vec::new() };
+        let inside = Scope { subqueries, outer, ..scope.clone() };
         let mut columns: Vec<Column> = keys.clone();
         for _ in 0..1 + self.up_to(3) {
             columns.push(self.aggregate(&inside));
         }
         let (clause, sets) = self.grouping(&keys);
         if sets && let Some(key) = keys.first() {
-            let call =
-                Column { sql: text(format!("grouping({})", key.sql)), kind: Kind::Int, exact: true, plain: false };
-            columns.push(call);
+            let arguments = match keys.get(1) {
+                Some(other) if self.chance(40) => format!("{}, {}", key.sql, other.sql),
+                _ => key.sql.to_string(),
+            };
+            let sql = text(format!("grouping({arguments})"));
+            columns.push(Column { sql, kind: Kind::Int, exact: true, plain: false });
         }
         let total = keys.iter().map(|key| key.sql.to_string()).collect();
         let after =
@@ -299,7 +316,7 @@ impl Generator {
         }
         let names: Vec<String> = keys.iter().map(|key| key.sql.to_string()).collect();
         let all = names.join(", ");
-        let clause = match self.up_to(12) {
+        let clause = match self.up_to(13) {
             0 => format!("ROLLUP ({all})"),
             1 => format!("CUBE ({all})"),
             2 => {
@@ -307,6 +324,7 @@ impl Generator {
                 format!("GROUPING SETS ({}, ())", sets.join(", "))
             }
             3 => format!("GROUPING SETS (({all}), ({}))", names[0]),
+            5 => format!("GROUPING SETS (ROLLUP ({all}), ({}))", names[names.len() - 1]),
             4 if names.len() > 1 => format!("{}, ROLLUP ({})", names[0], names[1..].join(", ")),
             4 if self.chance(50) => format!("DISTINCT ROLLUP ({all}), CUBE ({})", names[0]),
             _ => return (text(format!(" GROUP BY {all}")), false),
@@ -334,7 +352,9 @@ impl Generator {
     /// Window functions beside the columns.
     fn windows(&mut self, body: Vec<Sql>, scope: Scope, wanted: Option<&[Kind]>) -> (Sql, Vec<Kind>) {
         let mut calls = Vec::new();
-        for _ in 0..1 + self.up_to(3) {
+        // Of rows that nothing tells apart, each window may have another one first.
+        let told_apart = scope.total.iter().all(|column| column.ends_with(".id"));
+        for _ in 0..if told_apart { 1 + self.up_to(3) } else { 1 } {
             calls.push(self.window(&Scope { subqueries: false, outer: Vec::new(), ..scope.clone() }));
         }
         let mut columns = scope.columns.clone();
@@ -398,6 +418,9 @@ impl Generator {
                 let order = match self.up_to(5) {
                     0 => vec![],
                     1 => vec![places],
+                    2 if self.chance(30) => {
+                        vec![places, maybe([text(*self.pick(grammar::VALUE_FRAMES))])]
+                    }
                     2 => vec![places, self.frame(" GROUPS ")],
                     3 => self.range(scope),
                     _ => vec![total, self.frame(" ROWS ")],
@@ -405,7 +428,15 @@ impl Generator {
                 (kind, call, order)
             }
         };
-        let mut window = vec![text("("), partition];
+        let mut window = vec![text("(")];
+        if self.chance(6) {
+            // It goes on with one that has a name.
+            let name = self.name("s");
+            window.push(text(format!("{name} ")));
+            self.named_windows.push(parts([text(format!("{name} AS (")), partition, text(")")]));
+        } else {
+            window.push(partition);
+        }
         window.extend(order);
         window.push(text(")"));
         let mut sql = vec![call, text(" OVER ")];

@@ -102,7 +102,8 @@ impl Change {
             Change::Insert { table, .. } => table == name,
             Change::Other(sql) => {
                 let sql = sql.to_string();
-                ["UPDATE", "DELETE FROM", "INSERT INTO"].iter().any(|word| sql.starts_with(&format!("{word} {name} ")))
+                let starts = |word: &&str| sql.starts_with(&format!("{word} {name} "));
+                sql == format!("TRUNCATE {name}") || ["UPDATE", "DELETE FROM", "INSERT INTO"].iter().any(starts)
             }
         }
     }
@@ -203,6 +204,7 @@ impl Generator {
                 7 => self.insert_again(&table),
                 8 => self.update_from(&table),
                 9 => self.delete_using(&table),
+                10 if self.chance(20) => Change::Other(text(format!("TRUNCATE {}", table.name))),
                 10..15 => self.update(&table),
                 _ => self.delete(&table),
             });
