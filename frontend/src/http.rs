@@ -86,6 +86,11 @@ struct Split {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Kind {
+    kind: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Operator {
     job: String,
     operator: String,
@@ -126,6 +131,18 @@ fn measure_server(shared: &Shared, status: &EngineStatus, registry: &mut Registr
     let uptime = seconds(shared.started_at.elapsed());
     registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, uptime);
     registry.register_with_unit("memory", "Resident memory of the server", Unit::Bytes, gauge(resident_bytes()));
+    let (used, budgets) = (Family::<Kind, Gauge>::default(), Family::<Kind, Gauge>::default());
+    for (kind, bytes, budget) in
+        shared.memory().unwrap_or_default().into_iter().filter(|(kind, _, _)| *kind != "resident")
+    {
+        let label = Kind { kind: kind.into() };
+        used.get_or_create(&label).set(bytes as i64);
+        if let Some(budget) = budget {
+            budgets.get_or_create(&label).set(budget as i64);
+        }
+    }
+    registry.register_with_unit("memory_used", "Memory by what takes it", Unit::Bytes, used);
+    registry.register_with_unit("memory_budget", "What it may take", Unit::Bytes, budgets);
 }
 
 fn measure_sources(status: &EngineStatus, registry: &mut Registry) {
@@ -184,6 +201,7 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
     let expired = Family::<Job, Counter>::default();
     let (job_bytes, job_rows) = (Family::<Job, Gauge>::default(), Family::<Job, Gauge>::default());
     let (bytes, rows) = (Family::<Operator, Gauge>::default(), Family::<Operator, Gauge>::default());
+    let (job_memory, job_budget) = (Family::<Job, Gauge>::default(), Family::<Job, Gauge>::default());
     for job in &status.jobs {
         let label = Job { job: job.name.clone() };
         rows_in.get_or_create(&label).inc_by(job.rows_in);
@@ -199,6 +217,10 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
         }
         job_bytes.get_or_create(&label).set(0);
         job_rows.get_or_create(&label).set(0);
+        job_memory.get_or_create(&label).set(job.memory_bytes as i64);
+        if let Some(budget) = job.memory_budget {
+            job_budget.get_or_create(&label).set(budget as i64);
+        }
         for (node, operator, size) in &job.operators {
             job_bytes.get_or_create(&label).inc_by(size.bytes as i64);
             job_rows.get_or_create(&label).inc_by(size.rows as i64);
@@ -217,6 +239,14 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
     registry.register("job_row_errors_dropped", "Rows of $errors that were dropped since the start", dropped);
     registry.register("expired_rows", "Rows that have left for their ttl since the start", expired);
     registry.register("job_restarts", "Starts from the last checkpoint after a failure, since the start", restarts);
+    let help = "Memory of the job: state and what waits in its inboxes";
+    registry.register_with_unit("job_memory", help, Unit::Bytes, job_memory);
+    registry.register_with_unit(
+        "job_memory_budget",
+        "The job's own memory budget, if it has one",
+        Unit::Bytes,
+        job_budget,
+    );
     registry.register_with_unit("job_state", "State that the job keeps in memory", Unit::Bytes, job_bytes);
     registry.register("job_state_rows", "Entries of the job's state", job_rows);
     registry.register_with_unit("operator_state", "State that the operator keeps in memory", Unit::Bytes, bytes);

@@ -181,12 +181,12 @@ fn open(config: ServerConfig, started_at: Instant) -> anyhow::Result<Arc<Shared>
         restarts_max: config.job_restarts_max,
         restart_pause: config.job_restart_pause,
         errors_kept: config.errors_kept,
+        memory_bytes: config.job_memory(),
         ..EngineConfig::default()
     };
     let spill_dir = config.data_dir.join("tmp");
     empty(&spill_dir)?;
-    let limits =
-        ReadLimits { memory_bytes: config.read_memory_bytes, spill_dir: Some(spill_dir), threads: config.workers };
+    let limits = ReadLimits { memory_bytes: config.read_memory(), spill_dir: Some(spill_dir), threads: config.workers };
     let reads = planner::batch::Reads::new(limits)?;
     let functions = Arc::new(planner::functions::Registry);
     let sources = Arc::new(connectors::Connectors);

@@ -67,8 +67,10 @@ pub struct ServerConfig {
     pub connections_max: usize,
     /// The largest message that a client may send.
     pub message_bytes_max: usize,
-    /// Memory of all reads together; beyond it they spill.
-    pub read_memory_bytes: usize,
+    /// Memory of the server: the state of jobs, what waits for them, reads.
+    pub memory_bytes: u64,
+    /// Memory of all reads together; beyond it they spill. A quarter of `memory_bytes`, 1 GB at most, unless it is said.
+    pub read_memory_bytes: Option<usize>,
     /// What a transaction may write.
     pub transaction_bytes_max: usize,
     /// Clients that may be connecting at the same time.
@@ -104,7 +106,8 @@ impl ServerConfig {
             insecure: false,
             connections_max: 1000,
             message_bytes_max: 256 << 20,
-            read_memory_bytes: 1 << 30,
+            memory_bytes: memory_of_machine() / 10 * 6,
+            read_memory_bytes: None,
             transaction_bytes_max: 1 << 30,
             connecting_max: 4096,
             connect_timeout: Duration::from_secs(60),
@@ -117,6 +120,17 @@ impl ServerConfig {
         }
     }
 
+    /// Memory of all reads together.
+    pub fn read_memory(&self) -> usize {
+        let part = self.memory_bytes / 4;
+        self.read_memory_bytes.unwrap_or(usize::try_from(part).unwrap_or(usize::MAX).min(READ_MEMORY_MAX))
+    }
+
+    /// What is left of the memory for jobs.
+    pub fn job_memory(&self) -> u64 {
+        self.memory_bytes.saturating_sub(self.read_memory() as u64).max(self.memory_bytes / 2)
+    }
+
     /// The same on free ports of the loopback interface, as tests want it.
     pub fn on_free_ports(mut self) -> ServerConfig {
         self.listen.set_port(0);
@@ -126,6 +140,24 @@ impl ServerConfig {
         self
     }
 }
+
+/// Memory of all reads together, unless somebody says another.
+const READ_MEMORY_MAX: usize = 1 << 30;
+
+/// The memory that the process may take: the machine's, or its control group's if that is less.
+fn memory_of_machine() -> u64 {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
+    });
+    let groups = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limits = groups.into_iter().filter_map(number).chain(machine);
+    limits.min().unwrap_or(MEMORY_GUESS)
+}
+
+/// The memory of a machine that does not tell.
+const MEMORY_GUESS: u64 = 4 << 30;
 
 /// What all sessions share.
 pub struct Shared {
@@ -145,6 +177,7 @@ pub struct Shared {
     pub seed: [u8; 32],
     /// The memory for large messages, in KiB.
     pub large_messages: Arc<Semaphore>,
+    large_messages_max: usize,
     /// What exists.
     pub catalogs: Catalogs,
     /// Who may be cancelled.
@@ -164,6 +197,27 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// What takes memory: its kind, its bytes, what it may take.
+    ///
+    /// # Errors
+    /// While the server stops.
+    pub fn memory(&self) -> Result<Vec<(&'static str, u64, Option<u64>)>> {
+        let jobs = self.engine()?.status().memory;
+        let sum = jobs.state + jobs.inboxes + jobs.changes + jobs.checkpoint;
+        let messages = self.large_messages_max.saturating_sub(self.large_messages.available_permits()) as u64;
+        Ok(vec![
+            ("state", jobs.state, None),
+            ("inboxes", jobs.inboxes, None),
+            ("changes", jobs.changes, None),
+            ("checkpoint", jobs.checkpoint, None),
+            ("jobs", sum, jobs.budget),
+            ("reads", self.reads.memory() as u64, Some(self.config.read_memory() as u64)),
+            ("messages", messages << 10, Some((self.large_messages_max as u64) << 10)),
+            ("store", self.store.memory_bytes(), None),
+            ("resident", crate::http::resident_bytes(), Some(self.config.memory_bytes)),
+        ])
+    }
+
     /// What a server shares that has just opened its directory.
     pub fn new(
         config: ServerConfig,
@@ -173,11 +227,13 @@ impl Shared {
         (catalogs, roles, tls): (Catalogs, Roles, Option<Tls>),
         (started_at, starts): (Instant, u64),
     ) -> Shared {
+        let large_messages_max = config.message_bytes_max.max(LARGE_MESSAGE_BYTES) >> 9;
         Shared {
             roles,
             tls,
             seed: rand::random(),
-            large_messages: Arc::new(Semaphore::new(config.message_bytes_max.max(LARGE_MESSAGE_BYTES) >> 9)),
+            large_messages: Arc::new(Semaphore::new(large_messages_max)),
+            large_messages_max,
             knocking: Arc::new(Semaphore::new(config.connecting_max)),
             places: Arc::new(Semaphore::new(config.connections_max)),
             config,

@@ -159,6 +159,11 @@ pub struct CheckpointStats {
 }
 
 impl Store {
+    /// Bytes of memory that the store itself takes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.db.memory_bytes()
+    }
+
     /// Opens the data directory `dir`, which is made if it is not there, at its last checkpoint.
     ///
     /// # Errors
@@ -555,6 +560,12 @@ pub(crate) struct Db {
 }
 
 impl Db {
+    /// Bytes of memory: blocks that were read, and what is not in sorted files yet.
+    fn memory_bytes(&self) -> u64 {
+        let count = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
+        count("rocksdb.block-cache-usage") + count("rocksdb.cur-size-all-mem-tables")
+    }
+
     fn open(dir: &Path, store: &StoreOptions) -> Result<Db> {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&Cache::new_lru_cache(store.block_cache_bytes));

@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::memory::{Memory, NO_BUDGET};
+
 /// Epochs whose time is remembered.
 const TIMES_MAX: usize = 100_000;
 
@@ -44,8 +46,6 @@ impl Notify {
     }
 }
 
-/// Bytes that the inboxes of all jobs keep in memory together; more is spilled.
-pub const INBOX_BYTES_MAX: i64 = 256 << 20;
 /// Bytes that all inboxes may spill together; above it sources pause.
 pub const SPILLED_BYTES_MAX: i64 = 16 << 30;
 
@@ -56,8 +56,8 @@ pub struct Clock {
     times: Mutex<VecDeque<(u64, i64)>>,
     /// Wakes the coordinator.
     pub notify: Arc<Notify>,
-    /// Bytes of memory that the inboxes of all jobs take.
-    pub inbox_bytes: AtomicI64,
+    /// What takes memory.
+    pub memory: Arc<Memory>,
     /// Bytes that the inboxes of all jobs have spilled: sources pause above [`SPILLED_BYTES_MAX`].
     pub spilled_bytes: AtomicI64,
     /// Set while checkpoints do not succeed: sources pause, since what they bring could only pile up in memory.
@@ -69,13 +69,18 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock whose open epoch is `open`.
+    /// A clock whose open epoch is `open`, of a server without a budget.
     pub fn new(open: u64) -> Clock {
+        Clock::with_memory(open, NO_BUDGET)
+    }
+
+    /// A clock whose open epoch is `open`, of a server that may take `memory` bytes.
+    pub fn with_memory(open: u64, memory: u64) -> Clock {
         Clock {
             open: Mutex::new(open),
             times: Mutex::new(VecDeque::from([(open.saturating_sub(1), wall_clock())])),
             notify: Arc::default(),
-            inbox_bytes: AtomicI64::new(0),
+            memory: Arc::new(Memory::new(memory)),
             spilled_bytes: AtomicI64::new(0),
             held: AtomicBool::new(false),
             recovering: AtomicBool::new(false),
@@ -138,7 +143,7 @@ impl Clock {
     pub fn is_full(&self) -> bool {
         self.held.load(Ordering::Relaxed)
             || self.spilled_bytes.load(Ordering::Relaxed) > SPILLED_BYTES_MAX
-            || self.inbox_bytes.load(Ordering::Relaxed) > 2 * INBOX_BYTES_MAX
+            || self.memory.inboxes.load(Ordering::Relaxed) > 2 * self.memory.inboxes_max() as i64
     }
 }
 

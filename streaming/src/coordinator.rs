@@ -12,6 +12,9 @@
 //! at an epoch that none of its inputs' cuts is before, and goes on; what waits in its inboxes up to its inputs' cuts is
 //! part of its state (`inbox.rs`). So after a restart each job goes on at its own cut with all that had come for it.
 //!
+//! A job that is over its memory budget takes nothing but the step that it is cut with: what it has changed can leave memory
+//! then, and checkpoints come sooner.
+//!
 //! A job that takes several epochs in one step has not been at those between: it can be read *exactly* as of the epochs at
 //! which its steps, and those of all that it reads, ended (`exact.rs`). A read takes the newest epoch that is exact for all its
 //! relations, and sets a *pin*, an epoch that all of them will stop at, if that is not the newest that they have.
@@ -237,7 +240,7 @@ impl Coordinator {
             return interval.saturating_sub(since).min(restart_in).max(Duration::from_micros(50));
         }
         let checkpoint_in = if state.changed_since_checkpoint && matches!(state.checkpoint, Checkpoint::Idle) {
-            self.config.checkpoint_interval.saturating_sub(state.checkpointed_at.elapsed())
+            self.checkpoint_interval(state).saturating_sub(state.checkpointed_at.elapsed())
         } else {
             HEARTBEAT
         };
@@ -287,7 +290,11 @@ impl Coordinator {
             job.busy = None;
             self.runtime.send(Command::Remove(id));
             if let Some(created) = done {
-                let _ = created.send(Err(Error::Failed(message)));
+                let error = match job.control.out_of_memory.load(Ordering::Acquire) {
+                    true => Error::invalid("53200", message),
+                    false => Error::Failed(message),
+                };
+                let _ = created.send(Err(error));
             }
             state.want_checkpoint = true;
         }
@@ -299,6 +306,11 @@ impl Coordinator {
                 if job.cut == Cut::Issued(target) && !job.is_input() {
                     job.cut = Cut::Done(target);
                     job.ran_since_cut = false;
+                    if job.stage == Stage::Running
+                        && let Some(message) = job.control.memory.stop_after_cut()
+                    {
+                        job.control.fail_of_memory(message);
+                    }
                 }
                 job.stepped(target);
                 if !job.is_input() {
@@ -400,6 +412,9 @@ impl Coordinator {
         for id in ids {
             let job = &state.jobs[&id];
             if !job.is_live() || job.is_input() || job.busy.is_some() {
+                continue;
+            }
+            if job.waits_for_memory() {
                 continue;
             }
             let resuming = job.stage == Stage::Resuming;

@@ -34,7 +34,8 @@ use timely::dataflow::{Scope, Stream};
 
 use crate::dataflow::{Parcel, Router};
 use crate::job::JobControl;
-use crate::operator::{Exchange, Output, Progress, RowError, Task};
+use crate::memory::Counted;
+use crate::operator::{Exchange, Output, Progress, RowError, StateSize, Task};
 
 /// Bits of a time that number the segments of an epoch.
 const SEGMENT_BITS: u32 = 24;
@@ -48,6 +49,8 @@ const SEGMENT_BATCHES: usize = 4;
 const ACTIVATION_BATCHES_MAX: usize = 32;
 /// How long an operator may go on in one activation, to the end of the batch that it is at: others wait for the thread.
 const ACTIVATION_TIME_MAX: Duration = Duration::from_millis(5);
+/// Rows after which an operator's state is measured, at least: it may grow a lot before the next checkpoint.
+const MEASURED_ROWS: u64 = 65_536;
 /// How long a leaf that may not go on waits before it looks again.
 const LEAF_PAUSE: Duration = Duration::from_micros(500);
 
@@ -254,6 +257,9 @@ pub fn operator<'s>(
         let mut stash: BTreeMap<u64, VecDeque<(usize, Capability<u64>, Batch)>> = BTreeMap::new();
         let mut resuming: Option<Capability<u64>> = None;
         let mut out = Output::default();
+        let mut counted = Counted::new(ctx.job.memory.clone());
+        // Rows applied since the state was measured, and what it was then.
+        let (mut since, mut size) = (0, StateSize::default());
         move |frontiers| {
             for (input, handle) in handles.iter_mut().enumerate() {
                 let mut take = |cap: timely::dataflow::operators::InputCapability<u64>, parcel: &mut Parcel| {
@@ -315,6 +321,15 @@ pub fn operator<'s>(
                     quota -= 1;
                     let Some(progress) = guard(job, || task.apply(input, &batch, &mut out)) else { return };
                     emit(&mut out, &cap);
+                    since += batch.num_rows() as u64;
+                    if since > MEASURED_ROWS.max(size.rows / 2) {
+                        size = task.state_size();
+                        since = 0;
+                        counted.set(size.bytes);
+                        if let Some(message) = job.memory.stop_within_step() {
+                            return job.fail_of_memory(message);
+                        }
+                    }
                     if progress == Progress::More {
                         resuming = Some(cap);
                         local.activate();
@@ -335,8 +350,20 @@ pub fn operator<'s>(
                 if checkpoint {
                     let runs: Vec<_> = dirty.iter().filter_map(DirtyHandle::take).collect();
                     job.cut_runs.lock().extend(runs);
-                    job.sizes.lock().insert((node, ctx.worker), task.state_size());
                     job.forgotten.lock().insert((node, ctx.worker), task.forgotten());
+                }
+                if checkpoint || since > MEASURED_ROWS.max(size.rows / 2) {
+                    size = task.state_size();
+                    since = 0;
+                    counted.set(size.bytes);
+                    if let Some(to) = job.memory.allowance(size.bytes) {
+                        if guard(job, || task.evict(to)).is_none() {
+                            return;
+                        }
+                        size = task.state_size();
+                        counted.set(size.bytes);
+                    }
+                    job.sizes.lock().insert((node, ctx.worker), size);
                 }
                 sealed = target;
                 held.downgrade(&time(target + 1, 0));

@@ -26,6 +26,7 @@ use crate::event_time::Announced;
 use crate::expr::Functions;
 pub use crate::job::Changes;
 use crate::job::{JobControl, SourceControl, SplitState, TableControl};
+use crate::memory::{NO_BUDGET, memory_key};
 use crate::operator::StateSize;
 use crate::operators::AnyOperator;
 use crate::outbox::{self, Deliveries, Outbox};
@@ -36,7 +37,7 @@ use crate::runtime::Runtime;
 use crate::sink::SinkSpec;
 use crate::source::Sources;
 pub use crate::spec::{CatalogChanges, EngineConfig, JobSpec};
-pub use crate::status::{EngineStatus, JobState, JobStatus, SinkStatus, SplitStatus, TtlStatus};
+pub use crate::status::{EngineStatus, JobState, JobStatus, MemoryStatus, SinkStatus, SplitStatus, TtlStatus};
 use crate::table_log::TableLog;
 use crate::ttl::Ttl;
 use crate::visible::{Visible, VisibleLog};
@@ -107,7 +108,7 @@ impl Engine {
         let epoch = store.last_checkpoint();
         let reserved =
             store.checkpoint(storage::Checkpoint { epoch, meta: reserve.clone(), ..storage::Checkpoint::default() });
-        let clock = Arc::new(Clock::new(durable.max(1) + 1));
+        let clock = Arc::new(Clock::with_memory(durable.max(1) + 1, config.memory_bytes));
         clock.recovering.store(true, Ordering::Release);
         let workers = config.workers;
         let notify = clock.notify.clone();
@@ -142,6 +143,7 @@ impl Engine {
             (*control.kept.lock(), *control.origin.lock()) = (spec.keeping.kept(kept), origin(&spec));
             let fails = store.meta_get(&on_error_key(spec.relation))?.is_some();
             control.fails_on_error.store(fails, Ordering::Release);
+            control.memory.set_budget(budget(store.meta_get(&memory_key(spec.relation))?.as_deref()));
             let announced = store.meta_get(&checkpoint::event_key(spec.relation))?;
             let announced = announced.and_then(|bytes| bytes.try_into().ok()).map_or(i64::MIN, i64::from_be_bytes);
             let event = || {
@@ -334,6 +336,8 @@ impl Engine {
         }
         let relation = job.relation;
         let spec = job.clone();
+        let own = catalog.iter().find(|(key, _)| *key == memory_key(relation));
+        control.memory.set_budget(budget(own.and_then(|(_, value)| value.as_deref())));
         control.outbox = outboxes::open(&self.coordinator.store, &job, 0)?;
         let is_sink = control.outbox.is_some();
         if is_sink {
@@ -421,7 +425,7 @@ impl Engine {
         self.refuse_without_checkpoints()?;
         let mut catalog = catalog;
         catalog.extend(jobs.iter().map(|job| (outboxes::paused_key(*job), None)));
-        catalog.extend(jobs.iter().map(|job| (on_error_key(*job), None)));
+        catalog.extend(jobs.iter().flat_map(|job| [(on_error_key(*job), None), (memory_key(*job), None)]));
         let (sinks, running): (Vec<SinkSpec>, Vec<Arc<Outbox>>) = {
             let state = self.coordinator.state.lock();
             let specs = jobs.iter().filter_map(|id| outboxes::sink_spec(&state.jobs.get(id)?.spec).ok().cloned());
@@ -499,6 +503,20 @@ impl Engine {
             job.spec.keeping = keeping;
             *job.control.kept.lock() = keeping.kept(self.coordinator.config.errors_kept);
         }
+    }
+
+    /// Gives a job a memory budget of its own, or takes it away; that it has is durable when the future resolves.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such job.
+    pub async fn set_memory(&self, relation: RelationId, bytes: Option<u64>) -> Result<()> {
+        let missing = || Error::NotFound("the job does not exist any more".into());
+        self.coordinator.drop_jobs(&[], vec![memory_change(relation, bytes)]).await.map_err(|_| Error::Cancelled)??;
+        let state = self.coordinator.state.lock();
+        let job = state.jobs.get(&relation).ok_or_else(missing)?;
+        job.control.memory.set_budget(bytes);
+        self.coordinator.clock.notify.notify();
+        Ok(())
     }
 
     /// Makes changes of the catalog durable that concern no job.
@@ -597,7 +615,21 @@ impl Engine {
             checkpoint_rows: state.last_checkpoint.rows,
             checkpoints: state.last_checkpoint.count,
             checkpoint_error: state.checkpoint_error.as_ref().map(ToString::to_string),
+            memory: self.memory(),
             jobs,
+        }
+    }
+
+    fn memory(&self) -> MemoryStatus {
+        let clock = &self.coordinator.clock;
+        let bytes = |count: &AtomicI64| count.load(Ordering::Relaxed).max(0) as u64;
+        MemoryStatus {
+            state: clock.memory.state(),
+            inboxes: bytes(&clock.memory.inboxes),
+            changes: bytes(&clock.memory.changes),
+            checkpoint: bytes(&clock.memory.checkpoint),
+            spilled: bytes(&clock.spilled_bytes),
+            budget: Some(clock.memory.budget).filter(|budget| *budget != NO_BUDGET),
         }
     }
 
@@ -634,6 +666,15 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// The change of the catalog that gives a job a memory budget, or takes it away.
+pub fn memory_change(relation: RelationId, bytes: Option<u64>) -> (Vec<u8>, Option<Vec<u8>>) {
+    (memory_key(relation), bytes.map(|bytes| bytes.to_be_bytes().to_vec()))
+}
+
+fn budget(stored: Option<&[u8]>) -> Option<u64> {
+    stored?.try_into().ok().map(u64::from_be_bytes)
 }
 
 /// Removes a job whose creation was given up.
@@ -745,6 +786,8 @@ fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
         rows_read: control.rows_read.load(Ordering::Relaxed),
         rows_total: *control.rows_total.lock(),
         rows_waiting: control.rows_waiting.load(Ordering::Relaxed).max(0) as u64,
+        memory_bytes: control.memory.used(),
+        memory_budget: control.memory.budget(),
         operators: operators.into_iter().map(|(n, size)| (n, job.spec.plan.nodes[n].operator.name(), size)).collect(),
         splits: splits
             .into_iter()

@@ -20,7 +20,6 @@ use arrow_schema::SchemaRef;
 use storage::table::StateTable;
 use storage::{Batch, failpoint};
 
-use crate::clock::INBOX_BYTES_MAX;
 use crate::dataflow::{decode_batch, encode_batch};
 use crate::error::{Error, Result};
 use crate::job::JobControl;
@@ -165,8 +164,7 @@ impl Inbox {
     /// In memory if there is room, else in the file, if that has room.
     fn content(&mut self, batch: Batch) -> (Content, usize) {
         let (rows, bytes) = (batch.num_rows(), batch.bytes());
-        let spills = self.is_over_budget() && self.bytes + bytes > INBOX_BYTES_KEPT;
-        if spills || failpoint::is_wanted("inbox/spill") {
+        if self.is_over_budget(bytes) || failpoint::is_wanted("inbox/spill") {
             match self.spill.write(&encode_batch(&batch)) {
                 Ok((at, len)) => {
                     self.reader.clock.spilled_bytes.fetch_add(len as i64, Ordering::Relaxed);
@@ -177,12 +175,19 @@ impl Inbox {
             }
         }
         self.bytes += bytes;
-        self.reader.clock.inbox_bytes.fetch_add(bytes as i64, Ordering::Relaxed);
+        self.count(bytes as i64);
         (Content::Memory { batch, bytes }, rows)
     }
 
-    fn is_over_budget(&self) -> bool {
-        self.reader.clock.inbox_bytes.load(Ordering::Relaxed) > INBOX_BYTES_MAX
+    /// Whether `bytes` more are too much for memory.
+    fn is_over_budget(&self, bytes: usize) -> bool {
+        self.reader.memory.inboxes_are_over(bytes)
+            || self.reader.clock.memory.inboxes_are_over() && self.bytes + bytes > INBOX_BYTES_KEPT
+    }
+
+    fn count(&self, bytes: i64) {
+        self.reader.memory.inboxes.fetch_add(bytes, Ordering::Relaxed);
+        self.reader.clock.memory.inboxes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn add(&mut self, delivery: Delivery) {
@@ -246,7 +251,7 @@ impl Inbox {
         match content {
             Content::Memory { bytes, .. } => {
                 self.bytes -= bytes;
-                self.reader.clock.inbox_bytes.fetch_sub(*bytes as i64, Ordering::Relaxed);
+                self.count(-(*bytes as i64));
             }
             Content::Spilled { len, .. } => {
                 self.spill.forget();
@@ -280,7 +285,7 @@ impl Inbox {
             self.table.put(vnode, &key, &value);
             self.deliveries[i].stored = Some((vnode, key));
             // One copy is enough where memory is short or the disk has it anyway.
-            if self.is_over_budget() || matches!(self.deliveries[i].content, Content::Spilled { .. }) {
+            if self.is_over_budget(0) || matches!(self.deliveries[i].content, Content::Spilled { .. }) {
                 let content = std::mem::replace(&mut self.deliveries[i].content, Content::Stored);
                 self.release(&content);
             }
@@ -382,7 +387,7 @@ mod tests {
         let many: Vec<i64> = (0..100_000).collect();
         inbox.push(2, &batch(&many), None);
         // Another job's inbox takes all the memory that there is.
-        control.clock.inbox_bytes.fetch_add(INBOX_BYTES_MAX, Ordering::Relaxed);
+        control.clock.memory.inboxes.fetch_add(control.clock.memory.inboxes_max() as i64, Ordering::Relaxed);
         inbox.push(3, &batch(&many), None);
         inbox.push(3, &batch(&[5]), Some(&[0, 1]));
         assert!(control.clock.spilled_bytes.load(Ordering::Relaxed) > 100_000 * 8);
@@ -393,7 +398,7 @@ mod tests {
         }
         assert_eq!(taken, [(2, 100_000, 0), (3, 100_000, 0), (3, 1, 50)]);
         assert_eq!(control.clock.spilled_bytes.load(Ordering::Relaxed), 0);
-        assert_eq!(control.clock.inbox_bytes.load(Ordering::Relaxed), INBOX_BYTES_MAX);
+        assert_eq!(control.clock.memory.inboxes.load(Ordering::Relaxed), control.clock.memory.inboxes_max() as i64);
         assert_eq!(control.rows_waiting.load(Ordering::Relaxed), 0);
     }
 

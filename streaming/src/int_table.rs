@@ -51,6 +51,20 @@ impl IntTable {
         number
     }
 
+    /// The number of `key` whose hash is `hash`, if the key is there.
+    #[inline]
+    pub fn find(&self, hash: u64, key: i64) -> Option<u32> {
+        let mask = self.slots.len() - 1;
+        let mut at = hash as usize & mask;
+        while self.slots[at].number != 0 {
+            if self.slots[at].key == key {
+                return Some(self.slots[at].number - 1);
+            }
+            at = (at + 1) & mask;
+        }
+        None
+    }
+
     /// Removes a key that is there.
     pub fn remove(&mut self, key: i64) {
         let mask = self.slots.len() - 1;

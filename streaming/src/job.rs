@@ -10,6 +10,7 @@ use storage::{Batch, Epoch, RelationId, RelationSnapshot};
 
 use crate::clock::Clock;
 use crate::event_time::{self, Announced, Judge, Progress, SplitTime};
+use crate::memory::JobMemory;
 use crate::operator::{Seal, StateSize};
 use crate::outbox::Outbox;
 use crate::retention::Tried;
@@ -29,6 +30,8 @@ pub struct JobControl {
     pub name: String,
     /// The clock.
     pub clock: Arc<Clock>,
+    /// What it keeps in memory.
+    pub memory: Arc<JobMemory>,
     /// The epoch in flight, or the last one. 0 before the first.
     pub target: AtomicU64,
     /// The epoch up to which the taps hand out what waits, where that is less than the target: of a sink whose outbox is
@@ -54,6 +57,8 @@ pub struct JobControl {
     pub failed: AtomicBool,
     /// It replays what came since its last checkpoint: nothing may be held back.
     pub resuming: AtomicBool,
+    /// It takes more memory than it may: it does not start again by itself.
+    pub out_of_memory: AtomicBool,
     /// Why.
     pub error: Mutex<Option<String>>,
     /// Wakes the leaves and operators of every worker.
@@ -275,7 +280,10 @@ pub struct Subscriber {
 impl JobControl {
     /// A job that was never run.
     pub fn new(relation: RelationId, name: String, clock: Arc<Clock>) -> JobControl {
+        let memory = Arc::new(JobMemory::new(clock.memory.clone()));
         JobControl {
+            memory,
+            out_of_memory: AtomicBool::new(false),
             relation,
             name,
             clock,
@@ -323,6 +331,12 @@ impl JobControl {
         self.error.lock().get_or_insert(message);
         self.failed.store(true, Ordering::Release);
         self.clock.notify.notify();
+    }
+
+    /// Stops the job since it takes more memory than it may.
+    pub fn fail_of_memory(&self, message: String) {
+        self.out_of_memory.store(true, Ordering::Release);
+        self.fail(message);
     }
 
     /// What is announced of the source's or table's event time.

@@ -85,7 +85,7 @@ pub trait Task {
         Ok(Progress::Done)
     }
 
-    /// Rows and bytes of state in memory, for `headwater_catalog` and metrics.
+    /// Rows and bytes of state in memory, for `headwater_catalog`, metrics and budgets.
     fn state_size(&self) -> StateSize {
         StateSize::default()
     }
@@ -93,6 +93,12 @@ pub trait Task {
     /// Rows that it has forgotten since it started though they were not taken back.
     fn forgotten(&self) -> u64 {
         0
+    }
+
+    /// Drops from memory what the state tables have, the coldest first, until the state takes about `to` bytes there: it is
+    /// read again when it is needed. Called between epochs, when the job is over its budget. What cannot leave stays.
+    fn evict(&mut self, _to: u64) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -177,6 +183,9 @@ pub struct TaskContext<'a> {
     pub inputs: Vec<SchemaRef>,
     /// The SQL functions that expressions name.
     pub functions: &'a Arc<dyn Functions>,
+    /// Bytes of memory that what is read from the state tables may take; the rest is read when it is needed, by operators
+    /// that can.
+    pub memory_max: u64,
     /// Opens a state table; provided by the driver.
     pub open_table: &'a mut dyn FnMut(&str) -> Result<StateTable>,
 }

@@ -362,6 +362,9 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>, parked: Pa
     let Parked { inboxes: mut parked_inboxes, owed: parked_owed, .. } = parked;
     let mut parked_owed = parked_owed;
     let mut root_owed = None;
+    let evicts =
+        |node: &&crate::plan::PlanNode| matches!(node.operator, AnyOperator::Aggregate(_) | AnyOperator::HashJoin(_));
+    let evicting = job.spec.plan.nodes.iter().filter(evicts).count();
     let judge = job.spec.event_time().map(|event| Judge::new(event, &job.spec.columns, &job.functions));
     let judge = judge.transpose().unwrap_or_else(|error| {
         failed = Some(error);
@@ -415,6 +418,7 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>, parked: Pa
                     workers,
                     inputs,
                     functions: &job.functions,
+                    memory_max: job.control.memory.share_at_start(evicting * workers),
                     open_table: &mut open_table,
                 };
                 match operator.start(&mut context) {

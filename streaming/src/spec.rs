@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use storage::{Column, RelationId};
 
 use crate::event_time::EventTime;
+use crate::memory::NO_BUDGET;
 use crate::operators::AnyOperator;
 use crate::plan::Plan;
 use crate::row_errors::{ErrorsKept, Keeping};
@@ -26,6 +27,8 @@ pub struct EngineConfig {
     pub restart_pause: Duration,
     /// How many errors are kept of a job, and for how long (10,000 and a week by default).
     pub errors_kept: ErrorsKept,
+    /// Bytes of memory for the state of all jobs and what waits for them (no limit by default).
+    pub memory_bytes: u64,
 }
 
 impl Default for EngineConfig {
@@ -38,6 +41,7 @@ impl Default for EngineConfig {
             restart_window: Duration::from_secs(600),
             restart_pause: Duration::from_millis(200),
             errors_kept: ErrorsKept::default(),
+            memory_bytes: NO_BUDGET,
         }
     }
 }

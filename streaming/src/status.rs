@@ -53,6 +53,10 @@ pub struct JobStatus {
     pub rows_total: Option<u64>,
     /// Rows waiting in the job's inboxes.
     pub rows_waiting: u64,
+    /// Bytes of memory: its operators' state and what waits in its inboxes.
+    pub memory_bytes: u64,
+    /// Its memory budget, if it has one of its own.
+    pub memory_budget: Option<u64>,
     /// State per operator: node index, name, size over all workers.
     pub operators: Vec<(usize, &'static str, StateSize)>,
     /// Per source split: id, next offset, end offset if known, last error.
@@ -122,6 +126,25 @@ pub struct EngineStatus {
     pub checkpoints: u64,
     /// Why checkpoints do not succeed (a full disk), while they do not.
     pub checkpoint_error: Option<String>,
+    /// What takes memory.
+    pub memory: MemoryStatus,
     /// The jobs.
     pub jobs: Vec<JobStatus>,
+}
+
+/// Bytes of memory by what takes them.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct MemoryStatus {
+    /// State of operators.
+    pub state: u64,
+    /// What waits in inboxes, without what is spilled.
+    pub inboxes: u64,
+    /// What is visible and not durable yet.
+    pub changes: u64,
+    /// What a checkpoint under way has taken.
+    pub checkpoint: u64,
+    /// What inboxes have spilled: on the disk.
+    pub spilled: u64,
+    /// The budget for the first four, if there is one.
+    pub budget: Option<u64>,
 }

@@ -8,7 +8,8 @@
 //!
 //! What comes out is written the same way, consolidated per epoch and sorted; errors stand behind, as `!22012`.
 //! [`oracle!`] lets random changes through an operator and compares, at every epoch, what it has said so far with a
-//! query over the rows that are there: with one worker, with two, and with a restart in the middle.
+//! query over the rows that are there: with one worker, with two, with a restart in the middle, and with state that leaves
+//! memory.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -158,6 +159,8 @@ pub struct TestTask {
     epoch: u64,
     /// The wall clock of the next seals, in microseconds.
     pub now: i64,
+    /// What may be read of the state tables at the next start.
+    pub memory_max: u64,
     /// Where `Exchange::Same` puts the next row.
     next: usize,
     changes: Vec<Batch>,
@@ -197,6 +200,7 @@ impl TestTask {
             workers: Vec::new(),
             epoch: 0,
             now: 0,
+            memory_max: u64::MAX,
             next: 0,
             changes: Vec::new(),
             errors: Vec::new(),
@@ -222,6 +226,7 @@ impl TestTask {
                 workers,
                 inputs: self.inputs.clone(),
                 functions: &self.functions,
+                memory_max: self.memory_max,
                 open_table: &mut open_table,
             };
             let task = self.operator.start(&mut ctx)?;
@@ -268,6 +273,16 @@ impl TestTask {
     /// Rows of state on all workers.
     pub fn state_rows(&self) -> u64 {
         self.workers.iter().map(|worker| worker.task.state_size().rows).sum()
+    }
+
+    /// Bytes of state on all workers.
+    pub fn state_bytes(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.task.state_size().bytes).sum()
+    }
+
+    /// Lets the operator drop what it can from memory until it takes `to` bytes on each worker.
+    pub fn evict(&mut self, to: u64) {
+        self.workers.iter_mut().for_each(|worker| worker.task.evict(to).expect("state is evicted"));
     }
 
     /// Ends the epoch and takes what was emitted in it.
@@ -446,6 +461,8 @@ pub struct OracleRun {
     pub restart: Option<usize>,
     /// Whether rows are inserted only.
     pub append_only: bool,
+    /// Whether state leaves memory now and then.
+    pub evicts: bool,
 }
 
 /// Epochs per run of an oracle.
@@ -459,8 +476,9 @@ const SEEDS: u64 = 4;
 /// If they differ.
 pub fn check_oracle(operator: &(impl Operator + Clone + 'static), inputs: &[&str], sql: &str, append_only: bool) {
     for seed in 0..SEEDS {
-        for (workers, restart) in [(1, None), (2, None), (2, Some(3)), (3, Some(1))] {
-            let run = OracleRun { workers, restart, append_only };
+        let runs = [(1, None, false), (2, None, true), (2, Some(3), false), (3, Some(1), true)];
+        for (workers, restart, evicts) in runs {
+            let run = OracleRun { workers, restart, append_only, evicts };
             check_run(operator.clone(), inputs, sql, run, seed);
         }
     }
@@ -494,7 +512,11 @@ fn check_run(operator: impl Operator + 'static, inputs: &[&str], sql: &str, run:
             "{run:?}, seed {seed}, epoch {epoch}: over {tables:#?}\nthe operator says {said:#?}\nthe query {expected:#?}"
         );
         if let Some(workers) = restarts {
+            task.memory_max = if run.evicts { random.below(300) as u64 } else { u64::MAX };
             task.restart(workers);
+        }
+        if run.evicts && random.one_in(2) {
+            task.evict(random.below(2000) as u64);
         }
     }
 }

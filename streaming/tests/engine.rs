@@ -10,9 +10,9 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use futures::executor::block_on;
 use storage::{Batch, Column, Epoch, RelationId, SqlType, Store, StoreOptions};
 use streaming::aggregates::{AggregateCall, AggregateKind};
-use streaming::engine::{Engine, EngineConfig, JobSpec, Keeping};
+use streaming::engine::{Engine, EngineConfig, JobSpec, JobState, Keeping};
 use streaming::expr::Functions;
-use streaming::operators::{Aggregate, Materialize, Project, Source, TableSource, TapReader};
+use streaming::operators::{Aggregate, Distinct, Materialize, Project, Source, TableSource, TapReader};
 use streaming::plan::Plan;
 use streaming::source::{self, Offset, Read, Records, SourceSpec, Sources, Split, SplitReader};
 
@@ -757,5 +757,84 @@ fn nobody_reads_what_was_before_a_flush_or_a_crash() {
             check(&engine, mark, "after a crash");
         }
     }
+    engine.shutdown().expect("a clean end");
+}
+
+/// `SELECT DISTINCT` of a column: an operator that cannot drop anything from memory.
+fn distinct_of(id: u32, upstream: u32, column: usize) -> JobSpec {
+    let mut job = count_per_key(id, upstream, column);
+    let names = ["k"];
+    job.plan.nodes.truncate(1);
+    job.plan.add(Distinct { schema: schema(&names) }, vec![0]);
+    let key_order = vec![];
+    let root = Materialize { relation: RelationId(id), key: vec![0], key_order, unique: true, schema: schema(&names) };
+    job.plan.add(root, vec![1]);
+    job.columns = columns(&names);
+    job
+}
+
+fn memory_of(engine: &Engine, relation: u32) -> u64 {
+    let jobs = engine.status().jobs;
+    jobs.iter().find(|job| job.relation.0 == relation).expect("a job").memory_bytes
+}
+
+/// A view with ten times the state that it may keep in memory answers the same, also after a crash, and keeps to its budget.
+#[test]
+fn state_may_be_ten_times_the_budget() {
+    const BUDGET: u64 = 128 << 10;
+    const NUMBERS: i64 = 20_000;
+    for workers in [1, 2] {
+        let world = World::new(workers);
+        let jobs = [numbers(), count_per_key(16400, SOURCE, 1), count_per_key(16420, SOURCE, 1)];
+        let mut engine = world.start(&[]);
+        for job in &jobs {
+            block_on(engine.create(job.clone(), vec![])).expect("a job");
+        }
+        block_on(engine.set_memory(RelationId(16420), Some(BUDGET))).expect("a budget");
+        let total = |engine: &Engine, view: u32| rows(engine, view, Epoch(0)).iter().map(|r| r[1]).sum::<i64>();
+        for limit in [NUMBERS / 4, NUMBERS / 2, NUMBERS] {
+            world.numbers.limit.store(limit, Ordering::SeqCst);
+            wait_for("all rows in both views", || {
+                total(&engine, 16400) == 3 * limit && total(&engine, 16420) == 3 * limit
+            });
+            if limit == NUMBERS / 2 {
+                engine.crash();
+                engine = world.start(&jobs);
+                let status = engine.status();
+                let job = status.jobs.iter().find(|job| job.relation.0 == 16420).expect("a job");
+                assert_eq!(job.memory_budget, Some(BUDGET));
+            }
+        }
+        block_on(engine.flush()).expect("a checkpoint");
+        let (all, bounded) = (memory_of(&engine, 16400), memory_of(&engine, 16420));
+        assert!(bounded <= BUDGET && all >= 8 * BUDGET, "{bounded} of {all} bytes, the budget is {BUDGET}");
+        assert_eq!(rows(&engine, 16420, Epoch(0)), rows(&engine, 16400, Epoch(0)));
+        engine.shutdown().expect("a clean end");
+    }
+}
+
+/// What cannot leave memory stops its own job, which says what to do; nobody else stops, and with more memory it goes on.
+#[test]
+fn a_job_that_cannot_keep_to_its_budget_stops_alone() {
+    let world = World::new(2);
+    let engine = world.start(&[]);
+    for job in [numbers(), count_per_key(16400, SOURCE, 0), distinct_of(16420, SOURCE, 1)] {
+        block_on(engine.create(job, vec![])).expect("a job");
+    }
+    block_on(engine.set_memory(RelationId(16420), Some(100_000))).expect("a budget");
+    let status = || engine.status().jobs.into_iter().find(|job| job.relation.0 == 16420).expect("a job");
+    wait_for("the end of the job", || {
+        world.numbers.limit.fetch_add(100, Ordering::SeqCst);
+        status().state == JobState::Failed
+    });
+    let error = status().error.unwrap_or_default();
+    assert!(error.starts_with("out of memory: the job's memory budget is 97 kB, and what it cannot drop"), "{error}");
+    let end = world.numbers.limit.fetch_add(1000, Ordering::SeqCst) + 1000;
+    let total = |view: u32| rows(&engine, view, Epoch(0)).iter().map(|r| r[1]).sum::<i64>();
+    wait_for("the rows of the other", || total(16400) == 3 * end);
+    assert_eq!(status().restarts, 0);
+    block_on(engine.set_memory(RelationId(16420), None)).expect("no budget");
+    block_on(engine.resume_job(RelationId(16420))).expect("it goes on");
+    wait_for("its rows", || status().state == JobState::Running && rows(&engine, 16420, Epoch(0)).len() as i64 == end);
     engine.shutdown().expect("a clean end");
 }

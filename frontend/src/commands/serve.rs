@@ -32,7 +32,10 @@ pub struct Arguments {
     /// Largest message that a client may send [default: 268435456]
     #[arg(long, value_name = "N", env = "HEADWATER_MESSAGE_BYTES_MAX")]
     message_bytes_max: Option<usize>,
-    /// Memory of all reads together; beyond it they spill [default: 1073741824]
+    /// Memory of the state of jobs, of what waits for them and of reads [default: 60 % of the machine's or control group's]
+    #[arg(long, value_name = "N", env = "HEADWATER_MEMORY_BYTES")]
+    memory_bytes: Option<u64>,
+    /// Memory of all reads together; beyond it they spill [default: a quarter of memory-bytes, at most 1073741824]
     #[arg(long, value_name = "N", env = "HEADWATER_READ_MEMORY_BYTES")]
     read_memory_bytes: Option<usize>,
     /// What one transaction may write [default: 1073741824]
@@ -95,6 +98,7 @@ struct File {
     workers: Option<usize>,
     connections_max: Option<usize>,
     message_bytes_max: Option<usize>,
+    memory_bytes: Option<u64>,
     read_memory_bytes: Option<usize>,
     transaction_bytes_max: Option<usize>,
     write_timeout_ms: Option<u64>,
@@ -230,7 +234,8 @@ fn merge(arguments: Arguments, file: File) -> anyhow::Result<ServerConfig> {
     choose(&mut config.workers, arguments.workers, file.workers);
     choose(&mut config.connections_max, arguments.connections_max, file.connections_max);
     choose(&mut config.message_bytes_max, arguments.message_bytes_max, file.message_bytes_max);
-    choose(&mut config.read_memory_bytes, arguments.read_memory_bytes, file.read_memory_bytes);
+    choose(&mut config.memory_bytes, arguments.memory_bytes, file.memory_bytes);
+    config.read_memory_bytes = arguments.read_memory_bytes.or(file.read_memory_bytes);
     choose(&mut config.transaction_bytes_max, arguments.transaction_bytes_max, file.transaction_bytes_max);
     choose(&mut config.authenticate, arguments.auth, file.auth);
     config.password_file = arguments.password_file.or(file.password_file);

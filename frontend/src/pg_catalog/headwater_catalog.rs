@@ -1,5 +1,5 @@
 //! `headwater_catalog`: the jobs and what they do, the sources and how far they are read, the sinks and how far
-//! they are delivered, checkpoints, settings.
+//! they are delivered, checkpoints, memory, settings.
 
 use storage::SqlType;
 use streaming::engine::{EngineStatus, JobState, JobStatus, SinkStatus};
@@ -19,7 +19,8 @@ pub const RELATIONS: &[SystemRelation] = &[
         "relation:oid name:text kind:text state:text error:text epoch:int8 epochs_behind:int8 rows_read:int8 \
          rows_total:int8 progress:float8 rows_in:int8 rows_waiting:int8 state_rows:int8 state_bytes:int8 \
          seconds_behind:float8 failures:int8 restarts:int8 last_error:text next_attempt_seconds:float8 \
-         row_errors:int8 row_errors_dropped:int8 errors_kept_max:int8 errors_kept_hours:int8",
+         row_errors:int8 row_errors_dropped:int8 errors_kept_max:int8 errors_kept_hours:int8 \
+         memory_bytes:int8 memory_budget:int8",
         |context, rows| {
             let status = context.shared.engine()?.status();
             for job in &status.jobs {
@@ -60,7 +61,9 @@ pub const RELATIONS: &[SystemRelation] = &[
                     job.row_errors,
                     job.row_errors_dropped,
                     job.kept.max as u64,
-                    job.kept.time.as_secs() / 3600
+                    job.kept.time.as_secs() / 3600,
+                    job.memory_bytes,
+                    job.memory_budget
                 ]);
             }
             Ok(())
@@ -269,6 +272,12 @@ pub const RELATIONS: &[SystemRelation] = &[
         }
         Ok(())
     }),
+    relation("memory", 13_211, "kind:text bytes:int8 budget:int8", |context, rows| {
+        for (kind, bytes, budget) in context.shared.memory()? {
+            rows.push(row![kind, bytes, budget]);
+        }
+        Ok(())
+    }),
     relation("settings", 13_206, "name:text setting:text description:text", |context, rows| {
         for setting in crate::settings::SETTINGS.iter() {
             rows.push(row![setting.name, context.settings.of(setting), setting.description]);
@@ -280,6 +289,12 @@ pub const RELATIONS: &[SystemRelation] = &[
             ("workers", config.workers.to_string(), "Worker threads."),
             ("connections_max", config.connections_max.to_string(), "Client connections at the same time."),
             ("message_bytes_max", config.message_bytes_max.to_string(), "The largest message of a client."),
+            ("memory_bytes", config.memory_bytes.to_string(), "Memory of the server: state, what waits, reads."),
+            (
+                "read_memory_bytes",
+                config.read_memory().to_string(),
+                "Memory of all reads together; beyond it they spill.",
+            ),
             (
                 "checkpoint_interval_ms",
                 config.checkpoint_interval.as_millis().to_string(),

@@ -105,7 +105,7 @@ pub async fn resume(session: &mut Session, kind: NamedKind, name: &ObjectName) -
     Ok(Outcome::Done(tag))
 }
 
-/// Chooses what becomes of rows that fail.
+/// Chooses what becomes of rows that fail, and how much memory its job may take.
 pub async fn set(
     session: &mut Session,
     kind: NamedKind,
@@ -120,7 +120,12 @@ pub async fn set(
     let of_ttl = ttl::Options::take(&mut others)?;
     let mut keeping = object.job.as_ref().map(|job| job.keeping).unwrap_or_default();
     let keeps = storage_parameters::keeping(&mut others, &mut keeping)?;
+    let (memory, others) = storage_parameters::memory(&others)?;
     storage_parameters::check(session, &others)?;
+    if memory.is_some() && object.kind == ObjectKind::View {
+        let hint = "A view that is not materialized runs nothing by itself.";
+        return Err(Error::new("42809", format!("\"{}\" keeps nothing in memory", object.name)).hint(hint));
+    }
     if keeps {
         set_keeping(&session.shared.clone(), object.id, keeping).await?;
     }
@@ -138,6 +143,9 @@ pub async fn set(
         (Some(on_error), _) => session.shared.engine()?.set_on_error(object.id, on_error).await?,
     }
     ttl::set(session, name, &of_ttl).await?;
+    if let Some(memory) = memory {
+        session.shared.engine()?.set_memory(object.id, memory.bytes()).await?;
+    }
     Ok(Outcome::Done(tag))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use planner::catalog::Object;
 use planner::statement::ObjectName;
 use storage::{Column, RelationId, SqlType};
-use streaming::engine::{CatalogChanges, Engine, JobSpec};
+use streaming::engine::{CatalogChanges, Engine, JobSpec, memory_change};
 use tokio::sync::mpsc;
 
 use crate::catalog;
@@ -21,8 +21,19 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Makes an object and its job durable and shows it to everybody. Dropping the future undoes it.
 pub async fn create(shared: &Arc<Shared>, object: Object, tell: Option<mpsc::Sender<Error>>) -> Result<()> {
+    create_within(shared, object, None, tell).await
+}
+
+/// The same for a job with a memory budget of its own.
+pub async fn create_within(
+    shared: &Arc<Shared>,
+    object: Object,
+    memory: Option<u64>,
+    tell: Option<mpsc::Sender<Error>>,
+) -> Result<()> {
     let engine = shared.engine()?;
-    let changes = catalog::keep(&object)?;
+    let mut changes = catalog::keep(&object)?;
+    changes.extend(memory.map(|bytes| memory_change(object.id, Some(bytes))));
     match &object.job {
         None => engine.change_catalog(changes).await?,
         Some(job) => {

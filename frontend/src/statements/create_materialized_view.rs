@@ -1,4 +1,4 @@
-//! `CREATE MATERIALIZED VIEW [IF NOT EXISTS] name [(columns)] AS query`: a job that reads its inputs' snapshots, then
+//! `CREATE MATERIALIZED VIEW [IF NOT EXISTS] name [(columns)] [WITH (memory = '512MB')] AS query`: a job that reads its inputs' snapshots, then
 //! follows them. While it reads, progress is told; a cancel request undoes everything.
 
 use planner::catalog::{Object, ObjectKind};
@@ -10,7 +10,7 @@ use streaming::engine::Keeping;
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::session::Session;
-use crate::statements::create::{create, exists, query_columns, schema_of};
+use crate::statements::create::{create_within, exists, query_columns, schema_of};
 use crate::statements::{select, storage_parameters, ttl};
 
 /// Creates the view.
@@ -27,6 +27,8 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
     ttl::Options::take(&mut options)?;
     let mut keeping = Keeping::default();
     storage_parameters::keeping(&mut options, &mut keeping)?;
+    let (memory, options) = storage_parameters::memory(&options)?;
+    let memory = memory.and_then(storage_parameters::Budget::bytes);
     storage_parameters::check(session, &options)?;
     let (mut plan, depends_on) = plan(session, statement).await?;
     plan.job.keeping = keeping;
@@ -55,14 +57,14 @@ pub async fn run(session: &mut Session, statement: &CreateMaterializedView, text
         let (shared, notices) = (shared.clone(), session.notices());
         tokio::spawn(async move {
             let _place = place;
-            if let Err(error) = create(&shared, object, None).await {
+            if let Err(error) = create_within(&shared, object, memory, None).await {
                 tracing::warn!(%error, "a view could not be created in the background");
                 let _ = notices.try_send(Error::warning(&error.fields().sqlstate, error.to_string()));
             }
         });
         return Ok(Outcome::Done(TAG.into()));
     }
-    create(&shared, object, Some(session.notices())).await?;
+    create_within(&shared, object, memory, Some(session.notices())).await?;
     Ok(Outcome::Done(TAG.into()))
 }
 

@@ -1,4 +1,4 @@
-//! `SET (name = value, ...)` of an object: `on_error`, `errors_kept_max`, `errors_kept_hours`. And `WITH (name = value, ...)`
+//! `SET (name = value, ...)` of an object: `on_error`, `errors_kept_max`, `errors_kept_hours`, `memory`. And `WITH (name = value, ...)`
 //! behind a table or a view: what Postgres and RisingWave know there besides `ttl`. None of the latter changes anything here,
 //! and whoever sets it is told so.
 
@@ -85,6 +85,58 @@ fn sets_aside(job: &streaming::engine::JobSpec) -> bool {
     use streaming::operators::AnyOperator;
     let root = &job.plan.root().operator;
     matches!(root, AnyOperator::Sink(sink) if sink.spec.on_error == streaming::sink::OnError::Table)
+}
+
+/// A memory budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// So many bytes.
+    Bytes(u64),
+    /// The server's alone.
+    None,
+}
+
+/// The least that a job can do with.
+const BUDGET_MIN: u64 = 1 << 20;
+
+/// Takes `memory = '512MB'` out of options; `'default'` is no budget.
+pub fn memory(options: &[(String, String)]) -> Result<(Option<Budget>, Vec<(String, String)>)> {
+    let (found, others): (Vec<_>, Vec<_>) = options.iter().cloned().partition(|(name, _)| name == "memory");
+    Ok((found.last().map(|(_, value)| budget(value)).transpose()?, others))
+}
+
+fn budget(value: &str) -> Result<Budget> {
+    if value == "default" {
+        return Ok(Budget::None);
+    }
+    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    let (number, unit) = (value[..digits].parse::<u64>().ok(), value[digits..].trim_start());
+    let factor = match unit {
+        "" | "B" => Some(1_u64),
+        "kB" => Some(1 << 10),
+        "MB" => Some(1 << 20),
+        "GB" => Some(1 << 30),
+        "TB" => Some(1 << 40),
+        _ => None,
+    };
+    let Some(bytes) = number.zip(factor).and_then(|(number, factor)| number.checked_mul(factor)) else {
+        return Err(Error::new("22023", format!("invalid value for parameter \"memory\": \"{value}\""))
+            .hint("Say a size, with a unit or in bytes (B, kB, MB, GB, TB), or 'default' for no budget of its own."));
+    };
+    if bytes < BUDGET_MIN {
+        return Err(Error::new("22023", format!("parameter \"memory\" must be at least 1MB, not \"{value}\"")));
+    }
+    Ok(Budget::Bytes(bytes))
+}
+
+impl Budget {
+    /// In bytes, if it is one.
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Budget::Bytes(bytes) => Some(bytes),
+            Budget::None => None,
+        }
+    }
 }
 
 /// Refuses what nobody knows and tells what has no effect.

@@ -125,7 +125,7 @@ async fn planning_stops_when_its_time_is_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_into_memory_spills_or_is_refused() {
     let running = Running::start_with(|config| {
-        (config.read_memory_bytes, config.transaction_bytes_max) = (24 << 20, 1 << 20);
+        (config.read_memory_bytes, config.transaction_bytes_max) = (Some(24 << 20), 1 << 20);
     })
     .await;
     let client = running.connect().await;

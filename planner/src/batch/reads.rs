@@ -98,6 +98,11 @@ impl Reads {
         })
     }
 
+    /// Bytes of memory that reads take now, as far as they are counted.
+    pub fn memory(&self) -> usize {
+        self.small.runtime_env().memory_pool.reserved()
+    }
+
     /// DataFusion's settings for a small read, or for one of many rows; they may come from the parts of a union.
     pub(super) fn session(&self, large: bool, union: bool) -> &Arc<SessionState> {
         match (large, union) {

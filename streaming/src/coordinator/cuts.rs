@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use storage::RelationId;
 
@@ -10,10 +11,19 @@ use super::{Change, Checkpoint, Coordinator, State, watermarks};
 use crate::checkpoint::{self, Taken};
 use crate::error::Error;
 
+/// How much sooner a checkpoint is taken while a job waits for one to get room in memory.
+const PRESSED_PART: u32 = 5;
+
 impl Coordinator {
     pub(super) fn wants_checkpoint(&self, state: &State) -> bool {
-        let due = state.changed_since_checkpoint && state.checkpointed_at.elapsed() >= self.config.checkpoint_interval;
+        let due = state.changed_since_checkpoint && state.checkpointed_at.elapsed() >= self.checkpoint_interval(state);
         matches!(state.checkpoint, Checkpoint::Idle) && (state.want_checkpoint || due)
+    }
+
+    /// How often checkpoints are taken: sooner while somebody waits for one to get room in memory.
+    pub(super) fn checkpoint_interval(&self, state: &State) -> Duration {
+        let interval = self.config.checkpoint_interval;
+        if state.jobs.values().any(Job::waits_for_memory) { interval / PRESSED_PART } else { interval }
     }
 
     /// How far the inputs of `job` let it go, and whether that is a cut. Every cut lies behind the frontiers of those that
@@ -81,6 +91,8 @@ impl Coordinator {
                     checkpoint::take(job, &mut taken);
                     job.cut = Cut::Outside;
                 }
+                let bytes: usize = taken.runs.iter().map(|run| run.bytes()).sum();
+                self.clock.memory.checkpoint.store(bytes as i64, Ordering::Relaxed);
                 state.writing = changes;
                 state.checkpoint = Checkpoint::Writing(at);
                 self.writer.write(taken);
@@ -92,6 +104,8 @@ impl Coordinator {
             match result {
                 Ok(statistics) => {
                     state.durable = at;
+                    self.clock.memory.checkpoint.store(0, Ordering::Relaxed);
+                    self.look_at_memory(state);
                     if state.checkpoint_error.take().is_some() {
                         tracing::info!("checkpoints succeed again");
                     }
@@ -137,6 +151,18 @@ impl Coordinator {
                     state.checkpoint_error = Some(error);
                 }
             }
+        }
+    }
+
+    /// Counts what is not durable, and stops the largest job if the server was over its budget for several checkpoints.
+    fn look_at_memory(&self, state: &mut State) {
+        let bytes = |job: &Job| job.relations().map(|relation| relation.memory().0).sum::<usize>();
+        let changes: usize = state.jobs.values().map(bytes).sum();
+        self.clock.memory.changes.store(changes as i64, Ordering::Relaxed);
+        if self.clock.memory.is_over_for_long()
+            && let Some(job) = state.jobs.values().max_by_key(|job| job.control.memory.state())
+        {
+            job.control.fail_of_memory(job.control.memory.stop_for_server());
         }
     }
 

@@ -160,6 +160,12 @@ impl Job {
         }
     }
 
+    /// Whether it is over its memory budget and has to wait for a checkpoint: what a step would add could not leave memory
+    /// before.
+    pub(super) fn waits_for_memory(&self) -> bool {
+        self.stage == Stage::Running && self.cut != Cut::Wanted && self.control.memory.is_over()
+    }
+
     /// Whether it can take nothing, since its outbox is full.
     pub(super) fn is_full(&self) -> bool {
         self.stage == Stage::Running && self.control.outbox.as_ref().is_some_and(|outbox| outbox.is_full())

@@ -148,7 +148,8 @@ impl Coordinator {
         failures.at.push_back(now);
         let times = failures.at.len();
         // A table's writes are with its clients and in the log: a start of the server brings them back.
-        let gives_up = times > self.config.restarts_max || job.control.table.is_some();
+        let out_of_memory = job.control.out_of_memory.load(Ordering::Acquire);
+        let gives_up = times > self.config.restarts_max || job.control.table.is_some() || out_of_memory;
         job.stage = if gives_up { Stage::Failed } else { Stage::Restarting };
         let pause = self.config.restart_pause * (1u32 << (times - 1).min(16));
         failures.due = (!gives_up).then(|| now + pause.min(PAUSE_MAX));
@@ -342,6 +343,7 @@ impl Coordinator {
         control.now.store(old.now.load(Ordering::Acquire), Ordering::Release);
         *control.history.lock() = old.history.lock().clone();
         control.outbox = old.outbox.clone();
+        control.memory.set_budget(old.memory.budget());
         control.fails_on_error.store(old.fails_on_error.load(Ordering::Acquire), Ordering::Release);
         *control.kept.lock() = *old.kept.lock();
         *control.origin.lock() = old.origin.lock().clone();

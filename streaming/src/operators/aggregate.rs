@@ -7,9 +7,12 @@
 //!         the aggregates that need every input (min and max under retraction, DISTINCT, string_agg, array_agg).
 //!         Below the watermark of a group column nothing is kept: no row of those groups will come.
 //! Epochs  Rows are added as they come; everything is emitted at the seal.
+//! Memory  Groups that the store has leave it when the job is short of it, those that were not touched lately first, and
+//!         come back with their next row.
 //! Limits  The seal emits pieces of OUTPUT_ROWS_MAX rows and yields when the output is full; a checkpoint's step puts
 //!         SAVE_MAX entries into the tables at most.
 
+mod evict;
 mod expire;
 pub(in crate::operators) mod partial;
 
@@ -32,6 +35,7 @@ use storage::{Batch, StateTable};
 use crate::aggregates::{self, Accumulator, AggregateCall, AggregateKind, Input};
 use crate::byte_table::{ByteTable, LOOKUP_ROWS, hash_bytes, hash_i64};
 use crate::error::{Error, Result};
+use crate::evicted::Evicted;
 use crate::int_table::IntTable;
 use crate::operator::{
     Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, RowError, Seal, StateSize, Task, TaskContext, WatermarkContext,
@@ -66,7 +70,7 @@ impl Operator for Aggregate {
         let layout = Layout::new(self, &ctx.inputs[0])?;
         let tables = [ctx.table("groups")?, ctx.table("values")?];
         let mut groups = Groups::new(layout)?;
-        groups.load(&tables)?;
+        groups.load(&tables, ctx.memory_max)?;
         if self.group.is_empty() && ctx.worker == 0 && groups.next == 0 {
             groups.open(0, 0, false)?; // The row over no input.
         }
@@ -108,6 +112,7 @@ struct AggregateTask {
 
 impl Task for AggregateTask {
     fn apply(&mut self, _input: usize, delta: &Batch, _out: &mut Output) -> Result<Progress> {
+        self.groups.bring_back(delta, &self.tables)?;
         match self.groups.layout.partials {
             true => self.groups.merge_partials(delta)?,
             false => self.groups.apply(delta)?,
@@ -141,10 +146,16 @@ impl Task for AggregateTask {
     fn state_size(&self) -> StateSize {
         StateSize { rows: self.groups.len() as u64, bytes: self.groups.bytes() as u64 }
     }
+
+    fn evict(&mut self, to: u64) -> Result<()> {
+        self.groups.evict(to as usize)
+    }
 }
 
 /// Entries that one step of a checkpoint puts into the tables.
 const SAVE_MAX: usize = 65_536;
+/// What a group costs in memory besides its key and its value, about.
+const GROUP_BYTES: usize = 48;
 
 /// Where an aggregate lives: in words of the group's record, or in an accumulator of its own.
 #[derive(Clone, Copy, Debug)]
@@ -211,6 +222,8 @@ const OUT: i64 = 16;
 const NULL_KEY: i64 = 32;
 /// The group stands in [`Groups::expiry`].
 const EXPIRES: i64 = 64;
+/// Touched since groups last had to leave memory.
+const USED: i64 = 128;
 
 impl Layout {
     fn new(node: &Aggregate, input: &SchemaRef) -> Result<Layout> {
@@ -445,6 +458,8 @@ struct Groups {
     numbers: Vec<u32>,
     /// The groups by the column whose watermark drops them; `None` until one is known to have one.
     expiry: Option<expire::ByColumn>,
+    /// Groups that are in the store only.
+    evicted: Evicted,
 }
 
 impl Groups {
@@ -467,6 +482,7 @@ impl Groups {
             changed: Vec::new(),
             numbers: Vec::new(),
             expiry: None,
+            evicted: Evicted::default(),
         })
     }
 
@@ -480,7 +496,11 @@ impl Groups {
             KeyTable::Int { table, .. } => table.bytes(),
             KeyTable::Bytes(table) => table.bytes(),
         };
-        keys + self.words.capacity() * 8 + self.own.iter().flatten().map(|own| own.bytes()).sum::<usize>()
+        let lists = self.dirty.capacity() + self.changed.capacity() + self.free.capacity();
+        keys + (self.words.capacity() + self.saved.capacity()) * 8
+            + lists * size_of::<u32>()
+            + self.evicted.bytes()
+            + self.own.iter().flatten().map(|own| own.bytes()).sum::<usize>()
     }
 
     fn record(&self, number: u32) -> &[i64] {
@@ -501,15 +521,11 @@ impl Groups {
         let stride = self.layout.stride;
         let base = number as usize * stride;
         if base >= self.words.len() {
-            self.words.resize(base + stride, 0);
-            self.next = self.next.max(number + 1);
+            self.make_room(number);
         }
         let flags = self.words[base + FLAGS];
         if flags & LIVE == 0 {
-            self.live += 1;
-            self.words[base + KEY] = key;
-            self.words[base + FLAGS] = LIVE | if null { NULL_KEY } else { 0 };
-            self.open_own(number)?;
+            self.begin(number, key, null)?;
         }
         self.dirty.push(number);
         self.saved.extend_from_slice(&self.words[base..base + stride]);
@@ -520,8 +536,22 @@ impl Groups {
         if flags & CHANGED == 0 {
             self.changed.push(number);
         }
-        self.words[base + FLAGS] |= DIRTY | CHANGED;
+        self.words[base + FLAGS] |= DIRTY | CHANGED | USED;
         Ok(())
+    }
+
+    fn make_room(&mut self, number: u32) {
+        self.words.resize((number as usize + 1) * self.layout.stride, 0);
+        self.next = self.next.max(number + 1);
+    }
+
+    /// Takes the record `number` into use.
+    fn begin(&mut self, number: u32, key: i64, null: bool) -> Result<()> {
+        let base = number as usize * self.layout.stride;
+        self.live += 1;
+        self.words[base + KEY] = key;
+        self.words[base + FLAGS] = LIVE | if null { NULL_KEY } else { 0 };
+        self.open_own(number)
     }
 
     fn open_own(&mut self, number: u32) -> Result<()> {
@@ -554,8 +584,8 @@ impl Groups {
 
     fn apply(&mut self, delta: &Batch) -> Result<()> {
         let prepared = Prepared::new(&self.layout, &self.prototypes, delta)?;
-        let mut numbers = std::mem::take(&mut self.numbers);
         let keys = GroupKeys::new(&self.layout, &self.keys, delta)?;
+        let mut numbers = std::mem::take(&mut self.numbers);
         for first in (0..delta.num_rows()).step_by(LOOKUP_ROWS) {
             let n = LOOKUP_ROWS.min(delta.num_rows() - first);
             numbers.clear();
@@ -838,9 +868,7 @@ impl Groups {
         for own in 0..n {
             let accumulator = self.own[number as usize * n + own].as_mut().expect("record is open");
             if let Some(multiset) = accumulator.multiset() {
-                let mut entry = vec![own as u8];
-                entry.extend((key.len() as u32).to_be_bytes());
-                entry.extend(key);
+                let mut entry = values_prefix(own, key);
                 let prefix = entry.len();
                 let all = multiset.take_changes(budget, &mut |value, count| {
                     entry.truncate(prefix);
@@ -884,14 +912,19 @@ impl Groups {
         out
     }
 
-    /// Reads what the last checkpoint wrote.
-    fn load(&mut self, tables: &[StateTable; 2]) -> Result<()> {
+    /// Reads what the last checkpoint wrote: as many groups as `max` bytes hold.
+    fn load(&mut self, tables: &[StateTable; 2], max: u64) -> Result<()> {
         if tables[0].is_new() {
             return Ok(());
         }
-        let mut failure = None;
+        let (mut failure, mut bytes) = (None, 0);
         tables[0].scan(&mut |_, key, value| {
-            failure = failure.take().or(self.load_record(key, value).err());
+            bytes += (key.len() + value.len() + GROUP_BYTES) as u64;
+            if bytes > max && !key.is_empty() {
+                self.evicted.add(self.hash_of(key));
+            } else {
+                failure = failure.take().or(self.load_record(key, value).err());
+            }
             Ok(())
         })?;
         tables[1].scan(&mut |_, entry, count| {
@@ -907,9 +940,27 @@ impl Groups {
                 multiset.track_changes();
             }
         }
-        self.changed.clear();
-        self.settle();
         Ok(())
+    }
+
+    /// The hash by which a key of the store is found.
+    fn hash_of(&self, key: &[u8]) -> u64 {
+        match (&self.keys, <[u8; 8]>::try_from(key)) {
+            (KeyTable::Int { .. }, Ok(bytes)) => hash_i64(i64::from_be_bytes(bytes)),
+            _ => hash_bytes(key),
+        }
+    }
+
+    /// Whether the group of a key of the store is in memory.
+    fn is_here(&self, key: &[u8]) -> bool {
+        match (&self.keys, <[u8; 8]>::try_from(key)) {
+            (KeyTable::One, _) => self.live > 0,
+            (KeyTable::Int { table, .. }, Ok(bytes)) => {
+                table.find(self.hash_of(key), i64::from_be_bytes(bytes)).is_some()
+            }
+            (KeyTable::Int { null, .. }, Err(_)) => null.is_some(),
+            (KeyTable::Bytes(table), _) => table.find(hash_bytes(key), key).is_some(),
+        }
     }
 
     /// The record of a key of the store; opened if need be.
@@ -920,8 +971,10 @@ impl Groups {
             KeyTable::One => 0,
             KeyTable::Int { table, null } => {
                 let mut fresh = || {
-                    self.next += 1;
-                    self.next - 1
+                    self.free.pop().unwrap_or_else(|| {
+                        self.next += 1;
+                        self.next - 1
+                    })
                 };
                 match <[u8; 8]>::try_from(key) {
                     Ok(bytes) => {
@@ -939,14 +992,16 @@ impl Groups {
                 table.find(hash, key).unwrap_or_else(|| table.insert(hash, key))
             }
         };
-        let live = self.words.get(number as usize * self.layout.stride + FLAGS).is_some_and(|flags| flags & LIVE != 0);
-        if !live {
-            self.open(number, int, is_null)?;
+        if number as usize * self.layout.stride >= self.words.len() {
+            self.make_room(number);
+        }
+        if self.record(number)[FLAGS] & LIVE == 0 {
+            self.begin(number, int, is_null)?;
         }
         Ok(number)
     }
 
-    fn load_record(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+    fn load_record(&mut self, key: &[u8], value: &[u8]) -> Result<u32> {
         let cut_short = || Error::Failed("a group in the store is cut short".into());
         let number = self.number_of(key)?;
         let stride = self.layout.stride;
@@ -964,7 +1019,7 @@ impl Groups {
             own.merge(state)?;
             rest = tail;
         }
-        Ok(())
+        Ok(number)
     }
 
     fn load_value(&mut self, entry: &[u8], count: &[u8]) -> Result<()> {
@@ -973,14 +1028,23 @@ impl Groups {
         let len = u32::from_be_bytes(head[1..].try_into().expect("four bytes")) as usize;
         let (key, value) = tail.split_at_checked(len).ok_or_else(broken)?;
         let count = i64::from_le_bytes(count.try_into().map_err(|_| broken())?);
+        if !self.evicted.is_empty() && !self.is_here(key) {
+            return Ok(());
+        }
         let number = self.number_of(key)?;
         let n = self.prototypes.len();
         let own = self.own.get_mut(number as usize * n + head[0] as usize).and_then(Option::as_mut);
         own.and_then(|own| own.multiset()).ok_or_else(broken)?.load(value, count);
-        let flags = &mut self.words[number as usize * self.layout.stride + FLAGS];
-        *flags &= !(DIRTY | CHANGED);
         Ok(())
     }
+}
+
+/// What the entries of a group's accumulator begin with, in the store.
+fn values_prefix(own: usize, key: &[u8]) -> Vec<u8> {
+    let mut prefix = vec![own as u8];
+    prefix.extend((key.len() as u32).to_be_bytes());
+    prefix.extend(key);
+    prefix
 }
 
 fn same_values(old: &[Result<ScalarValue>], new: &[Result<ScalarValue>]) -> bool {

@@ -8,6 +8,8 @@
 //!         semi, anti or mark join without a condition keeps its keys only. Both grow with their inputs, unless
 //!         they have an [`Expiry`]: then rows leave as the watermarks pass. A side with a [`Range`] is also kept in an order, in memory only.
 //! Epochs  Emits while the epoch is open; nothing to do at the seal but to save.
+//! Memory  Keys leave it with their rows when the job is short of it, and come back when a row of either side asks for
+//!         them. Not where every pair is looked at, nor for NOT IN.
 //! Limits  A key with many matches leaves in pieces of OUTPUT_ROWS_MAX, over as many activations as it takes; so do the
 //!         rows that gain or lose their match, and what a checkpoint saves.
 //!
@@ -15,6 +17,7 @@
 //! its insertion, cancel out in the output as they do in the state.
 
 pub(in crate::operators) mod expiry;
+mod evict;
 mod flips;
 mod pairs;
 pub(in crate::operators) mod range;
@@ -123,7 +126,8 @@ impl Operator for HashJoin {
             .to_vec()
     }
     fn start(&self, ctx: &mut TaskContext) -> Result<Box<dyn Task>> {
-        Ok(Box::new(HashJoinTask::open(self, ctx)?))
+        let memory_max = ctx.memory_max;
+        Ok(Box::new(HashJoinTask::open(self, ctx, memory_max)?))
     }
     fn describe(&self) -> String {
         let keys = self.keys[0].iter().zip(&self.keys[1]).zip(&self.null_equal);

@@ -60,7 +60,7 @@ impl Operator for TemporalJoin {
         self.join().inputs()
     }
     fn start(&self, ctx: &mut TaskContext) -> Result<Box<dyn Task>> {
-        let join = HashJoinTask::open(&self.join(), ctx)?;
+        let join = HashJoinTask::open(&self.join(), ctx, u64::MAX)?;
         Ok(Box::new(TemporalJoinTask { join, waiting: VecDeque::new(), joining: false }))
     }
     fn describe(&self) -> String {

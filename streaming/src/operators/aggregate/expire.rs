@@ -13,7 +13,7 @@ use crate::watermark;
 pub(super) struct ByColumn {
     /// Which of the group columns.
     column: usize,
-    expiry: Expiry,
+    pub(super) expiry: Expiry,
     /// Groups that were emitted since, some of which are new.
     pub(super) fresh: Vec<u32>,
 }
@@ -55,7 +55,7 @@ impl Groups {
         Ok(if more { Progress::More } else { Progress::Done })
     }
 
-    fn capacity(&self) -> usize {
+    pub(super) fn capacity(&self) -> usize {
         self.words.len() / self.layout.stride
     }
 
@@ -85,10 +85,7 @@ impl Groups {
         for own in 0..n {
             let accumulator = self.own[number as usize * n + own].as_mut();
             if accumulator.is_some_and(|accumulator| accumulator.multiset().is_some()) {
-                let mut prefix = vec![own as u8];
-                prefix.extend((key.len() as u32).to_be_bytes());
-                prefix.extend(&key);
-                for (entry, _) in tables[1].scan_prefix(vnode, &prefix)? {
+                for (entry, _) in tables[1].scan_prefix(vnode, &super::values_prefix(own, &key))? {
                     tables[1].delete(vnode, &entry);
                 }
             }

@@ -79,6 +79,12 @@ impl Expiring {
     }
 
     /// The next rows below `bound`.
+    /// Forgets all rows: they get other numbers.
+    pub(super) fn clear(&mut self) {
+        self.due.clear();
+        self.entries = 0;
+    }
+
     fn take(&mut self, bound: i64) -> Vec<u32> {
         let mut rows = Vec::new();
         while rows.len() < STEP_ROWS_MAX
@@ -147,11 +153,10 @@ impl Side {
     }
 
     /// Notes what rows that were read from the store expire by.
-    pub(super) fn load_expiring(&mut self) -> Result<()> {
+    pub(super) fn note_expiring(&mut self, numbers: &[u32]) -> Result<()> {
         if self.expiring.is_none() {
             return Ok(());
         }
-        let numbers: Vec<u32> = (0..self.links.len() as u32).filter(|n| self.links[*n as usize].count != 0).collect();
         for numbers in numbers.chunks(OUTPUT_ROWS_MAX) {
             let values = self.expiring_values(numbers)?;
             if let Some(expiring) = &mut self.expiring {

@@ -10,6 +10,7 @@ use super::expiry::{Expiring, Expiry};
 use super::range::{OrderBy, OrderedRows, Values};
 use crate::byte_table::{ByteTable, LOOKUP_ROWS, hash_bytes, hash_i64};
 use crate::error::Result;
+use crate::evicted::Evicted;
 use crate::operator::{StateSize, TaskContext};
 
 /// No row.
@@ -44,6 +45,8 @@ pub(in crate::operators) struct KeyInfo {
     rows: u32,
     pub(in crate::operators) vnode: u8,
     pub(in crate::operators) null: bool,
+    /// Asked for since keys last had to leave memory.
+    pub(in crate::operators) used: bool,
     /// The sum of the rows' counts.
     pub(in crate::operators) total: i64,
 }
@@ -80,6 +83,8 @@ pub(in crate::operators) struct Side {
     pub(in crate::operators) zero: Vec<u32>,
     pub(in crate::operators) total: i64,
     pub(in crate::operators) null_total: i64,
+    /// Keys whose rows are in the store only.
+    pub(in crate::operators) evicted: Evicted,
 }
 
 /// What [`Side::enter`] did.
@@ -131,6 +136,7 @@ impl Side {
             zero: Vec::new(),
             total: 0,
             null_total: 0,
+            evicted: Evicted::default(),
         }
     }
 
@@ -143,6 +149,8 @@ impl Side {
             + self.rows.bytes()
             + self.order.bytes()
             + self.expiring.as_ref().map_or(0, Expiring::bytes)
+            + self.evicted.bytes()
+            + (self.changed.capacity() + self.zero.capacity()) * size_of::<u32>()
             + self.infos.capacity() * size_of::<KeyInfo>()
             + self.links.capacity() * size_of::<Link>()
     }
@@ -229,7 +237,7 @@ impl Side {
         }
         let null = null(self)?;
         let number = self.keys.insert(hash, key);
-        let info = KeyInfo { head: NONE, rows: 0, vnode, null, total: 0 };
+        let info = KeyInfo { head: NONE, rows: 0, vnode, null, used: true, total: 0 };
         match self.infos.get_mut(number as usize) {
             Some(place) => *place = info,
             None => self.infos.push(info),
@@ -276,6 +284,7 @@ impl Side {
         }
         let info = &mut self.infos[key as usize];
         info.total += diff;
+        info.used = true;
         self.total += diff;
         if info.null {
             self.null_total += diff;

@@ -32,6 +32,7 @@ pub(in crate::operators) struct HashJoinTask {
     tables: [StateTable; 2],
     /// What is left of the batch in work.
     pending: Option<Pending>,
+    evicts: bool,
 }
 
 /// A batch on its way through the join: its rows are in their side's state already.
@@ -57,7 +58,11 @@ pub(super) struct Pending {
 }
 
 impl HashJoinTask {
-    pub(in crate::operators) fn open(node: &HashJoin, ctx: &mut TaskContext) -> Result<HashJoinTask> {
+    pub(in crate::operators) fn open(
+        node: &HashJoin,
+        ctx: &mut TaskContext,
+        memory_max: u64,
+    ) -> Result<HashJoinTask> {
         let inputs = [ctx.inputs[0].clone(), ctx.inputs[1].clone()];
         let fields: Vec<_> = inputs.iter().flat_map(|schema| schema.fields().iter().cloned()).collect();
         let joint: SchemaRef = Arc::new(Schema::new(fields));
@@ -78,7 +83,10 @@ impl HashJoinTask {
             order_by: node.ranges[i].as_ref().map(Range::order_by),
             expiry: node.expiry[i].clone(),
         };
-        let (sides, tables) = stored::open([spec(0, left), spec(1, right)], ctx)?;
+        // NOT IN looks at every key when its right side gets its first row or its first NULL.
+        let evicts = node.kind != JoinKind::NullAwareAnti;
+        let memory_max = if evicts { memory_max } else { u64::MAX };
+        let (sides, tables) = stored::open_part([spec(0, left), spec(1, right)], ctx, memory_max)?;
         Ok(HashJoinTask {
             kind: node.kind,
             null_equal: node.null_equal.clone(),
@@ -90,6 +98,7 @@ impl HashJoinTask {
             sides,
             tables,
             pending: None,
+            evicts,
         })
     }
 
@@ -159,6 +168,10 @@ impl Task for HashJoinTask {
         if delta.num_rows() == 0 {
             return Ok(Progress::Done);
         }
+        let keys = self.sides[input].key_columns.clone();
+        for (side, table) in self.sides.iter_mut().zip(&self.tables) {
+            side.bring_back(&delta, &keys, table)?;
+        }
         let globals = self.globals();
         let by_key = self.condition.is_none() && self.kind.counts_matches(1 - input);
         let entered = self.sides[input].enter(&delta, by_key)?;
@@ -188,6 +201,17 @@ impl Task for HashJoinTask {
     fn state_size(&self) -> StateSize {
         let [left, right] = &self.sides;
         left.size() + right.size()
+    }
+
+    fn evict(&mut self, to: u64) -> Result<()> {
+        if self.evicts && self.pending.is_none() {
+            let bytes = self.state_size().bytes.max(1);
+            for side in &mut self.sides {
+                let share = u128::from(to) * u128::from(side.size().bytes) / u128::from(bytes);
+                side.evict(share as usize)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -42,6 +42,7 @@ impl Body {
                 workers: ctx.workers,
                 inputs: node.inputs.iter().map(|&input| schemas[input].clone()).collect(),
                 functions: ctx.functions,
+                memory_max: u64::MAX,
                 open_table: &mut open_table,
             };
             nodes.push(Node { task: node.operator.start(&mut inner)?, inputs: node.inputs.clone() });
