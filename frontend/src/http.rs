@@ -218,9 +218,7 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
         job_bytes.get_or_create(&label).set(0);
         job_rows.get_or_create(&label).set(0);
         job_memory.get_or_create(&label).set(job.memory_bytes as i64);
-        if let Some(budget) = job.memory_budget {
-            job_budget.get_or_create(&label).set(budget as i64);
-        }
+        job_budget.get_or_create(&label).set(job.memory_budget.unwrap_or(0) as i64);
         for (node, operator, size) in &job.operators {
             job_bytes.get_or_create(&label).inc_by(size.bytes as i64);
             job_rows.get_or_create(&label).inc_by(size.rows as i64);
@@ -243,7 +241,7 @@ fn measure_jobs(status: &EngineStatus, registry: &mut Registry) {
     registry.register_with_unit("job_memory", help, Unit::Bytes, job_memory);
     registry.register_with_unit(
         "job_memory_budget",
-        "The job's own memory budget, if it has one",
+        "The job's own memory budget, 0 without one",
         Unit::Bytes,
         job_budget,
     );
