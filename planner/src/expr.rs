@@ -48,9 +48,13 @@ pub fn integer(e: &Expr) -> Option<i64> {
     }
 }
 
-/// The value of `e` if it is a call or an operator whose operands are constants, and it does not fail.
+/// The value of `e` if it is a constant, or a call or an operator whose operands are constants and that does not fail.
 pub fn constant(e: &Expr) -> Option<ScalarValue> {
-    if is_foldable(e) { evaluate(e).ok() } else { None }
+    match e {
+        Expr::Literal(value, _) => Some(value.clone()),
+        e if is_foldable(e) => evaluate(e).ok(),
+        _ => None,
+    }
 }
 
 /// Whether it is a call or an operator whose operands are constants: what [`evaluate`] can compute.

@@ -125,7 +125,10 @@ impl Binder<'_> {
             expr = datafusion::logical_expr::cast(expr, to.arrow());
         }
         for step in steps {
-            expr = cast_call(step, expr);
+            let call = cast_call(step, expr);
+            // A number that an operator wants wider is one from here on, wherever the expression goes.
+            let wider = if context == CastContext::Implicit { crate::expr::constant(&call) } else { None };
+            expr = wider.map_or(call, literal);
         }
         Ok(expr)
     }

@@ -1,5 +1,8 @@
 //! `to_char`, `to_date`, `to_timestamp` and `to_number` with Postgres' template patterns.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use storage::numeric::Numeric;
 use streaming::expr::EvalError;
 
@@ -155,16 +158,42 @@ struct Shown {
     zone: Option<(i64, String)>,
 }
 
+impl Shown {
+    /// The year; those before Christ by their number.
+    fn year_shown(&self) -> i64 {
+        if self.days.is_some() && self.year <= 0 { 1 - self.year } else { self.year }
+    }
+}
+
+thread_local! {
+    /// The template that was cut last: nearly always every row has the same one.
+    static CUT: RefCell<(String, Rc<[Piece]>)> = RefCell::new((String::new(), Rc::new([])));
+}
+
+/// The pieces of a template.
+fn pieces_of(format: &str) -> Row<Rc<[Piece]>> {
+    CUT.with_borrow_mut(|(text, pieces)| {
+        if text != format {
+            *pieces = template(format)?.into();
+            format.clone_into(text);
+        }
+        Ok(pieces.clone())
+    })
+}
+
 fn to_char(shown: &Shown, format: &str) -> Row<String> {
-    let mut out = String::new();
-    for piece in template(format)? {
+    let mut out = String::with_capacity(format.len());
+    for piece in pieces_of(format)?.iter() {
         match piece {
-            Piece::Text(text) => out.push_str(&text),
+            Piece::Text(text) => out.push_str(text),
             Piece::Field { name, fill, ordinal } => {
-                let field = field(shown, name, fill)?;
-                out.push_str(&field);
-                if let Some(upper) = ordinal {
-                    out.push_str(ordinal_of(&field, upper));
+                let from = out.len();
+                match plain_number(shown, name) {
+                    Some((value, width)) => push_number(&mut out, value, if *fill { width } else { 0 }),
+                    None => out.push_str(&field(shown, name, *fill)?),
+                }
+                if let Some(upper) = *ordinal {
+                    out.push_str(ordinal_of(&out[from..], upper));
                 }
             }
         }
@@ -172,12 +201,39 @@ fn to_char(shown: &Shown, format: &str) -> Row<String> {
     Ok(out)
 }
 
-fn number(value: i64, width: usize, fill: bool) -> String {
-    if !fill {
-        return value.to_string();
+/// The value and the width of the patterns that are a number and nothing else, for intervals too.
+fn plain_number(shown: &Shown, name: &str) -> Option<(i64, usize)> {
+    let hour = shown.micros / HOUR;
+    Some(match name {
+        "YYYY" => (shown.year_shown(), 4),
+        "MM" => (shown.month, 2),
+        "DD" => (shown.day, 2),
+        "HH24" => (hour, 2),
+        "HH12" | "HH" => (if hour % 12 == 0 { 12 } else { hour % 12 }, 2),
+        "MI" => ((shown.micros / MINUTE % 60).abs(), 2),
+        "SS" => ((shown.micros / SECOND % 60).abs(), 2),
+        _ => return None,
+    })
+}
+
+/// Decimal digits, with zeros before them up to a width; the sign comes on top of it.
+fn push_number(out: &mut String, value: i64, width: usize) {
+    let (mut digits, mut left, mut from) = ([b'0'; 20], value.unsigned_abs(), 20);
+    while left > 0 || from == 20 {
+        from -= 1;
+        digits[from] = b'0' + (left % 10) as u8;
+        left /= 10;
     }
-    // The sign comes on top of the width.
-    if value < 0 { format!("-{:0width$}", -value) } else { format!("{value:0width$}") }
+    if value < 0 {
+        out.push('-');
+    }
+    out.extend(digits[from.min(20 - width)..].iter().map(|digit| char::from(*digit)));
+}
+
+fn number(value: i64, width: usize, fill: bool) -> String {
+    let mut out = String::new();
+    push_number(&mut out, value, if fill { width } else { 0 });
+    out
 }
 
 fn named(name: &str, width: usize, fill: bool, form: &str) -> String {
@@ -195,8 +251,7 @@ fn field(shown: &Shown, name: &str, fill: bool) -> Row<String> {
     let date_only = || error("22007", "invalid format specification for an interval value");
     let hour = shown.micros / HOUR;
     let days = || shown.days.ok_or_else(date_only);
-    // BC years are shown by their number.
-    let year = if shown.days.is_some() && shown.year <= 0 { 1 - shown.year } else { shown.year };
+    let year = shown.year_shown();
     let era = shown.year > 0 || shown.days.is_none();
     let iso_year = |days: i64| {
         let year = iso_week(days).0;
@@ -218,13 +273,6 @@ fn field(shown: &Shown, name: &str, fill: bool) -> Row<String> {
         "AD" | "BC" => if era { "AD" } else { "BC" }.into(),
         "a.d." | "b.c." => if era { "a.d." } else { "b.c." }.into(),
         "ad" | "bc" => if era { "ad" } else { "bc" }.into(),
-        "HH24" => number(hour, 2, fill),
-        "HH12" | "HH" => {
-            let hour = hour % 12;
-            number(if hour == 0 { 12 } else { hour }, 2, fill)
-        }
-        "MI" => number((shown.micros / MINUTE % 60).abs(), 2, fill),
-        "SS" => number((shown.micros / SECOND % 60).abs(), 2, fill),
         "MS" => number(micros.abs() / 1000, 3, true),
         "US" => number(micros.abs(), 6, true),
         "FF1" => number(micros.abs() / 100_000, 1, true),
@@ -237,7 +285,6 @@ fn field(shown: &Shown, name: &str, fill: bool) -> Row<String> {
         "Y,YYY" => {
             format!("{},{:03}", year / 1000, year % 1000)
         }
-        "YYYY" => number(year, 4, fill),
         "YYY" => number(year % 1000, 3, fill),
         "YY" => number(year % 100, 2, fill),
         "Y" => number(year % 10, 1, fill),
@@ -267,7 +314,6 @@ fn field(shown: &Shown, name: &str, fill: bool) -> Row<String> {
             }
             named(&MONTHS[(shown.month - 1) as usize][..3], 0, false, name)
         }
-        "MM" => number(shown.month, 2, fill),
         "RM" | "rm" => {
             if shown.month == 0 {
                 return Ok(String::new());
@@ -282,7 +328,6 @@ fn field(shown: &Shown, name: &str, fill: bool) -> Row<String> {
             let fourth = days_from_civil(year, 1, 4);
             number(days()? - (fourth - (day_of_week(fourth) + 6) % 7) + 1, 3, fill)
         }
-        "DD" => number(shown.day, 2, fill),
         "D" => number(day_of_week(days()?) + 1, 1, fill),
         "ID" => number((day_of_week(days()?) + 6) % 7 + 1, 1, fill),
         "WW" => number((days()? - days_from_civil(shown.year, 1, 1)) / 7 + 1, 2, fill),

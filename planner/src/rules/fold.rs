@@ -21,7 +21,7 @@ pub fn fold(plan: LogicalPlan) -> Result<LogicalPlan> {
             }
             let name = if keep_names { Some(e.qualified_name()) } else { None };
             let folded = e.transform_up(|e| {
-                Ok(match constant(&e) {
+                Ok(match if is_foldable(&e) { constant(&e) } else { None } {
                     Some(value) => Transformed::yes(Expr::Literal(value, None)),
                     None => Transformed::no(e),
                 })
