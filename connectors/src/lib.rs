@@ -33,6 +33,7 @@ use std::sync::Arc;
 use storage::Column;
 use streaming::error::{Error, Result};
 use streaming::expr::Functions;
+use streaming::lookup::{Lookup, LookupSpec};
 use streaming::sink::{Sink, SinkSpec};
 use streaming::source::{Source, SourceSpec, Sources};
 
@@ -119,6 +120,16 @@ impl Sources for Connectors {
     fn sink(&self, specs: &[SinkSpec], functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
         sinks::open(specs, functions)
     }
+
+    fn lookup(
+        &self,
+        spec: &LookupSpec,
+        keys: &[usize],
+        wanted: &[usize],
+        functions: Arc<dyn Functions>,
+    ) -> Result<Arc<dyn Lookup>> {
+        postgres::lookup::open(spec, keys, wanted, functions)
+    }
 }
 
 /// The connector that `spec` names.
@@ -180,6 +191,7 @@ mod tests {
         let folder = std::path::Path::new("../docs/connectors");
         let mut pages: Vec<(&str, &str, &[OptionDoc])> =
             ALL.iter().map(|connector| (connector.name(), connector.name(), connector.options())).collect();
+        pages.push((postgres::lookup::NAME, postgres::lookup::NAME, postgres::lookup::OPTIONS));
         pages.push(("formats", "json", formats::json::OPTIONS));
         pages.push(("formats", "csv", formats::csv::OPTIONS));
         pages

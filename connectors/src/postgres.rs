@@ -8,6 +8,8 @@
 //! before we begin, or finds the row changed and gives up. Rows that the table refuses are found in a transaction that is
 //! taken back.
 
+pub mod lookup;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +32,8 @@ use crate::sinks::{self, SinkConnector};
 /// The connector.
 pub struct PostgresSinks;
 
-const OPTIONS: &[OptionDoc] = &[
+/// The options that say which database is meant.
+const PLACE: [OptionDoc; 6] = [
     OptionDoc { name: "host", default: "localhost", doc: "where the server is" },
     OptionDoc { name: "port", default: "5432", doc: "its port" },
     OptionDoc { name: "user", default: "postgres", doc: "who connects" },
@@ -41,6 +44,15 @@ const OPTIONS: &[OptionDoc] = &[
         default: "",
         doc: "the same in one: `jdbc:postgresql://host:port/database?user=u&password=p`",
     },
+];
+
+const OPTIONS: &[OptionDoc] = &[
+    PLACE[0],
+    PLACE[1],
+    PLACE[2],
+    PLACE[3],
+    PLACE[4],
+    PLACE[5],
     OptionDoc { name: "schema", default: "public", doc: "the table's schema (`schema.name` is the same)" },
     OptionDoc { name: "table", default: "", doc: "the table; required (`table.name` is the same)" },
     OptionDoc { name: "create_table_if_not_exists", default: "false", doc: "make the table if it is not there" },
@@ -85,16 +97,10 @@ impl PostgresSinks {
             let message = "a postgres sink of type \"debezium\" is not supported";
             return Err(Error::Unsupported(format!("{message}\nHINT:  There are append-only and upsert.")));
         }
-        options.choice("ssl.mode", &[("disable", ()), ("prefer", ())])?;
-        let either = |one: &str, other: &str| options.get(one).or_else(|| options.get(other)).map(str::to_owned);
-        let schema = either("schema", "schema.name").unwrap_or_else(|| "public".into());
-        let table = match either("table", "table.name") {
-            Some(table) if !table.is_empty() => table,
-            _ => options.required("table")?.to_owned(),
-        };
+        let server = Server::of(&options)?;
         let create = options.boolean("create_table_if_not_exists", false)?;
         let encoder = Encoder::new(spec, functions.clone())?;
-        Ok(Target { config: config(&options)?, schema, table, create, spec: spec.clone(), functions, encoder })
+        Ok(Target { server, create, spec: spec.clone(), functions, encoder })
     }
 }
 
@@ -126,10 +132,15 @@ fn config(options: &Options) -> Result<Config> {
     Ok(config)
 }
 
-struct Target {
+/// A table of a server.
+struct Server {
     config: Config,
     schema: String,
     table: String,
+}
+
+struct Target {
+    server: Server,
     create: bool,
     spec: SinkSpec,
     functions: Arc<dyn Functions>,
@@ -144,13 +155,20 @@ fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-impl Target {
-    fn table(&self) -> String {
-        format!("{}.{}", quote(&self.schema), quote(&self.table))
+impl Server {
+    fn of(options: &Options) -> Result<Server> {
+        options.choice("ssl.mode", &[("disable", ()), ("prefer", ())])?;
+        let either = |one: &str, other: &str| options.get(one).or_else(|| options.get(other)).map(str::to_owned);
+        let schema = either("schema", "schema.name").unwrap_or_else(|| "public".into());
+        let table = match either("table", "table.name") {
+            Some(table) if !table.is_empty() => table,
+            _ => options.required("table")?.to_owned(),
+        };
+        Ok(Server { config: config(options)?, schema, table })
     }
 
-    fn progress(&self) -> String {
-        format!("{}.{}", quote(&self.schema), quote(PROGRESS))
+    fn quoted(&self) -> String {
+        format!("{}.{}", quote(&self.schema), quote(&self.table))
     }
 
     fn failed(&self, error: &tokio_postgres::Error) -> Error {
@@ -172,23 +190,46 @@ impl Target {
         connected.map(|client| (runtime, client))
     }
 
-    /// The types of the sink's columns in the table, and whether the key is one of the table's.
-    async fn columns(&self, client: &Client) -> Result<(Vec<String>, bool)> {
-        let failed = |error| self.failed(&error);
+    /// The types of the table's columns and their numbers.
+    async fn columns(&self, client: &Client) -> Result<HashMap<String, (String, i32)>> {
         let sql = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnum::int4 FROM pg_attribute a \
                    WHERE a.attrelid = to_regclass($1)::oid AND a.attnum > 0 AND NOT a.attisdropped";
-        let rows = client.query(sql, &[&self.table()]).await.map_err(failed)?;
-        let there: HashMap<String, (String, i32)> =
-            rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
+        let rows = client.query(sql, &[&self.quoted()]).await.map_err(|error| self.failed(&error))?;
+        Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
+    }
+
+    /// The types of the table's columns.
+    async fn types(&self, client: &Client) -> Result<HashMap<String, String>> {
+        let there = self.columns(client).await?;
         if there.is_empty() {
-            let message = format!("table \"{}\".\"{}\" does not exist in PostgreSQL", self.schema, self.table);
+            return Err(Error::NotFound(self.missing()));
+        }
+        Ok(there.into_iter().map(|(name, (ty, _))| (name, ty)).collect())
+    }
+
+    fn missing(&self) -> String {
+        format!("table \"{}\".\"{}\" does not exist in PostgreSQL", self.schema, self.table)
+    }
+}
+
+impl Target {
+    fn progress(&self) -> String {
+        format!("{}.{}", quote(&self.server.schema), quote(PROGRESS))
+    }
+
+    /// The types of the sink's columns in the table, and whether the key is one of the table's.
+    async fn columns(&self, client: &Client) -> Result<(Vec<String>, bool)> {
+        let failed = |error| self.server.failed(&error);
+        let there = self.server.columns(client).await?;
+        if there.is_empty() {
+            let message = self.server.missing();
             return Err(Error::NotFound(format!("{message}\nHINT:  Say create_table_if_not_exists = 'true'.")));
         }
         let mut types = Vec::new();
         for column in &self.spec.columns {
             let found = there.get(&column.name).ok_or_else(|| {
-                let message =
-                    format!("column \"{}\" of table \"{}\" does not exist in PostgreSQL", column.name, self.table);
+                let table = &self.server.table;
+                let message = format!("column \"{}\" of table \"{table}\" does not exist in PostgreSQL", column.name);
                 Error::invalid("42703", message)
             })?;
             types.push(found.0.clone());
@@ -197,7 +238,7 @@ impl Target {
         key.sort_unstable();
         let sql = "SELECT i.indkey::int2[]::int4[] FROM pg_index i WHERE i.indrelid = to_regclass($1)::oid \
                    AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL";
-        let indexes = client.query(sql, &[&self.table()]).await.map_err(failed)?;
+        let indexes = client.query(sql, &[&self.server.quoted()]).await.map_err(failed)?;
         let is_key = indexes.iter().any(|row| {
             let mut columns: Vec<i32> = row.get(0);
             columns.sort_unstable();
@@ -207,7 +248,7 @@ impl Target {
     }
 
     async fn prepare(&self, client: &Client) -> Result<()> {
-        let failed = |error| self.failed(&error);
+        let failed = |error| self.server.failed(&error);
         if self.create {
             let column = |(column, ty): (&storage::Column, &String)| format!("{} {ty}", quote(&column.name));
             let mut items: Vec<String> = self.spec.columns.iter().zip(&self.spec.types).map(column).collect();
@@ -215,12 +256,13 @@ impl Target {
                 let key: Vec<String> = self.spec.key.iter().map(|k| quote(&self.spec.columns[*k].name)).collect();
                 items.push(format!("PRIMARY KEY ({})", key.join(", ")));
             }
-            let sql = format!("CREATE TABLE IF NOT EXISTS {} ({})", self.table(), items.join(", "));
+            let sql = format!("CREATE TABLE IF NOT EXISTS {} ({})", self.server.quoted(), items.join(", "));
             client.batch_execute(&sql).await.map_err(failed)?;
         }
         let (_, is_key) = self.columns(client).await?;
         if self.spec.kind == SinkType::Upsert && !is_key {
-            let message = format!("the key of the sink is not a unique key of PostgreSQL table \"{}\"", self.table);
+            let message =
+                format!("the key of the sink is not a unique key of PostgreSQL table \"{}\"", self.server.table);
             return Err(invalid_hint(
                 message,
                 "Give the table a primary key or unique index of the sink's key columns.",
@@ -246,7 +288,7 @@ impl Target {
 impl Sink for PostgresSink {
     fn prepare(&self) -> Result<()> {
         for target in &*self.0 {
-            let (runtime, client) = target.connect()?;
+            let (runtime, client) = target.server.connect()?;
             runtime.block_on(target.prepare(&client))?;
         }
         Ok(())
@@ -255,7 +297,7 @@ impl Sink for PostgresSink {
     fn connect(&self) -> Result<Box<dyn Delivery>> {
         let targets = self.0.clone();
         let target = &targets[0];
-        let (runtime, client) = target.connect()?;
+        let (runtime, client) = target.server.connect()?;
         let found = runtime.block_on(async {
             let mut statements = Vec::new();
             for target in &*targets {
@@ -264,7 +306,7 @@ impl Sink for PostgresSink {
             }
             // Whoever holds the row comes to an end first.
             let sql = format!("SELECT position FROM {} WHERE sink = $1 FOR UPDATE", target.progress());
-            let rows = client.query(&sql, &[&target.spec.progress_id()]).await.map_err(|e| target.failed(&e))?;
+            let rows = client.query(&sql, &[&target.spec.progress_id()]).await.map_err(|e| target.server.failed(&e))?;
             let row = rows.first().ok_or_else(|| {
                 Error::Unavailable(format!("PostgreSQL table {} has no row of the sink", target.progress()))
             })?;
@@ -278,10 +320,10 @@ impl Sink for PostgresSink {
 
     fn forget(&self) {
         let target = &self.0[0];
-        let removed = target.connect().and_then(|(runtime, client)| {
+        let removed = target.server.connect().and_then(|(runtime, client)| {
             let sql = format!("DELETE FROM {} WHERE sink = $1", target.progress());
             let removed = runtime.block_on(client.execute(&sql, &[&target.spec.progress_id()]));
-            removed.map_err(|error| target.failed(&error))
+            removed.map_err(|error| target.server.failed(&error))
         });
         if let Err(error) = removed {
             tracing::warn!("the progress of a dropped sink could not be removed: {error}");
@@ -327,14 +369,14 @@ impl Statements {
             ),
             insert: format!(
                 "INSERT INTO {} ({}) SELECT {} FROM {}{conflict}",
-                target.table(),
+                target.server.quoted(),
                 names.join(", "),
                 values.join(", "),
                 unnest(columns.len())
             ),
             delete: format!(
                 "DELETE FROM {} t USING {} WHERE {}",
-                target.table(),
+                target.server.quoted(),
                 unnest(key.len()),
                 matches.join(" AND ")
             ),
@@ -423,12 +465,12 @@ impl Delivery for Connection {
                 let refused = runtime.block_on(async {
                     let refused =
                         tokio::time::timeout(TRANSACTION_TIMEOUT, refused(targets, client, statements, &works));
-                    refused.await.map_err(|_| no_answer())?.map_err(|error| first.failed(&error))
+                    refused.await.map_err(|_| no_answer())?.map_err(|error| first.server.failed(&error))
                 })?;
                 // Whoever is to blame has gone meanwhile, or is to hold its sink.
-                if refused.is_empty() { Err(first.failed(&error)) } else { Ok(Delivered::Refused(refused)) }
+                if refused.is_empty() { Err(first.server.failed(&error)) } else { Ok(Delivered::Refused(refused)) }
             }
-            Err(error) => Err(first.failed(&error)),
+            Err(error) => Err(first.server.failed(&error)),
         }
     }
 }
@@ -519,9 +561,7 @@ mod tests {
     fn statements_cast_texts_to_the_types_of_the_table() {
         let spec = spec("postgres", SinkType::Upsert, &[]);
         let target = Target {
-            config: Config::new(),
-            schema: "public".into(),
-            table: "a\"b".into(),
+            server: Server { config: Config::new(), schema: "public".into(), table: "a\"b".into() },
             create: false,
             encoder: Encoder::new(&spec, Arc::new(Plain)).unwrap(),
             spec,

@@ -272,6 +272,9 @@ pub fn is_stored(object: &Arc<Object>) -> bool {
 /// The options of a source.
 pub fn source_options(object: &Object) -> Option<&[(String, String)]> {
     use streaming::operators::AnyOperator;
+    if let Some(lookup) = &object.lookup {
+        return Some(&lookup.options);
+    }
     let job = object.job.as_ref()?;
     job.plan.nodes.iter().find_map(|node| match &node.operator {
         AnyOperator::Source(source) => Some(source.spec.options.as_slice()),

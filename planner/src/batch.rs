@@ -23,6 +23,7 @@ use datafusion::logical_expr::{
     Expr, LogicalPlan, LogicalPlanBuilder, Operator, TableProviderFilterPushDown, TableScan, TableSource,
 };
 use storage::RelationId;
+use streaming::lookup::LookupSpec;
 use streaming::watermark::{Watermark, Watermarks};
 
 pub use point::PointLookup;
@@ -44,6 +45,7 @@ pub struct RelationSource {
     watermarks: Watermarks,
     name: String,
     columns: Vec<String>,
+    lookup: Option<Arc<LookupSpec>>,
 }
 
 impl RelationSource {
@@ -52,7 +54,8 @@ impl RelationSource {
         let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
         let name = format!("relation {}", relation.0);
         let unique = !key.is_empty();
-        RelationSource { relation, schema, unique, key, append_only: false, watermarks: vec![], name, columns }
+        let watermarks = vec![];
+        RelationSource { relation, schema, unique, key, append_only: false, watermarks, name, columns, lookup: None }
     }
 
     /// What EXPLAIN calls the relation and its columns.
@@ -78,6 +81,17 @@ impl RelationSource {
     pub fn watermarks(mut self, watermarks: Watermarks) -> RelationSource {
         self.watermarks = watermarks;
         self
+    }
+
+    /// Its rows are outside, and are only looked up.
+    pub fn looked_up(mut self, lookup: Option<LookupSpec>) -> RelationSource {
+        self.lookup = lookup.map(Arc::new);
+        self
+    }
+
+    /// The table outside that it is, if it is one.
+    pub fn lookup(&self) -> Option<&LookupSpec> {
+        self.lookup.as_deref()
     }
 
     /// What is known of the watermark of a column, if it has one.
@@ -136,6 +150,31 @@ pub fn scanned(plan: &LogicalPlan) -> Option<&RelationSource> {
             let plain = projection.expr.iter().all(|e| matches!(e, Expr::Column(_)));
             scanned(&projection.input).filter(|_| plain)
         }
+        _ => None,
+    }
+}
+
+/// The same with the column of the relation that each column of the plan is.
+pub fn scanned_columns(plan: &LogicalPlan) -> Option<(&RelationSource, Vec<usize>)> {
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let source = RelationSource::of(scan).filter(|_| scan.filters.is_empty())?;
+            let all = || (0..source.columns.len()).collect();
+            Some((source, scan.projection.clone().unwrap_or_else(all)))
+        }
+        LogicalPlan::Projection(projection) => {
+            let (source, columns) = scanned_columns(&projection.input)?;
+            let place = |expr: &Expr| match expr {
+                Expr::Column(column) => Some(columns[projection.input.schema().maybe_index_of_column(column)?]),
+                Expr::Alias(alias) => match &*alias.expr {
+                    Expr::Column(column) => Some(columns[projection.input.schema().maybe_index_of_column(column)?]),
+                    _ => None,
+                },
+                _ => None,
+            };
+            Some((source, projection.expr.iter().map(place).collect::<Option<_>>()?))
+        }
+        LogicalPlan::SubqueryAlias(alias) => scanned_columns(&alias.input),
         _ => None,
     }
 }

@@ -268,6 +268,8 @@ pub(crate) struct Binder<'a> {
     text: Arc<str>,
     /// For a view: no parameters, no now.
     view: bool,
+    /// The table that is named next may be one outside.
+    looks_up: bool,
     next: usize,
     relations: Vec<RelationId>,
     /// What the query itself names.
@@ -296,6 +298,7 @@ impl<'a> Binder<'a> {
             params,
             text: text.clone(),
             view: false,
+            looks_up: false,
             next: 0,
             relations: vec![],
             depends_on: vec![],

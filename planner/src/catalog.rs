@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use storage::{Column, RelationId};
 use streaming::engine::{JobSpec, Keeping};
+use streaming::lookup::LookupSpec;
 use streaming::watermark::Watermarks;
 
 use crate::error::{Error, Result};
@@ -74,6 +75,9 @@ pub struct Object {
     /// `COMMENT ON`
     #[serde(default)]
     pub comment: Option<String>,
+    /// For a source whose rows are outside, and are only looked up.
+    #[serde(default)]
+    pub lookup: Option<LookupSpec>,
 }
 
 fn yes() -> bool {
@@ -103,6 +107,7 @@ impl Default for Object {
             unique: true,
             source_columns: vec![],
             comment: None,
+            lookup: None,
         }
     }
 }

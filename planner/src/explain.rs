@@ -124,6 +124,7 @@ fn append_only(plan: &Plan, i: usize) -> bool {
         | AnyOperator::Unnest(_)
         | AnyOperator::UnionAll(_)
         | AnyOperator::Distinct(_)
+        | AnyOperator::LookupJoin(_)
         | AnyOperator::Materialize(_) => inputs(),
         AnyOperator::HashJoin(join) => matches!(join.kind, JoinKind::Inner | JoinKind::Semi) && inputs(),
         AnyOperator::TemporalJoin(_) | AnyOperator::VersionedJoin(_) => true,
@@ -224,6 +225,21 @@ fn describe(plan: &Plan, i: usize) -> String {
             let conditions = conditions(&join.keys, &[], &join.condition, &input(0), &input(1));
             let kind = if join.outer { "left" } else { "inner" };
             format!("{kind} on {}, as of the row's epoch", conditions.join(" AND "))
+        }
+        AnyOperator::LookupJoin(join) => {
+            let schema = node.operator.schema();
+            let (left, n) = (input(0), input(0).fields().len());
+            let table = &join.table;
+            let mut conditions: Vec<String> = join
+                .keys
+                .iter()
+                .zip(&join.table_keys)
+                .map(|(l, r)| format!("{} = {}.{}", left.field(*l).name(), table.name, table.columns[*r].name))
+                .collect();
+            conditions.extend(join.condition.as_ref().map(|condition| expr(condition, &schema)));
+            let kind = if join.outer { "left" } else { "inner" };
+            let wanted: Vec<&str> = schema.fields()[n..].iter().map(|f| f.name().as_str()).collect();
+            format!("{kind} on {}, asks {} for {}", conditions.join(" AND "), table.name, wanted.join(", "))
         }
         AnyOperator::VersionedJoin(join) => {
             let conditions = conditions(&join.keys, &[], &join.condition, &input(0), &input(1));

@@ -38,7 +38,7 @@ const OPERATORS_AT_THE_EDGE: &[&str] = &["source", "table_source", "tap_reader",
 
 /// Operators whose output depends on when rows come, or watermarks: no query in batch says the same, a model in their tests
 /// does.
-const OPERATORS_OF_THE_MOMENT: &[&str] = &["temporal_join", "versioned_join"];
+const OPERATORS_OF_THE_MOMENT: &[&str] = &["lookup_join", "temporal_join", "versioned_join"];
 
 fn root() -> &'static Path {
     slt::repository()

@@ -18,6 +18,7 @@ use storage::{Epoch, Relation, RelationId, RelationSpec, Result, Store};
 use crate::coordinator::{Cut, Job, Stage};
 use crate::event_time::late_columns;
 use crate::job::{Reread, SplitState};
+use crate::lookup::answered_key;
 use crate::operators::AnyOperator;
 use crate::spec::{CatalogChanges, JobSpec};
 
@@ -85,7 +86,7 @@ pub fn cut_key(relation: RelationId) -> Vec<u8> {
     format!("engine/cut/{}", relation.0).into_bytes()
 }
 
-/// The key of the epoch up to which a sink's job has taken what its inputs published, if that is before its cut.
+/// The key of the epoch up to which a job has taken what its inputs published, if that is before its cut.
 pub fn taken_key(relation: RelationId) -> Vec<u8> {
     format!("engine/taken/{}", relation.0).into_bytes()
 }
@@ -167,7 +168,7 @@ pub fn take(job: &mut Job, taken: &mut Taken) {
         return take_aside(job, taken);
     }
     let Cut::Done(cut) = job.cut else { return };
-    let taken_up_to = if job.control.outbox.is_some() { job.cut_taken.min(cut) } else { cut };
+    let taken_up_to = if job.control.may_lag() { job.cut_taken.min(cut) } else { cut };
     job.failures.writing = Some((cut, taken_up_to));
     if std::mem::take(&mut job.failures.noted) {
         job.failures.rereads.clear();
@@ -182,6 +183,11 @@ pub fn take(job: &mut Job, taken: &mut Taken) {
     taken.meta.push((cut_key(id), (cut < taken.epoch).then(|| cut.to_be_bytes().to_vec())));
     if let Some(outbox) = &job.control.outbox {
         outbox.note(cut);
+    }
+    if let Some(lookups) = &job.control.lookups {
+        taken.meta.push((answered_key(id), Some(lookups.noted().to_be_bytes().to_vec())));
+    }
+    if job.control.may_lag() {
         let at = job.cut_taken;
         taken.meta.push((taken_key(id), (at < cut).then(|| at.to_be_bytes().to_vec())));
     }
@@ -201,6 +207,9 @@ pub fn take(job: &mut Job, taken: &mut Taken) {
 pub fn tell_committed(job: &Job) {
     if let Some(outbox) = &job.control.outbox {
         outbox.committed();
+    }
+    if let Some(lookups) = &job.control.lookups {
+        lookups.committed();
     }
     if let Some(source) = &job.control.source
         && let Some(splits) = source.noted.lock().take()

@@ -50,6 +50,7 @@ use crate::checkpoint::{self, Writer};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::expr::Functions;
+use crate::lookup::Lookups;
 use crate::runtime::{Command, Runtime};
 use crate::spec::{CatalogChanges, EngineConfig};
 use crate::table_log::TableLog;
@@ -168,6 +169,11 @@ impl State {
         self.jobs.get(&relation).or_else(|| self.jobs.values().find(|job| job.spec.is_aside(relation)))
     }
 
+    /// The open epoch is sealed though nothing came in it.
+    pub fn force_seal(&mut self) {
+        self.force_seal = true;
+    }
+
     fn frontier(&self, relation: RelationId) -> u64 {
         // What has failed changes nothing: those who read it go on, but cannot be read (see `try_read`) until it has
         // started again and said what it had missed.
@@ -212,7 +218,7 @@ impl Coordinator {
     /// Does everything that can be done now; returns how long nothing has to be done, unless something happens.
     fn tick(&self, state: &mut State) -> Duration {
         self.collect(state);
-        Self::look_at_outboxes(state);
+        Self::look_outside(state);
         let restart_in = self.restart(state);
         loop {
             let before = state.sealed;
@@ -247,12 +253,18 @@ impl Coordinator {
         checkpoint_in.min(HEARTBEAT).min(due_in).min(restart_in).max(Duration::from_micros(50))
     }
 
-    /// Lets sinks go on that have more to take and room for it, and writes down what their targets refuse.
-    fn look_at_outboxes(state: &mut State) {
+    /// Lets jobs go on that waited for the outside: sinks that have more to take and room for it (what their targets refuse is
+    /// written down too), and lookups that were answered.
+    fn look_outside(state: &mut State) {
         for job in state.jobs.values_mut() {
-            let Some(outbox) = &job.control.outbox else { continue };
-            state.changed_since_checkpoint |= job.is_live() && outbox.has_refused();
-            if job.is_to_go_on() {
+            if !job.control.may_lag() {
+                continue;
+            }
+            let refused = job.control.outbox.as_ref().is_some_and(|outbox| outbox.has_refused());
+            state.changed_since_checkpoint |= job.is_live() && refused;
+            let answered = |lookups: &Lookups| job.is_live() && job.busy.is_none() && lookups.take_ready();
+            let answered = job.control.lookups.as_ref().is_some_and(|lookups| answered(lookups));
+            if answered || job.is_to_go_on() {
                 job.must_run = true;
                 state.force_seal = true;
             }
@@ -311,6 +323,7 @@ impl Coordinator {
                     {
                         job.control.fail_of_memory(message);
                     }
+                    job.control.lookups.iter().for_each(|lookups| lookups.note());
                 }
                 job.stepped(target);
                 if !job.is_input() {

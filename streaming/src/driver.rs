@@ -53,6 +53,8 @@ const ACTIVATION_TIME_MAX: Duration = Duration::from_millis(5);
 const MEASURED_ROWS: u64 = 65_536;
 /// How long a leaf that may not go on waits before it looks again.
 const LEAF_PAUSE: Duration = Duration::from_micros(500);
+/// How long a seal that waits for something outside waits before it looks again, should nobody wake it.
+const SEAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// The first moment of an epoch.
 pub fn time(epoch: u64, segment: u64) -> u64 {
@@ -343,9 +345,10 @@ pub fn operator<'s>(
                 let at = job.seal(Epoch(target), checkpoint, &from);
                 let Some(progress) = guard(job, || task.seal(&at, &mut out)) else { return };
                 emit(&mut out, &held);
-                if progress == Progress::More {
-                    local.activate();
-                    return;
+                match progress {
+                    Progress::Done => {}
+                    Progress::More => return local.activate(),
+                    Progress::Wait => return local.activate_after(SEAL_PAUSE),
                 }
                 if checkpoint {
                     let runs: Vec<_> = dirty.iter().filter_map(DirtyHandle::take).collect();

@@ -27,6 +27,7 @@ use crate::expr::Functions;
 pub use crate::job::Changes;
 use crate::job::{JobControl, SourceControl, SplitState, TableControl};
 use crate::memory::{NO_BUDGET, memory_key};
+use crate::lookup;
 use crate::operator::StateSize;
 use crate::operators::AnyOperator;
 use crate::outbox::{self, Deliveries, Outbox};
@@ -101,6 +102,7 @@ impl Engine {
         let kept: Vec<RelationId> =
             jobs.iter().flat_map(|spec| [spec.relation, spec.errors].into_iter().chain(spec.late())).collect();
         store.purge_except(&kept)?;
+        lookup::purge(store.dir(), &kept);
         let row_id = store.meta_get(NEXT_ROW_ID_KEY)?.and_then(|b| b.try_into().ok()).map_or(1, i64::from_be_bytes);
         let reserve = vec![(NEXT_ROW_ID_KEY.to_vec(), Some((row_id + ROW_IDS_RESERVED).to_be_bytes().to_vec()))];
         // Durable before the first of them is given to a row: after a crash in the next moment, the log would bring that row
@@ -176,6 +178,7 @@ impl Engine {
                 }
                 _ => {}
             }
+            control.lookups = outboxes::lookups(&store, &spec, &*sources, &functions)?;
             if let Some(outbox) = outboxes::open(&store, &spec, durable)? {
                 control.outbox = Some(outbox);
                 sinks.push(spec.clone());
@@ -281,7 +284,12 @@ impl Engine {
             let views: Vec<RelationId> = state.jobs.values().filter(runs).map(|job| job.spec.relation).collect();
             // Each view is waited for below. But several are read as of an epoch at which all of them were exact, which may
             // be one before what the log brought back.
-            let sealed = state.sealed.max(replayed);
+            let mut sealed = state.sealed.max(replayed);
+            // What a lookup was answered comes out with the next step.
+            if state.jobs.values().any(|job| job.control.lookups.as_ref().is_some_and(|lookups| lookups.owes())) {
+                state.force_seal();
+                sealed = sealed.max(state.sealed + 1);
+            }
             state.floor = sealed;
             (views, sealed)
         };
@@ -336,9 +344,11 @@ impl Engine {
         }
         let relation = job.relation;
         let spec = job.clone();
+        let store = &self.coordinator.store;
         let own = catalog.iter().find(|(key, _)| *key == memory_key(relation));
         control.memory.set_budget(budget(own.and_then(|(_, value)| value.as_deref())));
-        control.outbox = outboxes::open(&self.coordinator.store, &job, 0)?;
+        control.lookups = outboxes::lookups(store, &job, &*self.sources, &self.coordinator.functions)?;
+        control.outbox = outboxes::open(store, &job, 0)?;
         let is_sink = control.outbox.is_some();
         if is_sink {
             // The target is asked before anything begins.
@@ -444,6 +454,7 @@ impl Engine {
                 for sink in &sinks {
                     self.deliver(sink)?;
                 }
+                jobs.iter().for_each(|job| lookup::forget(self.coordinator.store.dir(), *job));
             }
             Err(_) => running.iter().for_each(|outbox| outbox.pause(false)),
         }
@@ -776,7 +787,8 @@ fn job_status(job: &Job, times: &SealTimes) -> JobStatus {
         relation: job.spec.relation,
         name: job.spec.name.clone(),
         state: job.state(),
-        error: if job.is_down() { job.failures.last.clone() } else { control.error.lock().clone() },
+        error: if job.is_down() { job.failures.last.clone() } else { control.error.lock().clone() }
+            .or_else(|| control.lookups.as_ref().and_then(|lookups| lookups.error())),
         failures: job.failures.at.len() as u64,
         restarts: job.failures.restarts,
         last_failure: job.failures.last.clone(),

@@ -11,6 +11,7 @@ use storage::{Batch, Epoch, RelationId, RelationSnapshot};
 use crate::clock::Clock;
 use crate::event_time::{self, Announced, Judge, Progress, SplitTime};
 use crate::memory::JobMemory;
+use crate::lookup::Lookups;
 use crate::operator::{Seal, StateSize};
 use crate::outbox::Outbox;
 use crate::retention::Tried;
@@ -105,6 +106,8 @@ pub struct JobControl {
     pub table: Option<TableControl>,
     /// For a sink's job.
     pub outbox: Option<Arc<Outbox>>,
+    /// For a job with lookup joins.
+    pub lookups: Option<Arc<Lookups>>,
     /// Readers outside the workers.
     pub subscribers: Mutex<Vec<Arc<Subscriber>>>,
 }
@@ -322,8 +325,21 @@ impl JobControl {
             source: None,
             table: None,
             outbox: None,
+            lookups: None,
             subscribers: Mutex::default(),
         }
+    }
+
+    /// Whether it may be at a later epoch than what it has taken: it waits for the outside, while what comes stays in its
+    /// inboxes.
+    pub fn may_lag(&self) -> bool {
+        self.outbox.is_some() || self.lookups.is_some()
+    }
+
+    /// Whether it can take nothing more before the outside has taken or said something.
+    pub fn is_full(&self) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| outbox.is_full())
+            || self.lookups.as_ref().is_some_and(|lookups| lookups.is_full())
     }
 
     /// Stops the job with a message; the first one counts.

@@ -21,6 +21,7 @@ pub mod inbox;
 pub mod int_table;
 pub mod job;
 pub mod memory;
+pub mod lookup;
 pub mod operator;
 pub mod operators;
 pub mod ordered_rows;

@@ -8,6 +8,7 @@ use storage::{Batch, Epoch, StateTable};
 
 use crate::error::Result;
 use crate::expr::Functions;
+use crate::lookup::TaskLookups;
 use crate::watermark::{Watermark, Watermarks};
 
 /// A plan node: plain data. The planner builds it, the catalog stores it, EXPLAIN prints it, the engine opens it.
@@ -77,7 +78,7 @@ pub trait Task {
         Ok(Progress::Done)
     }
 
-    /// The epoch (and what lies below the watermarks in `at`) is complete on every input. Called again while it says `More`.
+    /// The epoch (and what lies below the watermarks in `at`) is complete on every input. Called again until it says `Done`.
     ///
     /// When `at.checkpoint` is set and `Done` is returned, every change up to this epoch must have been put into the
     /// task's state tables: the driver takes their dirty entries next.
@@ -109,6 +110,8 @@ pub enum Progress {
     Done,
     /// The output is full: go on in the next activation.
     More,
+    /// Something outside has to happen first: seal again when woken, or after a while. Only a seal may say so.
+    Wait,
 }
 
 /// The end of an epoch.
@@ -186,6 +189,8 @@ pub struct TaskContext<'a> {
     /// Bytes of memory that what is read from the state tables may take; the rest is read when it is needed, by operators
     /// that can.
     pub memory_max: u64,
+    /// For a lookup join: how it gets at the outside.
+    pub lookups: Option<TaskLookups>,
     /// Opens a state table; provided by the driver.
     pub open_table: &'a mut dyn FnMut(&str) -> Result<StateTable>,
 }

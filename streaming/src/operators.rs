@@ -45,6 +45,7 @@ operators! {
     hash_join::HashJoin,
     temporal_filter::TemporalFilter,
     temporal_join::TemporalJoin,
+    lookup_join::LookupJoin,
     asof_join::AsofJoin,
     versioned_join::VersionedJoin,
     set_operation::SetOperation,

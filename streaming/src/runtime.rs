@@ -20,6 +20,7 @@ use crate::event_time::Judge;
 use crate::expr::Functions;
 use crate::inbox::Inbox;
 use crate::job::{JobControl, Start};
+use crate::lookup::TaskLookups;
 use crate::operator::{Operator, Output, Seal, Task, TaskContext};
 use crate::operators::AnyOperator;
 use crate::operators::materialize::Root;
@@ -413,12 +414,23 @@ fn install(worker: &mut Worker, taps: &Taps, job: &Arc<Installation>, parked: Pa
             operator => {
                 let schema = |input: &usize| job.spec.plan.nodes[*input].operator.schema();
                 let inputs = plan_node.inputs.iter().map(schema).collect();
+                let wake = job.control.clone();
+                let lookups = job.control.lookups.as_ref().map(|lookups| TaskLookups {
+                    lookups: lookups.clone(),
+                    node,
+                    worker: index,
+                    wake: Arc::new(move || {
+                        wake.wake();
+                        wake.clock.notify.notify();
+                    }),
+                });
                 let mut context = TaskContext {
                     worker: index,
                     workers,
                     inputs,
                     functions: &job.functions,
                     memory_max: job.control.memory.share_at_start(evicting * workers),
+                    lookups,
                     open_table: &mut open_table,
                 };
                 match operator.start(&mut context) {

@@ -9,6 +9,7 @@ use storage::{Batch, Column};
 
 use crate::error::{Error, Result};
 use crate::expr::Functions;
+use crate::lookup::{Lookup, LookupSpec};
 use crate::operator::RowError;
 use crate::sink::{Sink, SinkSpec};
 
@@ -105,6 +106,18 @@ pub trait Sources: Send + Sync {
     fn sink(&self, specs: &[SinkSpec], _functions: Arc<dyn Functions>) -> Result<Arc<dyn Sink>> {
         let name = specs.first().map_or("", |spec| spec.name.as_str());
         Err(Error::Unsupported(format!("sink \"{name}\" has no connector")))
+    }
+
+    /// Opens a table outside that is asked for its columns `wanted` by its columns `keys`; does not connect yet. Keys become
+    /// text by `functions`.
+    fn lookup(
+        &self,
+        spec: &LookupSpec,
+        _keys: &[usize],
+        _wanted: &[usize],
+        _functions: Arc<dyn Functions>,
+    ) -> Result<Arc<dyn Lookup>> {
+        Err(Error::Unsupported(format!("table \"{}\" has no connector", spec.name)))
     }
 }
 

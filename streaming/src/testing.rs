@@ -28,6 +28,7 @@ use storage::{Batch, Epoch, RelationId, StateTable, Store};
 
 use crate::error::Result;
 use crate::expr::{EvalError, Expr, Functions, value_text};
+use crate::lookup::{Lookups, TaskLookups};
 use crate::operator::{Exchange, OUTPUT_ROWS_MAX, Operator, Output, Progress, RowError, Seal, Task, TaskContext};
 use crate::watermark::Watermarks;
 
@@ -161,6 +162,10 @@ pub struct TestTask {
     pub now: i64,
     /// What may be read of the state tables at the next start.
     pub memory_max: u64,
+    /// Whether what was visible before a restart is not visible again yet.
+    pub recovering: bool,
+    /// For a lookup join: what it asks.
+    pub lookups: Option<Arc<Lookups>>,
     /// Where `Exchange::Same` puts the next row.
     next: usize,
     changes: Vec<Batch>,
@@ -188,10 +193,16 @@ impl TestTask {
         workers: usize,
         functions: Arc<dyn Functions>,
     ) -> TestTask {
+        let mut task = TestTask::stopped(operator, inputs, functions);
+        task.start(workers).expect("the operator starts");
+        task
+    }
+
+    fn stopped(operator: impl Operator + 'static, inputs: &[SchemaRef], functions: Arc<dyn Functions>) -> TestTask {
         let n = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("headwater-test-{}-{n}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
-        let mut task = TestTask {
+        TestTask {
             operator: Arc::new(operator),
             inputs: inputs.to_vec(),
             functions,
@@ -201,10 +212,23 @@ impl TestTask {
             epoch: 0,
             now: 0,
             memory_max: u64::MAX,
+            recovering: false,
+            lookups: None,
             next: 0,
             changes: Vec::new(),
             errors: Vec::new(),
-        };
+        }
+    }
+
+    /// A lookup join, with what it asks; how that is opened again is up to the test.
+    pub fn with_lookups(
+        operator: impl Operator + 'static,
+        inputs: &[SchemaRef],
+        workers: usize,
+        lookups: Arc<Lookups>,
+    ) -> TestTask {
+        let mut task = TestTask::stopped(operator, inputs, Arc::new(TestFunctions));
+        task.lookups = Some(lookups);
         task.start(workers).expect("the operator starts");
         task
     }
@@ -227,6 +251,12 @@ impl TestTask {
                 inputs: self.inputs.clone(),
                 functions: &self.functions,
                 memory_max: self.memory_max,
+                lookups: self.lookups.as_ref().map(|lookups| TaskLookups {
+                    lookups: lookups.clone(),
+                    node: 0,
+                    worker,
+                    wake: Arc::new(|| {}),
+                }),
                 open_table: &mut open_table,
             };
             let task = self.operator.start(&mut ctx)?;
@@ -236,10 +266,15 @@ impl TestTask {
         Ok(())
     }
 
-    /// Stops the operator and starts it again, on `workers` workers, as of the last checkpoint.
-    pub fn restart(&mut self, workers: usize) {
+    /// Stops the operator.
+    pub fn stop(&mut self) {
         self.workers.clear();
         self.store = None;
+    }
+
+    /// Stops the operator and starts it again, on `workers` workers, as of the last checkpoint.
+    pub fn restart(&mut self, workers: usize) {
+        self.stop();
         self.start(workers).expect("the operator starts again");
     }
 
@@ -294,9 +329,19 @@ impl TestTask {
     pub fn seal_with(&mut self, checkpoint: bool, watermarks: Vec<Watermarks>) -> (Vec<Batch>, Vec<RowError>) {
         self.epoch += 1;
         let watermarks = watermarks.into_iter().map(Arc::new).collect();
-        let at = Seal { watermarks, now: self.now, ..Seal::plain(Epoch(self.epoch), checkpoint) };
+        let at = Seal {
+            watermarks,
+            now: self.now,
+            recovering: self.recovering,
+            ..Seal::plain(Epoch(self.epoch), checkpoint)
+        };
         for worker in &mut self.workers {
-            while worker.task.seal(&at, &mut worker.out).expect("the epoch is sealed") == Progress::More {
+            loop {
+                match worker.task.seal(&at, &mut worker.out).expect("the epoch is sealed") {
+                    Progress::Done => break,
+                    Progress::More => {}
+                    Progress::Wait => std::thread::sleep(std::time::Duration::from_micros(200)),
+                }
                 take(&mut worker.out, &mut self.changes, &mut self.errors);
             }
             take(&mut worker.out, &mut self.changes, &mut self.errors);

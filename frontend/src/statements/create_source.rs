@@ -1,9 +1,11 @@
 //! `CREATE SOURCE [IF NOT EXISTS] s (columns) WITH (connector = '...', ...) [FORMAT f ENCODE e (...)]`
 
+use connectors::postgres::lookup;
 use planner::catalog::{Object, ObjectKind};
 use planner::statement::CreateSource;
 use storage::{Column, SqlType};
 use streaming::engine::{JobSpec, Keeping};
+use streaming::lookup::LookupSpec;
 use streaming::operators::source::Source;
 use streaming::plan::Plan;
 use streaming::source::SourceSpec;
@@ -29,6 +31,9 @@ pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) ->
     drop(changing);
     let mut options = statement.connection.options.clone();
     let of_time = event_time::Options::take(&mut options)?;
+    if let Some(lookup) = lookup(statement, &options)? {
+        return create_lookup(session, statement, text, lookup).await;
+    }
     let mut keeping = Keeping::default();
     storage_parameters::keeping(&mut options, &mut keeping)?;
     let spec = spec(statement, options)?;
@@ -73,6 +78,70 @@ pub async fn run(session: &mut Session, statement: &CreateSource, text: &str) ->
     Ok(Outcome::Done(TAG.into()))
 }
 
+/// The table outside that is only looked up, if the statement says one.
+fn lookup(statement: &CreateSource, options: &[(String, String)]) -> Result<Option<LookupSpec>> {
+    let is_connector = |(name, value): &(String, String)| {
+        name.eq_ignore_ascii_case("connector") && value.eq_ignore_ascii_case(lookup::NAME)
+    };
+    if !options.iter().any(is_connector) {
+        return Ok(None);
+    }
+    let (columns, connection) = (&statement.columns, &statement.connection);
+    let refused = |what: &str| Err(Error::unsupported(format!("{what} of a source of connector \"{}\"", lookup::NAME)));
+    if !columns.watermarks.is_empty() {
+        return refused("a watermark");
+    }
+    if columns.wildcard || columns.columns.iter().any(|c| c.generated.is_some() || c.default.is_some()) {
+        return refused("*, or a default or generated column,");
+    }
+    if connection.format.is_some() || connection.key_encode.is_some() || !connection.includes.is_empty() {
+        return refused("a FORMAT or INCLUDE clause");
+    }
+    if let Some(name) = columns.primary_key.iter().find(|name| !columns.columns.iter().any(|c| c.name == **name)) {
+        let error = Error::new("42703", format!("column \"{name}\" named in key does not exist"));
+        return Err(error.position(columns.primary_key_position));
+    }
+    let columns = columns.columns.iter().map(column).collect();
+    Ok(Some(LookupSpec { name: statement.name.last().to_owned(), options: options.to_vec(), columns }))
+}
+
+/// Creates a source that is only looked up: nothing runs for it before a view joins it.
+async fn create_lookup(
+    session: &mut Session,
+    statement: &CreateSource,
+    text: &str,
+    lookup: LookupSpec,
+) -> Result<Outcome> {
+    const TAG: &str = "CREATE SOURCE";
+    let shared = session.shared.clone();
+    check_unique(&lookup.columns)?;
+    let (spec, functions) = (lookup.clone(), planner::functions());
+    let asked = tokio::task::spawn_blocking(move || lookup::prepare(&spec, functions));
+    asked.await.map_err(|e| Error::new("XX000", e.to_string()))??;
+    let _changing = shared.catalogs.lock().await;
+    let schema = schema_of(session, &statement.name)?;
+    if exists(session, &schema, statement.name.last(), statement.if_not_exists)? {
+        return Ok(Outcome::Done(TAG.into()));
+    }
+    let object = Object {
+        id: shared.engine()?.allocate_relation(),
+        schema,
+        name: lookup.name.clone(),
+        kind: ObjectKind::Source,
+        columns: lookup.columns.clone(),
+        sql: text.to_owned(),
+        unique: false,
+        lookup: Some(lookup),
+        ..Default::default()
+    };
+    create(&shared, object, None).await?;
+    Ok(Outcome::Done(TAG.into()))
+}
+
+fn column(c: &planner::statement::ColumnDef) -> Column {
+    Column { name: c.name.clone(), ty: c.ty.clone(), typmod: c.typmod, not_null: c.not_null }
+}
+
 /// What the statement says, for the connector.
 fn spec(statement: &CreateSource, mut options: Vec<(String, String)>) -> Result<SourceSpec> {
     let columns = &statement.columns;
@@ -90,12 +159,6 @@ fn spec(statement: &CreateSource, mut options: Vec<(String, String)>) -> Result<
     if let Some(encode) = &connection.key_encode {
         return Err(Error::unsupported(format!("KEY ENCODE {} is not supported yet", encode.to_uppercase())));
     }
-    let column = |c: &planner::statement::ColumnDef| Column {
-        name: c.name.clone(),
-        ty: c.ty.clone(),
-        typmod: c.typmod,
-        not_null: c.not_null,
-    };
     // `INCLUDE partition AS p` is an option of the connector, which adds the column.
     for include in &connection.includes {
         let what = include.key.iter().fold(include.what.clone(), |what, key| format!("{what}.{key}"));

@@ -330,6 +330,12 @@ impl Binder<'_> {
                 Err(at(error, name.position))
             }
             _ => {
+                if object.lookup.is_some() && (!self.view || !std::mem::take(&mut self.looks_up)) {
+                    let error = Error::unsupported(format!("\"{}\" is outside and is only looked up", object.name));
+                    return Err(at(error, name.position).with_hint(
+                        "Join it in a materialized view: JOIN it FOR SYSTEM_TIME AS OF PROCTIME() ON its key.",
+                    ));
+                }
                 if object.kind == ObjectKind::Source && !self.view {
                     let error = Error::unsupported(format!("source \"{}\" keeps no rows to read", object.name));
                     return Err(at(error, name.position).with_hint("Create a materialized view over it and read that."));
@@ -348,7 +354,9 @@ impl Binder<'_> {
 
     /// A scan of all columns of a relation, hidden ones included.
     pub(super) fn scan(&mut self, object: &Object) -> Result<(LogicalPlan, Vec<OutField>)> {
-        self.read(object.id);
+        if object.lookup.is_none() {
+            self.read(object.id);
+        }
         let fields: Vec<OutField> = object
             .columns
             .iter()
@@ -361,6 +369,7 @@ impl Binder<'_> {
             .named(&object.name, names)
             .unique(unique)
             .append_only(object.append_only)
+            .looked_up(object.lookup.clone())
             .watermarks(object.watermarks.clone())
             .scan_plan()?;
         Ok((plan, fields))
@@ -395,6 +404,10 @@ impl Binder<'_> {
 
 /// The columns that rows of a relation are found by, and whether they identify one.
 pub(crate) fn key_of(object: &Object) -> (Vec<usize>, bool) {
+    if object.lookup.is_some() {
+        // Nobody here sees to what is unique there.
+        return (vec![], false);
+    }
     if !object.stream_key.is_empty() {
         return (object.stream_key.clone(), object.unique);
     }

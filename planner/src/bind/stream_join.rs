@@ -92,7 +92,11 @@ impl Binder<'_> {
                 ((plan, scope), Some(time))
             }
         };
-        let right = self.factor(&now, Some(&left))?;
+        // Only what is named here itself: in a subquery there are others.
+        self.looks_up = as_of.is_none() && matches!(now, ast::TableFactor::Table { .. });
+        let right = self.factor(&now, Some(&left));
+        self.looks_up = false;
+        let right = right?;
         let found = as_of.map(|as_of| self.versions(as_of, &right, place)).transpose()?;
         let (plan, scope) = self.join(left, right, kind, constraint)?;
         let Pairs { left, right, mut on, mut rest } = Pairs::of(plan, place)?;

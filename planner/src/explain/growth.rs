@@ -50,6 +50,7 @@ pub(super) fn of(plan: &Plan, i: usize) -> Option<String> {
         }
         AnyOperator::AsofJoin(_) => rows(&[0, 1]),
         AnyOperator::TemporalJoin(_) => rows(&[1]),
+        AnyOperator::LookupJoin(join) if !join.append_only => rows(&[0]),
         AnyOperator::Window(_) => rows(&[0]),
         AnyOperator::TemporalFilter(filter) if !filter.rises => rows(&[0]),
         AnyOperator::Recursive(_) => Some("grows with the rows of all rounds".into()),

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use arrow_schema::{Field, Schema};
+use datafusion::common::DFSchema;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan, Operator};
 use streaming::event_time::history_fields;
+use streaming::expr::Expr;
+use streaming::lookup::LookupSpec;
 use streaming::operators::set_operation::SetKind;
-use streaming::operators::{AnyOperator, AsofJoin, SetOperation, TapReader, TemporalJoin, VersionedJoin};
+use streaming::operators::{AnyOperator, AsofJoin, LookupJoin, SetOperation, TapReader, TemporalJoin, VersionedJoin};
 use streaming::watermark::Watermark;
 
-use super::{Lowering, Node, expr, range, unsupported};
-use crate::batch::scanned;
+use super::{Lowering, Node, expr, field, range, unsupported};
+use crate::batch::{RelationSource, scanned, scanned_columns};
 use crate::error::Result;
 use crate::nodes;
 
@@ -44,6 +47,11 @@ impl Lowering {
         if let Some(versions) = &join.versions {
             return self.versioned_join(join, versions);
         }
+        if let Some((source, columns)) = scanned_columns(&join.right)
+            && let Some(table) = source.lookup()
+        {
+            return self.lookup_join(join, source, table, columns);
+        }
         if join.on.is_empty() {
             return Err(unsupported("FOR SYSTEM_TIME AS OF PROCTIME() without an equality between the two sides"));
         }
@@ -69,6 +77,54 @@ impl Lowering {
             schema: both(&left, &right),
         };
         let joined = self.add(operator, &[left.index, right.index], true);
+        Ok(self.without_computed(joined, &left, n_left, n_right))
+    }
+
+    /// With a table outside, which has `columns` for the right side.
+    fn lookup_join(
+        &mut self,
+        join: &nodes::TemporalJoin,
+        source: &RelationSource,
+        table: &LookupSpec,
+        columns: Vec<usize>,
+    ) -> Result<Node> {
+        let (mut keys, mut table_keys, mut conditions) = (vec![], vec![], join.conditions.clone());
+        for (l, r) in &join.on {
+            match plain_column(&expr::lower(r, join.right.schema())?, join.right.schema()) {
+                Some(column) => {
+                    keys.push(l);
+                    table_keys.push(columns[column]);
+                }
+                None => conditions.push(l.clone().eq(r.clone())),
+            }
+        }
+        if keys.is_empty() {
+            let message = format!("a join with \"{}\" without an equality of one of its columns", table.name);
+            return Err(unsupported(&message).with_hint(
+                "What is looked up is found by columns that are equal to something of the left side and of its type.",
+            ));
+        }
+        let (left, keys) = self.side(&join.left, &keys)?;
+        let (n_left, n_right) = (join.left.schema().fields().len(), columns.len());
+        let condition = conjunction(conditions).map(|condition| {
+            let pair = join.left.schema().join(join.right.schema())?;
+            let place = |column: usize| if column < n_left { column } else { left.width() + column - n_left };
+            Ok::<_, crate::error::Error>(expr::lower(&condition, &pair)?.map_columns(&place))
+        });
+        let types = datafusion::logical_expr::TableSource::schema(source);
+        let right = columns.iter().map(|&c| field(&source.columns()[c], types.field(c).data_type().clone()));
+        let fields: Vec<Arc<Field>> = left.schema.fields().iter().cloned().chain(right.map(Arc::new)).collect();
+        let operator = LookupJoin {
+            outer: join.outer,
+            keys,
+            table: table.clone(),
+            table_keys,
+            wanted: columns,
+            condition: condition.transpose()?,
+            append_only: left.append_only,
+            schema: Arc::new(Schema::new(fields)),
+        };
+        let joined = self.add(operator, &[left.index], left.append_only);
         Ok(self.without_computed(joined, &left, n_left, n_right))
     }
 
@@ -168,6 +224,15 @@ impl Lowering {
             return joined;
         }
         self.pick(&joined, &columns, None)
+    }
+}
+
+/// The column that an expression is, under whatever name of its type.
+fn plain_column(expr: &Expr, schema: &DFSchema) -> Option<usize> {
+    match expr {
+        Expr::Column(column) => Some(*column),
+        Expr::Cast { expr, to } => plain_column(expr, schema).filter(|column| schema.field(*column).data_type() == to),
+        _ => None,
     }
 }
 

@@ -16,6 +16,7 @@ mod jobs;
 mod kafka;
 mod kills;
 mod lives;
+mod lookups;
 mod mariadb;
 mod orders;
 mod programs;

@@ -16,20 +16,26 @@ use crate::orders::{self, Broker};
 const CATCH_UP: Duration = Duration::from_secs(120);
 /// How long the server may take to come to a step of a sink in which it ends.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
-/// Names its own Postgres, which other tests must not miss.
-const POSTGRES: [(&str, &str); 1] = [("HEADWATER_POSTGRES_PORT", "25493")];
+/// The port of the Postgres of sinks, which other tests must not miss.
+const POSTGRES_PORT: &str = "25493";
 
 /// A Postgres that only this test kills.
 pub struct Postgres {
     /// Where it is.
     pub address: String,
+    port: &'static str,
 }
 
 impl Postgres {
     /// Starts it, empty.
     pub async fn start() -> Result<Postgres> {
-        let address = tokio::task::spawn_blocking(|| postgres("start")).await??;
-        let server = Postgres { address };
+        Postgres::start_at(POSTGRES_PORT).await
+    }
+
+    /// Starts another one, empty.
+    pub async fn start_at(port: &'static str) -> Result<Postgres> {
+        let address = tokio::task::spawn_blocking(move || postgres_at(port, "start")).await??;
+        let server = Postgres { address, port };
         // What an earlier run left.
         let client = server.connect().await?;
         client.batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await?;
@@ -43,14 +49,24 @@ impl Postgres {
 
     /// The options of a sink into it.
     pub fn options(&self) -> String {
+        format!("{}, create_table_if_not_exists = 'true'", self.place())
+    }
+
+    /// The options that say where it is.
+    pub fn place(&self) -> String {
         let (host, port) = self.address.split_once(':').unwrap_or((&self.address, "5432"));
-        format!("host = '{host}', port = '{port}', database = 'postgres', create_table_if_not_exists = 'true'")
+        format!("host = '{host}', port = '{port}', database = 'postgres'")
+    }
+
+    /// Runs its script.
+    pub fn script(&self, argument: &str) -> Result<String> {
+        tokio::task::block_in_place(|| postgres_at(self.port, argument))
     }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if let Err(error) = postgres("stop") {
+        if let Err(error) = postgres_at(self.port, "stop") {
             eprintln!("{error:#}");
         }
     }
@@ -58,7 +74,11 @@ impl Drop for Postgres {
 
 /// Runs its script.
 pub fn postgres(argument: &str) -> Result<String> {
-    slt::services::script("postgres.sh", argument, &POSTGRES)
+    postgres_at(POSTGRES_PORT, argument)
+}
+
+fn postgres_at(port: &str, argument: &str) -> Result<String> {
+    slt::services::script("postgres.sh", argument, &[("HEADWATER_POSTGRES_PORT", port)])
 }
 
 /// A target that is down delays nobody, is told, and is caught up when it is back.

@@ -71,7 +71,8 @@ impl Coordinator {
         // Who was cut before it has its changes up to the checkpoint waiting.
         job.control.changed.store(state_epoch, Ordering::Release);
         job.failures = Failures::restored(epoch, taken);
-        if job.control.outbox.is_some() {
+        job.must_run |= job.control.lookups.as_ref().is_some_and(|lookups| lookups.owes());
+        if job.control.may_lag() {
             job.control.take.store(taken, Ordering::Release);
         }
         let aside = checkpoint::aside(&self.store, job.spec.relation)?;

@@ -36,8 +36,8 @@ pub struct Job {
     pub late: Option<Arc<Relation>>,
     /// The relation can be read at this epoch.
     pub frontier: u64,
-    /// Up to here it has taken what its inputs published. Only a sink's job is at later epochs without: it waits for room in
-    /// its outbox, while what comes stays in its inboxes.
+    /// Up to here it has taken what its inputs published. Only a job that waits for the outside is at later epochs without: for
+    /// room in its outbox, or for the answers of a lookup, while what comes stays in its inboxes.
     pub taken: u64,
     /// The same as of its last cut.
     pub cut_taken: u64,
@@ -166,9 +166,14 @@ impl Job {
         self.stage == Stage::Running && self.cut != Cut::Wanted && self.control.memory.is_over()
     }
 
-    /// Whether it can take nothing, since its outbox is full.
+    /// Whether it can take nothing, since too much waits for the outside.
     pub(super) fn is_full(&self) -> bool {
-        self.stage == Stage::Running && self.control.outbox.as_ref().is_some_and(|outbox| outbox.is_full())
+        self.stage == Stage::Running && self.control.is_full()
+    }
+
+    /// Whether its next steps go with the clock, and take of what its inputs published what they can.
+    fn lags(&self) -> bool {
+        self.control.outbox.is_some() || self.control.may_lag() && (self.taken < self.frontier || self.is_full())
     }
 
     /// The group that it delivers with, if it is a sink's.
@@ -191,18 +196,18 @@ impl Job {
 
     /// The farthest epoch up to `limit` that its next step may reach. A sink's goes with the clock.
     pub(super) fn step(&self, limit: u64) -> u64 {
-        if self.control.outbox.is_some() { limit } else { self.bounded(self.frontier, limit) }
+        if self.lags() { limit } else { self.bounded(self.frontier, limit) }
     }
 
     /// The epoch up to which a step to `target` takes what its inputs published; the sinks of its group do up to `together`.
     pub(super) fn take(&self, target: u64, together: Option<u64>) -> u64 {
-        match &self.control.outbox {
-            None => target,
-            Some(_) if self.is_full() => self.taken,
-            Some(_) if self.group().is_some() => {
+        match self.lags() {
+            false => target,
+            true if self.is_full() => self.taken,
+            true if self.group().is_some() => {
                 together.filter(|at| (self.taken..=target).contains(at)).unwrap_or(self.taken)
             }
-            Some(_) => self.bounded(self.taken, target),
+            true => self.bounded(self.taken, target),
         }
     }
 
@@ -244,7 +249,7 @@ impl Job {
             self.control.cut.store(target, Ordering::Release);
             self.cut_taken = take;
         }
-        if self.control.outbox.is_some() {
+        if self.control.may_lag() {
             self.control.take.store(take, Ordering::Release);
         }
         self.give_out(target);
@@ -277,7 +282,7 @@ impl Job {
             let waits = self.control.waiting.lock().range(self.taken + 1..).next().map(|(epoch, _)| *epoch);
             return waits.map_or(self.frontier, |epoch| self.frontier.min(epoch - 1));
         }
-        if self.control.outbox.is_some() { self.frontier.min(self.taken) } else { self.frontier }
+        if self.control.may_lag() { self.frontier.min(self.taken) } else { self.frontier }
     }
 
     /// For status.

@@ -344,12 +344,13 @@ impl Coordinator {
         *control.history.lock() = old.history.lock().clone();
         control.outbox = old.outbox.clone();
         control.memory.set_budget(old.memory.budget());
+        control.lookups = old.lookups.clone();
         control.fails_on_error.store(old.fails_on_error.load(Ordering::Acquire), Ordering::Release);
         *control.kept.lock() = *old.kept.lock();
         *control.origin.lock() = old.origin.lock().clone();
         *control.tried.lock() = std::mem::take(&mut *old.tried.lock());
         control.late_dropped.store(old.late_dropped.load(Ordering::Relaxed), Ordering::Relaxed);
-        if control.outbox.is_some() {
+        if control.may_lag() {
             control.take.store(job.failures.taken, Ordering::Release);
         }
         *control.subscribers.lock() = std::mem::take(&mut *old.subscribers.lock());

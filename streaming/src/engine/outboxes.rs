@@ -1,4 +1,4 @@
-//! The outboxes of the engine's sinks: opened with their jobs, and delivered from.
+//! What jobs have outside: the outboxes of sinks, opened with their jobs and delivered from, and what lookups ask.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use super::tables::Tables;
 use super::{Engine, into_table};
 use crate::error::{Error, Result};
 use crate::expr::Functions;
+use crate::lookup::Lookups;
 use crate::operators::{AnyOperator, Sink};
 use crate::outbox::{self, Outbox};
 use crate::sink::SinkSpec;
@@ -38,6 +39,16 @@ pub fn open(store: &Arc<Store>, spec: &JobSpec, durable: u64) -> Result<Option<A
 /// What a sink's job delivers.
 pub fn sink_spec(spec: &JobSpec) -> Result<&SinkSpec> {
     root(spec).map(|sink| &sink.spec).ok_or_else(|| Error::Failed("the job is not a sink's".into()))
+}
+
+/// The lookup joins of a job with the log of their answers; `None` for other jobs.
+pub fn lookups(
+    store: &Store,
+    spec: &JobSpec,
+    sources: &dyn Sources,
+    functions: &Arc<dyn Functions>,
+) -> Result<Option<Arc<Lookups>>> {
+    Lookups::of(store, spec, &|join| sources.lookup(&join.table, &join.table_keys, &join.wanted, functions.clone()))
 }
 
 /// The target of a sink's job, or of those of a group.

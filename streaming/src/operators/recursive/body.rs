@@ -43,6 +43,7 @@ impl Body {
                 inputs: node.inputs.iter().map(|&input| schemas[input].clone()).collect(),
                 functions: ctx.functions,
                 memory_max: u64::MAX,
+                lookups: None,
                 open_table: &mut open_table,
             };
             nodes.push(Node { task: node.operator.start(&mut inner)?, inputs: node.inputs.clone() });
