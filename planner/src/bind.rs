@@ -13,6 +13,7 @@ pub(crate) mod names;
 mod on_conflict;
 mod order;
 mod recursive;
+mod row;
 mod select;
 mod series;
 mod set_operation;

@@ -10,8 +10,8 @@ use storage::{Batch, Epoch, RelationId, RelationSnapshot};
 
 use crate::clock::Clock;
 use crate::event_time::{self, Announced, Judge, Progress, SplitTime};
-use crate::memory::JobMemory;
 use crate::lookup::Lookups;
+use crate::memory::JobMemory;
 use crate::operator::{Seal, StateSize};
 use crate::outbox::Outbox;
 use crate::retention::Tried;

@@ -226,7 +226,7 @@ impl Binder<'_> {
                 Ok(vec![(name, assignment.value.clone())])
             }
             ast::AssignmentTarget::Tuple(names) => {
-                let values = match super::expression::row_items(&assignment.value) {
+                let values = match super::row::row_items(&assignment.value) {
                     Some(values) => values.to_vec(),
                     None if names.len() == 1 => vec![assignment.value.clone()],
                     None => {

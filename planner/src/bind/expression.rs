@@ -9,6 +9,7 @@ use storage::SqlType;
 use super::hypothetical::is_hypothetical;
 use super::literal::{boolean, literal, text};
 use super::names::{fold, position, start_of};
+use super::row::row_items;
 use super::{Binder, Typed, at};
 use crate::error::{Error, Result};
 use crate::functions::{common_type, resolve_comparison};
@@ -192,14 +193,9 @@ impl Binder<'_> {
         self.implicit(typed, &SqlType::Boolean)
     }
 
-    fn is_null(&mut self, e: &ast::Expr, negated: bool) -> Result<Typed> {
-        if let ast::Expr::Tuple(items) = e {
-            // All of a row's values, either way.
-            let mut all = boolean(true);
-            for item in items {
-                all = all.and(self.is_null(item, negated)?.expr);
-            }
-            return Ok(Typed::new(all, SqlType::Boolean));
+    pub(super) fn is_null(&mut self, e: &ast::Expr, negated: bool) -> Result<Typed> {
+        if let Some(items) = row_items(e) {
+            return self.row_is_null(&items, negated);
         }
         let typed = self.expr(e)?;
         let typed = self.settle(typed)?;
@@ -407,57 +403,13 @@ impl Binder<'_> {
         right: &ast::Expr,
         place: Option<usize>,
     ) -> Result<Typed> {
-        if let (Some(a), Some(b)) = (row_items(left), row_items(right)) {
-            return self.row_comparison(op, a, b, place);
+        if row_items(left).is_some() || row_items(right).is_some() {
+            return self.row_comparison(op, left, right, place);
         }
         let (a, b) = (self.expr(left)?, self.expr(right)?);
         let result = self.compare(op, a, b, None);
         let expr = self.at_operator(result, left, right, &op.to_string())?;
         Ok(Typed::new(expr, SqlType::Boolean).at(place))
-    }
-
-    fn row_comparison(
-        &mut self,
-        op: Operator,
-        a: &[ast::Expr],
-        b: &[ast::Expr],
-        place: Option<usize>,
-    ) -> Result<Typed> {
-        if a.len() != b.len() {
-            return Err(at(Error::new("42601", "unequal number of entries in row expressions"), place));
-        }
-        let mut pairs = vec![];
-        for (a, b) in a.iter().zip(b) {
-            pairs.push((self.expr(a)?, self.expr(b)?));
-        }
-        let mut one = |op: Operator, pair: &(Typed, Typed)| self.compare(op, pair.0.clone(), pair.1.clone(), place);
-        let expr = match op {
-            Operator::Eq | Operator::IsNotDistinctFrom => {
-                let parts = pairs.iter().map(|p| one(op, p)).collect::<Result<Vec<_>>>()?;
-                parts.into_iter().reduce(Expr::and)
-            }
-            Operator::NotEq | Operator::IsDistinctFrom => {
-                let parts = pairs.iter().map(|p| one(op, p)).collect::<Result<Vec<_>>>()?;
-                parts.into_iter().reduce(Expr::or)
-            }
-            // a < x OR (a = x AND (b < y OR ...))
-            op => {
-                let strict = match op {
-                    Operator::LtEq => Operator::Lt,
-                    Operator::GtEq => Operator::Gt,
-                    op => op,
-                };
-                let mut expr: Option<Expr> = None;
-                for pair in pairs.iter().rev() {
-                    expr = Some(match expr {
-                        None => one(op, pair)?,
-                        Some(rest) => one(strict, pair)?.or(one(Operator::Eq, pair)?.and(rest)),
-                    });
-                }
-                expr
-            }
-        };
-        Ok(Typed::new(expr.unwrap_or_else(|| boolean(true)), SqlType::Boolean).at(place))
     }
 
     /// The comparison of two values in the type that Postgres compares them in.
@@ -475,13 +427,10 @@ impl Binder<'_> {
     }
 
     fn in_list(&mut self, e: &ast::Expr, list: &[ast::Expr], negated: bool, place: Option<usize>) -> Result<Typed> {
-        if let Some(items) = row_items(e) {
+        if row_items(e).is_some() {
             let mut any: Option<Expr> = None;
             for row in list {
-                let Some(row) = row_items(row) else {
-                    return Err(at(Error::new("42601", "unequal number of entries in row expressions"), place));
-                };
-                let one = self.row_comparison(Operator::Eq, items, row, place)?.expr;
+                let one = self.row_comparison(Operator::Eq, e, row, place)?.expr;
                 any = Some(match any {
                     Some(any) => any.or(one),
                     None => one,
@@ -923,15 +872,6 @@ fn opposite(digits: String) -> String {
     match digits.strip_prefix('-') {
         Some(positive) => positive.to_string(),
         None => format!("-{digits}"),
-    }
-}
-
-/// The values of `(a, b)` or `ROW(a, b)`.
-pub(super) fn row_items(e: &ast::Expr) -> Option<&[ast::Expr]> {
-    match e {
-        ast::Expr::Tuple(items) => Some(items),
-        ast::Expr::Nested(e) => row_items(e),
-        _ => None,
     }
 }
 

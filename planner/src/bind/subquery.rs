@@ -3,26 +3,27 @@
 
 use std::sync::Arc;
 
-use datafusion::common::{Column, ScalarValue, Spans};
+use datafusion::common::Spans;
 use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison, SetQuantifier};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator, Subquery};
 use sqlparser::ast;
 use storage::SqlType;
 
-use super::expression::{comparison, negate, row_items};
+use super::expression::{comparison, negate};
 use super::names::start_of;
+use super::row::row_items;
 use super::{Binder, BoundQuery, Typed, at};
 use crate::error::{Error, Result};
 use crate::functions::resolve_comparison;
 
 impl Binder<'_> {
     /// The plan of a query inside an expression, and its columns.
-    fn inner(&mut self, query: &ast::Query) -> Result<BoundQuery> {
+    pub(super) fn inner(&mut self, query: &ast::Query) -> Result<BoundQuery> {
         let bound = self.query(query)?;
         self.without_unknowns(bound)
     }
 
-    fn subquery(&self, plan: LogicalPlan) -> Subquery {
+    pub(super) fn subquery(&self, plan: LogicalPlan) -> Subquery {
         let mut outer: Vec<Expr> = plan.all_out_ref_exprs();
         outer.dedup();
         Subquery { subquery: Arc::new(plan), outer_ref_columns: outer, spans: Spans::new() }
@@ -103,8 +104,9 @@ impl Binder<'_> {
         negated: bool,
         place: Option<usize>,
     ) -> Result<Typed> {
-        if let Some(items) = row_items(e) {
-            return self.row_in_subquery(items, query, negated, place);
+        if row_items(e).is_some() {
+            let sign = self.operator_position(e, start_of(query), "in");
+            return self.row_quantified(e, if negated { Operator::NotEq } else { Operator::Eq }, query, negated, sign);
         }
         let value = self.expr(e)?;
         let sign = self.operator_position(e, start_of(query), "in");
@@ -143,50 +145,6 @@ impl Binder<'_> {
         Ok((Self::side_of(&how, value), self.subquery(plan)))
     }
 
-    /// `(a, b) IN (SELECT x, y ...)` as EXISTS with the comparisons in WHERE, with NULL where that is not known:
-    ///
-    /// ```text
-    /// CASE WHEN EXISTS (s WHERE a = x AND b = y) THEN true
-    ///      WHEN EXISTS (s WHERE (a = x AND b = y) IS NULL) THEN NULL ELSE false END
-    /// ```
-    fn row_in_subquery(
-        &mut self,
-        items: &[ast::Expr],
-        query: &ast::Query,
-        negated: bool,
-        place: Option<usize>,
-    ) -> Result<Typed> {
-        let values = items.iter().map(|i| self.expr(i)).collect::<Result<Vec<_>>>()?;
-        let bound = self.inner(query)?;
-        if bound.fields.len() != values.len() {
-            let message = match bound.fields.len() < values.len() {
-                true => "subquery has too few columns",
-                false => "subquery has too many columns",
-            };
-            return Err(at(Error::new("42601", message), place));
-        }
-        let mut all: Option<Expr> = None;
-        for (value, field) in values.into_iter().zip(&bound.fields) {
-            let outer = Typed { expr: as_outer(value.expr.clone(), &value.ty)?, ..value };
-            let column = Typed::new(field.expr(), field.ty.clone());
-            let equal = self.compare(Operator::Eq, outer, column, place)?;
-            all = Some(match all {
-                Some(all) => all.and(equal),
-                None => equal,
-            });
-        }
-        let all = all.expect("a row has values");
-        let exists = |condition: Expr| -> Result<Expr> {
-            let plan = LogicalPlanBuilder::from(bound.plan.clone()).filter(condition)?.build()?;
-            Ok(Expr::Exists(Exists::new(self.subquery(plan), false)))
-        };
-        let (equal, unknown) = (exists(all.clone())?, exists(all.is_null())?);
-        let null = super::literal::literal(ScalarValue::Boolean(None));
-        let (found, otherwise) = (lit(!negated), lit(negated));
-        let value = datafusion::logical_expr::when(equal, found).when(unknown, null).otherwise(otherwise)?;
-        Ok(Typed::new(value, SqlType::Boolean).at(place))
-    }
-
     /// `value <op> ANY (...)`, `value <op> ALL (...)` over a query or an array.
     pub(super) fn quantified(
         &mut self,
@@ -202,6 +160,9 @@ impl Binder<'_> {
                 let message = format!("{op} ANY and ALL of a subquery are not supported");
                 return Err(at(Error::unsupported(message), sign));
             };
+            if row_items(left).is_some() {
+                return self.row_quantified(left, op, query, all, sign);
+            }
             match (op, all) {
                 (Operator::Eq, false) => return self.in_subquery(left, query, false, place),
                 (Operator::NotEq, true) => return self.in_subquery(left, query, true, place),
@@ -282,19 +243,4 @@ impl Binder<'_> {
         }
         Ok(negate(result.unwrap_or_else(|| super::literal::boolean(all)), false).at(place))
     }
-}
-
-/// An expression of the outer query as the subquery sees it.
-fn as_outer(e: Expr, ty: &SqlType) -> Result<Expr> {
-    use datafusion::common::tree_node::{Transformed, TreeNode};
-    let _ = ty;
-    if let Expr::Column(Column { name, .. }) = &e {
-        let field = arrow_schema::Field::new(name, ty.arrow(), true);
-        return Ok(Expr::OuterReferenceColumn(field.into(), Column::new_unqualified(name.clone())));
-    }
-    if e.any_column_refs() {
-        return Err(Error::unsupported("IN of a row of expressions over columns is not supported")
-            .with_hint("Write EXISTS with the comparisons in WHERE."));
-    }
-    Ok(e.transform(|e| Ok(Transformed::no(e)))?.data)
 }
