@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use planner::catalog::ObjectKind;
+use planner::catalog::{Object, ObjectKind};
 use storage::{Batch, Epoch, RelationId, RelationSnapshot};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -150,6 +150,7 @@ impl Session {
             timezone: self.settings.get("TimeZone").unwrap_or("UTC").to_owned(),
             search_path: search_path(path, &self.user),
             now: self.now(),
+            processing_time: self.processing_time(),
             user: self.user.clone(),
             database: crate::pg_catalog::names::DATABASE.to_owned(),
             values,
@@ -194,6 +195,27 @@ impl Session {
             Transaction::Implicit(work) | Transaction::Block(work) => work.now,
             Transaction::None | Transaction::Failed(_) => now_us(),
         }
+    }
+
+    /// What PROCTIME() is in a write: the time of the transaction's first write to a table that has it.
+    pub fn processing_time(&self) -> i64 {
+        let stamp = match &self.transaction {
+            Transaction::Implicit(work) | Transaction::Block(work) => work.stamp.as_ref(),
+            Transaction::None | Transaction::Failed(_) => None,
+        };
+        stamp.map_or_else(|| self.now(), |stamp| stamp.at)
+    }
+
+    /// Before rows are written to a table: whether that has made [`Session::processing_time`] another one.
+    pub fn stamp(&mut self, table: &Object) -> Result<bool> {
+        if table.generated.is_empty() {
+            return Ok(false);
+        }
+        let engine = self.shared.engine()?;
+        let work = self.open_work();
+        let is_new = work.stamp.is_none();
+        work.stamp.get_or_insert_with(|| engine.stamp());
+        Ok(is_new)
     }
 
     // Transactions
@@ -260,6 +282,7 @@ impl Session {
             read_only: self.settings.is_on("default_transaction_read_only"),
             savepoints: Vec::new(),
             counted: Vec::new(),
+            stamp: None,
         }
     }
 
@@ -271,6 +294,7 @@ impl Session {
                 if work.savepoints.is_empty() {
                     // Nobody can go back to it: others need not wait for its tables.
                     work.writes.clear();
+                    work.stamp = None;
                     work.locks.clear();
                     work.locked.clear();
                 }
@@ -413,13 +437,13 @@ impl Session {
         if changes.is_empty() {
             return Ok(());
         }
-        let (shared, locks) = (self.shared.clone(), work.locks);
+        let (shared, locks, stamp) = (self.shared.clone(), work.locks, work.stamp);
         let engine = shared.engine()?;
         // On a task of its own: once begun, it is finished even if the client goes away or cancels.
         let write = tokio::spawn(async move {
             let epoch = engine.write(changes).await?;
             shared.wrote(epoch);
-            drop(locks);
+            drop((locks, stamp));
             Ok::<_, Error>(epoch)
         });
         let epoch = write.await.map_err(|e| Error::new("XX000", e.to_string()))??;

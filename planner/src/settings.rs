@@ -11,6 +11,8 @@ pub struct Settings {
     pub search_path: Vec<String>,
     /// The transaction's time: microseconds since 1970-01-01 UTC.
     pub now: i64,
+    /// What PROCTIME() is in a write.
+    pub processing_time: i64,
     /// Who asks.
     pub user: String,
     /// The database.
@@ -25,6 +27,7 @@ impl Default for Settings {
             timezone: "UTC".into(),
             search_path: vec!["public".into()],
             now: 0,
+            processing_time: 0,
             user: "root".into(),
             database: "dev".into(),
             values: BTreeMap::new(),

@@ -7,7 +7,7 @@
 //! A source labels what it emits with the open epoch, and tells so under the same lock under which an epoch is sealed:
 //! so it is never in doubt whether a sealed epoch has changes that are still on their way.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -49,11 +49,44 @@ impl Notify {
 /// Bytes that all inboxes may spill together; above it sources pause.
 pub const SPILLED_BYTES_MAX: i64 = 16 << 30;
 
+/// When an epoch was sealed.
+#[derive(Clone, Copy)]
+struct Sealed {
+    epoch: u64,
+    time: i64,
+    /// Every row that is stamped with an earlier time is in the epoch or in one before.
+    complete: i64,
+}
+
+/// What rows are stamped with that are written now: until it is dropped, the processing time does not pass it.
+pub struct Stamp {
+    clock: Arc<Clock>,
+    /// In microseconds since 1970.
+    pub at: i64,
+}
+
+impl Drop for Stamp {
+    fn drop(&mut self) {
+        let mut stamps = self.clock.stamps.lock();
+        if let Some(count) = stamps.get_mut(&self.at) {
+            *count -= 1;
+            if *count == 0 {
+                stamps.remove(&self.at);
+            }
+        }
+    }
+}
+
+/// The processing time moves in steps of this, so that watermarks are worked out so often at most.
+const PROCESSING_TIME_STEP: i64 = 50_000;
+
 /// The number of the open epoch, and what all jobs share.
 pub struct Clock {
     open: Mutex<u64>,
     /// When the last epochs were sealed, the oldest first.
-    times: Mutex<VecDeque<(u64, i64)>>,
+    times: Mutex<VecDeque<Sealed>>,
+    /// The times of rows that are being written, with how many have each.
+    stamps: Mutex<BTreeMap<i64, usize>>,
     /// Wakes the coordinator.
     pub notify: Arc<Notify>,
     /// What takes memory.
@@ -78,7 +111,12 @@ impl Clock {
     pub fn with_memory(open: u64, memory: u64) -> Clock {
         Clock {
             open: Mutex::new(open),
-            times: Mutex::new(VecDeque::from([(open.saturating_sub(1), wall_clock())])),
+            times: Mutex::new(VecDeque::from([Sealed {
+                epoch: open.saturating_sub(1),
+                time: wall_clock(),
+                complete: i64::MIN,
+            }])),
+            stamps: Mutex::default(),
             notify: Arc::default(),
             memory: Arc::new(Memory::new(memory)),
             spilled_bytes: AtomicI64::new(0),
@@ -118,19 +156,45 @@ impl Clock {
     fn note_time(&self, epoch: u64) {
         let wall = wall_clock();
         let mut times = self.times.lock();
-        let last = times.back().map_or(i64::MIN, |(_, time)| *time);
+        let last = times.back().copied();
         if times.len() == TIMES_MAX {
             times.pop_front();
         }
-        times.push_back((epoch, wall.max(last)));
+        let time = last.map_or(wall, |last| wall.max(last.time));
+        // Rows of before a crash come back meanwhile, with their times.
+        let complete = if self.recovering.load(Ordering::Acquire) {
+            i64::MIN
+        } else {
+            let open = self.stamps.lock().first_key_value().map_or(time, |(stamp, _)| time.min(*stamp));
+            open.div_euclid(PROCESSING_TIME_STEP) * PROCESSING_TIME_STEP
+        };
+        let complete = last.map_or(complete, |last| complete.max(last.complete));
+        times.push_back(Sealed { epoch, time, complete });
+    }
+
+    /// What rows are stamped with that are written now.
+    pub fn stamp(self: &Arc<Self>) -> Stamp {
+        // No epoch is sealed meanwhile.
+        let times = self.times.lock();
+        let at = times.back().map_or(i64::MIN, |last| last.time).max(wall_clock());
+        *self.stamps.lock().entry(at).or_default() += 1;
+        drop(times);
+        Stamp { clock: self.clone(), at }
+    }
+
+    /// Rows that are stamped with an earlier time do not come behind `epoch` any more; `i64::MIN` where nobody knows.
+    pub fn processing_time(&self, epoch: u64) -> i64 {
+        let times = self.times.lock();
+        let behind = times.partition_point(|sealed| sealed.epoch <= epoch);
+        behind.checked_sub(1).and_then(|at| times.get(at)).map_or(i64::MIN, |sealed| sealed.complete)
     }
 
     /// The wall clock when `epoch` was sealed, in microseconds since 1970. It never falls from one epoch to the next. For an
     /// epoch so old that nobody remembers, the oldest time that is remembered.
     pub fn time_of(&self, epoch: u64) -> i64 {
         let times = self.times.lock();
-        let behind = times.partition_point(|(sealed, _)| *sealed <= epoch);
-        times.get(behind.saturating_sub(1)).map_or(0, |(_, time)| *time)
+        let behind = times.partition_point(|sealed| sealed.epoch <= epoch);
+        times.get(behind.saturating_sub(1)).map_or(0, |sealed| sealed.time)
     }
 
     /// The open epoch.

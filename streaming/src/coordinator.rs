@@ -376,7 +376,12 @@ impl Coordinator {
         let dirty = state.jobs.values().any(|job| job.is_live() && job.control.dirty.load(Ordering::Acquire));
         let due = since >= self.config.epoch_interval_min && (since >= EPOCH_INTERVAL_BUSY || Self::idle(state));
         let waits = |job: &Job| job.follows_the_clock && !job.is_down() || !job.control.subscribers.lock().is_empty();
-        let beat = since >= HEARTBEAT && state.jobs.values().any(waits);
+        // Windows of processing time close though nothing happens.
+        let closes = || {
+            state.jobs.values().any(watermarks::has_processing_time)
+                && state.jobs.values().any(|job| job.waits_for_watermark && !job.is_down())
+        };
+        let beat = since >= HEARTBEAT && (state.jobs.values().any(waits) || closes());
         let start = self.wants_checkpoint(state);
         if !(dirty && due || state.force_seal || beat || start) {
             return;

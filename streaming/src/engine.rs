@@ -16,6 +16,7 @@ use storage::{Batch, Epoch, RelationId, RelationSnapshot, Store};
 
 use crate::checkpoint::{self, SourceMeta, Writer};
 use crate::clock::Clock;
+pub use crate::clock::Stamp;
 pub use crate::coordinator::ReadView;
 use crate::coordinator::freshness::SealTimes;
 use crate::coordinator::groups::points_key;
@@ -171,7 +172,8 @@ impl Engine {
                     // All that was written is in the log: what was announced follows from it again.
                     let event = spec.event_time().map(|event| Announced::new(event.clone(), announced, i64::MIN));
                     let (at, ttl) = (AtomicI64::new(announced), Mutex::new(source.ttl));
-                    let table = TableControl { event, at, ttl, ..TableControl::default() };
+                    let processing_time = source.processing_time.clone();
+                    let table = TableControl { event, at, ttl, processing_time, ..TableControl::default() };
                     table.applied.store(applied, Ordering::Release);
                     table.noted.store(applied, Ordering::Release);
                     control.table = Some(table);
@@ -337,7 +339,8 @@ impl Engine {
             Some(AnyOperator::TableSource(source)) if job.plan.nodes.len() == 2 => {
                 let event = job.event_time().map(|event| Announced::new(event.clone(), i64::MIN, i64::MIN));
                 let (at, ttl) = (AtomicI64::new(i64::MIN), Mutex::new(source.ttl));
-                let table = TableControl { event, at, ttl, ..TableControl::default() };
+                let processing_time = source.processing_time.clone();
+                let table = TableControl { event, at, ttl, processing_time, ..TableControl::default() };
                 control.table = Some(table);
             }
             _ => {}
@@ -574,6 +577,12 @@ impl Engine {
             guards.push(self.tables.lock_of(*table).lock_owned().await);
         }
         TableLocks { _guards: guards }
+    }
+
+    /// The time that rows are stamped with which are written now: the processing time stands until it is dropped, which must
+    /// not be before they are written.
+    pub fn stamp(&self) -> Stamp {
+        self.coordinator.clock.stamp()
     }
 
     /// A number that was never used for a row before, the first of `n` (hidden row ids of tables without a key).
@@ -843,7 +852,11 @@ fn ttl_status(job: &Job) -> Option<TtlStatus> {
 fn known_watermarks(job: &Job) -> Vec<(usize, Option<Watermark>)> {
     let known = job.control.history.lock().at(job.frontier);
     let known = known.iter().flat_map(|marks| marks.iter().enumerate());
-    known.filter_map(|(c, mark)| Some((c, Some((*mark)?).filter(|mark| mark.at > i64::MIN)))).collect()
+    let known = known.filter_map(|(c, mark)| Some((c, Some((*mark)?))));
+    let at = job.control.clock.processing_time(job.frontier);
+    let clock = Watermark { at, floor: at, lateness: false, retracts: false };
+    let by_clock = job.control.table.iter().flat_map(|table| &table.processing_time).map(|c| (*c, Some(clock)));
+    known.chain(by_clock).map(|(c, mark)| (c, mark.filter(|mark| mark.at > i64::MIN))).collect()
 }
 
 /// The right to write to some tables.

@@ -256,6 +256,8 @@ pub struct TableControl {
     pub at: AtomicI64,
     /// When its rows leave by themselves.
     pub ttl: Mutex<Option<Ttl>>,
+    /// Columns with the time at which a row was written.
+    pub processing_time: Vec<usize>,
     /// Rows that have left since the server started.
     pub expired_rows: AtomicU64,
 }

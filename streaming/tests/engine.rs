@@ -180,8 +180,16 @@ const SOURCE: u32 = 16390;
 fn table() -> JobSpec {
     let mut plan = Plan::default();
     let names = ["id", "v"];
-    let source = plan
-        .add(TableSource { relation: RelationId(TABLE), event_time: None, ttl: None, schema: schema(&names) }, vec![]);
+    let source = plan.add(
+        TableSource {
+            relation: RelationId(TABLE),
+            event_time: None,
+            ttl: None,
+            processing_time: vec![],
+            schema: schema(&names),
+        },
+        vec![],
+    );
     let root = Materialize {
         relation: RelationId(TABLE),
         key: vec![0],

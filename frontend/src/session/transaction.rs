@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use storage::{Batch, RelationId, RelationSnapshot};
-use streaming::engine::TableLocks;
+use streaming::engine::{Stamp, TableLocks};
 
 use crate::error::{Error, Result};
 use crate::settings::Values;
@@ -48,6 +48,8 @@ pub struct Work {
     pub savepoints: Vec<Savepoint>,
     /// What `key_counts` counted since the first savepoint.
     pub counted: Vec<(RelationId, Vec<u8>, i64)>,
+    /// What PROCTIME() is, once it writes to a table that has it.
+    pub stamp: Option<Stamp>,
 }
 
 /// A place in a transaction that ROLLBACK TO goes back to.

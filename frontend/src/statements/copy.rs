@@ -103,6 +103,7 @@ async fn write(session: &mut Session, input: &mut CopyIn, rows: Vec<Line>) -> Re
 async fn insert_texts(input: &CopyIn, session: &mut Session, rows: &[Line], line: usize) -> Result<()> {
     let style = session.text_session();
     let n = rows.len();
+    session.stamp(&input.table)?;
     let defaults = defaults(input, session, n).await?;
     let mut arrays: Vec<ArrayRef> = Vec::new();
     for (at, column) in visible(&input.table).iter().enumerate() {

@@ -5,11 +5,10 @@ use planner::catalog::{Object, ObjectKind};
 use planner::statement::{ColumnDef, CreateTable};
 use storage::{Column, RelationId, SqlType};
 use streaming::engine::{JobSpec, Keeping};
-use streaming::event_time::EventTime;
 use streaming::operators::materialize::Materialize;
 use streaming::operators::table_source::TableSource;
 use streaming::plan::Plan;
-use streaming::ttl::Ttl;
+use streaming::watermark::Watermark;
 
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
@@ -96,7 +95,17 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
     let (settings, watermarks) = (session.bind_settings(), &statement.columns.watermarks);
     let event = event_time::event_time(&settings, &own, watermarks, of_time, || engine.allocate_relation())?;
     object.watermarks = event_time::watermarks(event.as_ref(), object.columns.len());
-    object.job = Some(job(&object, event, ttl.map(|(ttl, _)| ttl), keeping));
+    // Without a watermark of its own, that of what is stamped is the clock.
+    let visible = object.columns.len() - object.hidden;
+    let is_stamped = |column: &usize| event.is_none() && *column < visible;
+    let processing_time: Vec<usize> = object.generated.iter().copied().filter(is_stamped).collect();
+    for &column in &processing_time {
+        object.watermarks[column] = Some(Watermark::unknown(false, !object.append_only));
+    }
+    let (relation, schema) = (object.id, storage::types::arrow_schema(&object.columns));
+    let ttl = ttl.map(|(ttl, _)| ttl);
+    let source = TableSource { relation, event_time: event, ttl, processing_time, schema };
+    object.job = Some(job(&object, source, keeping));
     create(&shared, object.clone(), None).await?;
     storage_parameters::tell(session, &object);
     let Some(bound) = query else { return Ok(Outcome::Done(TAG.into())) };
@@ -105,10 +114,10 @@ pub async fn run(session: &mut Session, statement: &CreateTable, text: &str) -> 
     Ok(Outcome::Done(format!("SELECT {n}")))
 }
 
-fn job(object: &Object, event_time: Option<EventTime>, ttl: Option<Ttl>, keeping: Keeping) -> JobSpec {
-    let schema = storage::types::arrow_schema(&object.columns);
+fn job(object: &Object, source: TableSource, keeping: Keeping) -> JobSpec {
+    let schema = source.schema.clone();
     let mut plan = Plan::default();
-    let source = plan.add(TableSource { relation: object.id, event_time, ttl, schema: schema.clone() }, vec![]);
+    let source = plan.add(source, vec![]);
     let key = object.stream_key.clone();
     plan.add(Materialize { relation: object.id, key, key_order: Vec::new(), unique: true, schema }, vec![source]);
     JobSpec {

@@ -17,8 +17,11 @@ pub async fn run(
     session.check_may_write("INSERT")?;
     let catalog = session.shared.catalogs.current();
     let mut types = parameters.known();
-    let bound = planner::bind_insert(&catalog, &session.bind_settings(), insert, &mut types)?;
+    let mut bound = planner::bind_insert(&catalog, &session.bind_settings(), insert, &mut types)?;
     check_is_table(&bound.table, "insert into")?;
+    if session.stamp(&bound.table)? {
+        bound = planner::bind_insert(&catalog, &session.bind_settings(), insert, &mut parameters.known())?;
+    }
     let batches = select::collect(session, bound.source, &parameters.values, false).await?;
     let written: Vec<RecordBatch> = match bound.on_conflict {
         Some(action) if !bound.table.primary_key.is_empty() => {

@@ -20,8 +20,11 @@ pub async fn run(
     session.check_may_write("UPDATE")?;
     let catalog = session.shared.catalogs.current();
     let mut types = parameters.known();
-    let bound = planner::bind_update(&catalog, &session.bind_settings(), update, &mut types)?;
+    let mut bound = planner::bind_update(&catalog, &session.bind_settings(), update, &mut types)?;
     writing::check_is_table(&bound.table, "update")?;
+    if session.stamp(&bound.table)? {
+        bound = planner::bind_update(&catalog, &session.bind_settings(), update, &mut parameters.known())?;
+    }
     session.lock(&[bound.table.id]).await?;
     let mut rows = select::collect(session, bound.source, &parameters.values, true).await?;
     let table = &bound.table;

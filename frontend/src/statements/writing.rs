@@ -55,7 +55,7 @@ pub fn completed(session: &Session, table: &Object, rows: &RecordBatch) -> Resul
     let mut arrays = rows.columns().to_vec();
     let hidden = &table.columns[visible(table).len()..];
     if hidden.iter().any(|column| column.name == INSERTED_AT) {
-        let now = TimestampMicrosecondArray::from_value(session.now(), rows.num_rows());
+        let now = TimestampMicrosecondArray::from_value(session.processing_time(), rows.num_rows());
         arrays.push(Arc::new(now.with_timezone("UTC")));
     }
     if hidden.iter().any(|column| column.name == ROW_ID) {

@@ -144,6 +144,9 @@ impl Binder<'_> {
         };
         let key = match source.is_append_only() {
             true => vec![],
+            false if self.catalog.by_id(source.relation()).is_some_and(|table| table.generated.contains(&time)) => {
+                return refused("Its times are those at which it was written; declare one with WATERMARK FOR.");
+            }
             false if !table.key.is_empty() => table.key.clone(),
             false => {
                 return refused("It must be a table with a PRIMARY KEY, or be APPEND ONLY with a row per version.");

@@ -35,7 +35,7 @@ impl Binder<'_> {
 
     /// A function that is a constant of the session; `None` if it is none of those.
     pub(super) fn constant(&mut self, name: &str, args: &[Typed], place: Option<usize>) -> Result<Option<Typed>> {
-        let micros = self.settings.now;
+        let micros = if name == "proctime" { self.settings.processing_time } else { self.settings.now };
         let timestamptz = ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into()));
         let fixed = |value: ScalarValue, ty: SqlType| Ok(Some(Typed::new(literal(value), ty).at(place)));
         let named = |value: &str| Ok(Some(Typed::new(text(value), SqlType::Name).at(place)));

@@ -202,7 +202,10 @@ pub fn plan_table(
 ) -> JobSpec {
     let schema = arrow_schema(&columns);
     let mut plan = Plan::default();
-    let changes = plan.add(TableSource { relation, event_time: None, ttl: None, schema: schema.clone() }, vec![]);
+    let changes = plan.add(
+        TableSource { relation, event_time: None, ttl: None, processing_time: vec![], schema: schema.clone() },
+        vec![],
+    );
     plan.add(Materialize { relation, key, key_order: vec![], unique: true, schema }, vec![changes]);
     JobSpec { relation, name: name.to_string(), plan, columns, errors, keeping: Keeping::default() }
 }

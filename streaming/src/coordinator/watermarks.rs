@@ -25,6 +25,11 @@ impl Coordinator {
         }
         let news = |relation: RelationId| {
             let owner = state.owner(relation)?;
+            if has_processing_time(owner)
+                && self.clock.processing_time(target) > self.clock.processing_time(job.known_at)
+            {
+                return Some(true);
+            }
             Some(owner.control.history.lock().changed(target) > job.known_at)
         };
         if !job.upstreams.iter().any(|(_, upstream)| news(*upstream) == Some(true)) {
@@ -42,6 +47,9 @@ impl Coordinator {
 /// What is known of what a tap hands out behind `target`.
 fn known_of_tap(state: &State, reader: &TapReader, target: u64) -> Watermarks {
     let owner = state.owner(reader.relation).filter(|owner| owner.spec.relation == reader.relation);
+    if let Some(owner) = owner.filter(|owner| has_processing_time(owner)) {
+        return by_clock(owner, reader, owner.control.clock.processing_time(target));
+    }
     let known = owner.and_then(|owner| owner.control.history.lock().at(target));
     let Some(known) = known else { return reader.watermarks.clone() };
     let column = |(i, unknown): (usize, &Option<_>)| {
@@ -51,6 +59,21 @@ fn known_of_tap(state: &State, reader: &TapReader, target: u64) -> Watermarks {
             Some(Watermark { retracts: mark.retracts && changes, ..mark })
         });
         Some(known.unwrap_or(unknown))
+    };
+    reader.watermarks.iter().enumerate().map(column).collect()
+}
+
+/// Whether the rows of a relation are stamped with the time at which they are written.
+pub(super) fn has_processing_time(owner: &Job) -> bool {
+    owner.control.table.as_ref().is_some_and(|table| !table.processing_time.is_empty())
+}
+
+/// What is known of what a tap hands out when it is `at`.
+fn by_clock(owner: &Job, reader: &TapReader, at: i64) -> Watermarks {
+    let stamped = owner.control.table.as_ref().map_or(&[][..], |table| &table.processing_time);
+    let column = |(i, unknown): (usize, &Option<Watermark>)| {
+        let is_stamped = reader.watermarked_by(i).is_some_and(|(column, _)| stamped.contains(&column));
+        unknown.map(|unknown| if is_stamped { Watermark { at, floor: at, ..unknown } } else { unknown })
     };
     reader.watermarks.iter().enumerate().map(column).collect()
 }

@@ -27,6 +27,9 @@ pub struct TableSource {
     /// When rows leave by themselves.
     #[serde(default)]
     pub ttl: Option<Ttl>,
+    /// Columns with the time at which a row was written: their watermark is the clock.
+    #[serde(default)]
+    pub processing_time: Vec<usize>,
     /// The output columns.
     pub schema: SchemaRef,
 }
