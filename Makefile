@@ -15,7 +15,7 @@ export ROCKSDB_STATIC := 1
 
 KILLS ?= 1000
 
-.PHONY: crash help demo test retest check slt complete compat bench docs release up down ci shell clean
+.PHONY: crash fuzz help demo test retest check slt complete compat bench docs release up down ci shell clean
 
 help: ## This list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -27,7 +27,7 @@ demo: ## A server with live data and views; shows one of them changing and how t
 	@$(CARGO_TARGET_DIR)/debug/headwater demo
 
 # All but `system`, whose tests run one at a time.
-TESTS := --lib --bins --test all --test aggregates --test engine --test docs --test tidy --test suites --test random_queries --test tpch --test nexmark --test bounded --test wire --test kafka
+TESTS := --lib --bins --test all --test aggregates --test engine --test docs --test tidy --test suites --test random_queries --test tpch --test nexmark --test bounded --test wire --test fuzz --test kafka
 
 test: ## Every crate, every suite, a real Kafka and kills, the SQL of the pages, the rules. What CI runs.
 	@.ci/setup test
@@ -46,6 +46,10 @@ retest: ## One test by its whole name: make retest NAME=kills::nothing_is_lost_a
 crash: ## Kills of server, broker and Postgres while everything flows through them: make crash KILLS=1000
 	HEADWATER_TEST_CRASHES=$(KILLS) cargo test -p slt --test system -- --nocapture --exact \
 		crash::nothing_is_lost_and_nothing_is_there_twice_from_end_to_end
+
+fuzz: ## Broken bytes for so long: make fuzz TARGET=sql::sql FUZZ_SECONDS=3600 SEED=7; without TARGET each target in turn.
+	HEADWATER_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) HEADWATER_FUZZ_SEED=$(or $(SEED),1) nice -n 10 cargo test -p frontend --test fuzz -- --nocapture \
+		--test-threads 1 $(if $(TARGET),--exact $(TARGET))
 
 check: ## Formatting and lints.
 	cargo fmt --all --check
