@@ -112,6 +112,10 @@ struct State {
     newest: Epoch,
     /// Epochs that a checkpoint will ask for: no run reaches across one.
     cuts: BTreeSet<Epoch>,
+    /// Changes of epochs that are not complete, as they will be once they are.
+    ordered: Vec<Sealed>,
+    /// How often something was taken back.
+    retracted: u64,
 }
 
 #[derive(Clone)]
@@ -130,6 +134,25 @@ struct Sealed {
     run: Arc<Run>,
 }
 
+impl Sealed {
+    /// The changes of one epoch.
+    fn of(epoch: Epoch, mut runs: Vec<Run>, unique: bool) -> Sealed {
+        let rows = runs.iter().flat_map(|r| &r.entries).map(|e| e.diff).sum();
+        let run = if runs.len() == 1 && !unique {
+            runs.remove(0)
+        } else if runs.len() == 1 && runs[0].has_distinct_keys() {
+            let mut run = runs.remove(0);
+            run.entries.iter_mut().filter(|e| e.diff < 0).for_each(|e| e.value = 0);
+            run
+        } else if runs.len() == 1 {
+            resolve_in_place(runs.remove(0))
+        } else {
+            resolve(runs, unique)
+        };
+        Sealed { from: epoch, to: epoch, rows, run: Arc::new(run) }
+    }
+}
+
 impl Relation {
     pub(crate) fn new(spec: RelationSpec, snapshot: Snapshot, epoch: Epoch, rows: i64) -> Relation {
         debug_assert!(spec.key.starts_with(&spec.vnode_columns), "rows are placed by the first columns of the key");
@@ -144,6 +167,8 @@ impl Relation {
                 open: BTreeMap::new(),
                 newest: epoch,
                 cuts: BTreeSet::new(),
+                ordered: Vec::new(),
+                retracted: 0,
             }),
             merging: Mutex::default(),
         }
@@ -179,6 +204,29 @@ impl Relation {
             state.open.entry(epoch).or_default().push(run);
         }
         Ok(())
+    }
+
+    /// Entries of changes that [`Relation::advance`] to `epoch` would have to bring into one order.
+    pub fn unordered(&self, epoch: Epoch) -> usize {
+        let state = self.state.lock();
+        let open = state.open.range(..=epoch).filter(|(_, runs)| runs.len() > 1);
+        open.flat_map(|(_, runs)| runs).map(Run::len).sum()
+    }
+
+    /// Brings the changes up to `epoch`, all of which are published, into one order, while others read. After that
+    /// [`Relation::advance`] is quick.
+    pub fn order(&self, epoch: Epoch) {
+        let (open, retracted) = {
+            let mut state = self.state.lock();
+            let later = state.open.split_off(&epoch.next());
+            (std::mem::replace(&mut state.open, later), state.retracted)
+        };
+        let unique = self.shape.spec.unique;
+        let ordered: Vec<Sealed> = open.into_iter().map(|(epoch, runs)| Sealed::of(epoch, runs, unique)).collect();
+        let mut state = self.state.lock();
+        if state.retracted == retracted {
+            state.ordered.extend(ordered);
+        }
     }
 
     /// Says that every epoch up to `epoch` is complete: no more changes of them will be published.
@@ -228,7 +276,7 @@ impl Relation {
     pub fn memory(&self) -> (usize, usize) {
         let state = self.state.lock();
         let open = state.open.values().flatten();
-        let runs = state.sealed.iter().map(|s| &*s.run).chain(open);
+        let runs = state.sealed.iter().chain(&state.ordered).map(|s| &*s.run).chain(open);
         runs.fold((0, 0), |(bytes, n), run| (bytes + run.bytes(), n + 1))
     }
 
@@ -293,7 +341,10 @@ impl Relation {
 
     /// Forgets what was published of epochs after `epoch`, which nobody has seen: the relation was never advanced to them.
     pub fn retract(&self, epoch: Epoch) {
-        self.state.lock().open.split_off(&epoch.next());
+        let mut state = self.state.lock();
+        state.open.split_off(&epoch.next());
+        state.ordered.retain(|sealed| sealed.to <= epoch);
+        state.retracted += 1;
     }
 
     /// What changed after `from` and up to `to`.
@@ -342,21 +393,14 @@ impl Relation {
 impl State {
     /// Makes one run of each epoch up to `epoch`.
     fn seal(&mut self, shape: &Shape, epoch: Epoch) {
+        let later = self.ordered.partition_point(|sealed| sealed.to <= epoch);
+        for sealed in self.ordered.drain(..later) {
+            let at = self.sealed.partition_point(|s| s.to <= sealed.to);
+            self.sealed.insert(at, sealed);
+        }
         while let Some(entry) = self.open.first_entry().filter(|e| *e.key() <= epoch) {
-            let (epoch, mut runs) = entry.remove_entry();
-            let rows = runs.iter().flat_map(|r| &r.entries).map(|e| e.diff).sum();
-            let run = if runs.len() == 1 && !shape.spec.unique {
-                runs.remove(0)
-            } else if runs.len() == 1 && runs[0].has_distinct_keys() {
-                let mut run = runs.remove(0);
-                run.entries.iter_mut().filter(|e| e.diff < 0).for_each(|e| e.value = 0);
-                run
-            } else if runs.len() == 1 {
-                resolve_in_place(runs.remove(0))
-            } else {
-                resolve(runs, shape.spec.unique)
-            };
-            let sealed = Sealed { from: epoch, to: epoch, rows, run: Arc::new(run) };
+            let (epoch, runs) = entry.remove_entry();
+            let sealed = Sealed::of(epoch, runs, shape.spec.unique);
             // Epochs come in order; a late one would be a bug of the engine, but is not lost.
             debug_assert!(self.sealed.last().is_none_or(|s| s.to <= epoch), "epoch {epoch} is published late");
             let at = self.sealed.partition_point(|s| s.to <= epoch);

@@ -313,7 +313,7 @@ impl Coordinator {
         let reading = |job: &Job| job.stage == Stage::Reading;
         for job in state.jobs.values_mut() {
             let done = job.control.done.load(Ordering::Acquire);
-            if job.busy.is_some_and(|target| done >= target) {
+            if job.busy.is_some_and(|target| done >= target) && job.is_ordered(&self.clock) {
                 let target = job.busy.take().expect("checked");
                 if job.cut == Cut::Issued(target) && !job.is_input() {
                     job.cut = Cut::Done(target);

@@ -74,6 +74,8 @@ pub struct JobControl {
     pub forgotten: Mutex<BTreeMap<(usize, usize), u64>>,
     /// Rows that came in.
     pub rows_in: AtomicU64,
+    /// Rows that it has published since its step began, or since the last one ended.
+    pub rows_published: AtomicU64,
     /// Bytes that came in from outside.
     pub bytes_in: AtomicU64,
     /// Rows and records that failed.
@@ -311,6 +313,7 @@ impl JobControl {
             sizes: Mutex::default(),
             forgotten: Mutex::default(),
             rows_in: AtomicU64::new(0),
+            rows_published: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             row_errors: AtomicU64::new(0),
             row_errors_dropped: AtomicU64::new(0),

@@ -12,7 +12,8 @@ use storage::{Batch, Column, Epoch, RelationId, SqlType, Store, StoreOptions};
 use streaming::aggregates::{AggregateCall, AggregateKind};
 use streaming::engine::{Engine, EngineConfig, JobSpec, JobState, Keeping};
 use streaming::expr::Functions;
-use streaming::operators::{Aggregate, Distinct, Materialize, Project, Source, TableSource, TapReader};
+use streaming::operators::hash_join::{HashJoin, JoinKind};
+use streaming::operators::{Aggregate, AnyOperator, Distinct, Materialize, Project, Source, TableSource, TapReader};
 use streaming::plan::Plan;
 use streaming::source::{self, Offset, Read, Records, SourceSpec, Sources, Split, SplitReader};
 
@@ -845,4 +846,89 @@ fn a_job_that_cannot_keep_to_its_budget_stops_alone() {
     block_on(engine.resume_job(RelationId(16420))).expect("it goes on");
     wait_for("its rows", || status().state == JobState::Running && rows(&engine, 16420, Epoch(0)).len() as i64 == end);
     engine.shutdown().expect("a clean end");
+}
+
+/// Every row of a table beside every other: what an input of n rows makes n * n of.
+fn pairs_of(id: u32, upstream: u32) -> JobSpec {
+    let mut job = count_per_key(id, upstream, 0);
+    let names = ["k", "j"];
+    job.plan.nodes.truncate(1);
+    let second = job.plan.nodes[0].operator.clone();
+    job.plan.add(second, vec![]);
+    let join = HashJoin {
+        kind: JoinKind::Inner,
+        keys: [vec![], vec![]],
+        null_equal: vec![],
+        ranges: [None, None],
+        expiry: [None, None],
+        condition: None,
+        append_only: [false, false],
+        alone: false,
+        schema: schema(&names),
+    };
+    job.plan.add(join, vec![0, 1]);
+    let key = vec![0, 1];
+    let schema = schema(&names);
+    job.plan.add(Materialize { relation: RelationId(id), key, key_order: vec![], unique: true, schema }, vec![2]);
+    job.columns = columns(&names);
+    job
+}
+
+/// While a join explodes, in its first step and in later ones, writes to other tables are visible in the views over them again and
+/// again.
+#[test]
+fn others_go_on_while_a_join_explodes() {
+    const ROWS: i64 = 600;
+    const OTHER: u32 = 16500;
+    for workers in [1, 2] {
+        let world = World::new(workers);
+        let engine = world.start(&[]);
+        let mut other = table();
+        (other.relation, other.errors, other.name) = (RelationId(OTHER), RelationId(OTHER + 1), "o".into());
+        for node in &mut other.plan.nodes {
+            match &mut node.operator {
+                AnyOperator::TableSource(table) => table.relation = RelationId(OTHER),
+                AnyOperator::Materialize(root) => root.relation = RelationId(OTHER),
+                _ => {}
+            }
+        }
+        for job in [table(), other, count_per_key(16400, TABLE, 1)] {
+            block_on(engine.create(job, vec![])).expect("a job");
+        }
+        let many: Vec<(i64, i64, i64)> = (0..ROWS).map(|i| (i, i % 7, 1)).collect();
+        block_on(engine.write(vec![(RelationId(OTHER), changes(&many))])).expect("written");
+        let (mut next, mut seen) = (0, 0);
+        let mut write_and_read = |engine: &Engine| {
+            let epoch = write(engine, &[(next, 1, 1)]);
+            next += 1;
+            assert_eq!(rows(engine, 16400, epoch), vec![vec![1, next]]);
+        };
+        std::thread::scope(|scope| {
+            let created = scope.spawn(|| block_on(engine.create(pairs_of(16510, OTHER), vec![])));
+            while !created.is_finished() {
+                write_and_read(&engine);
+                seen += 1;
+            }
+            created.join().expect("no panic").expect("a view");
+        });
+        assert!(seen >= 5, "{seen} epochs while {ROWS} * {ROWS} rows were made");
+        // As many again, one by one with all that are there.
+        let more: Vec<(i64, i64, i64)> = (ROWS..ROWS + 200).map(|i| (i, i % 7, 1)).collect();
+        let epoch = block_on(engine.write(vec![(RelationId(OTHER), changes(&more))])).expect("written");
+        let shows = || {
+            let jobs = engine.status().jobs;
+            jobs.iter().find(|job| job.relation.0 == 16510).expect("a job").epoch
+        };
+        let mut seen = 0;
+        while shows() < epoch {
+            write_and_read(&engine);
+            seen += 1;
+        }
+        assert!(seen >= 5, "{seen} epochs while the join took in a change");
+        let all = block_on(engine.read(&[RelationId(16510)], epoch)).expect("a view");
+        let total: usize =
+            all.relations[&RelationId(16510)].scan(None, 0..256).map(|batch| batch.expect("rows").num_rows()).sum();
+        assert_eq!(total as i64, (ROWS + 200) * (ROWS + 200));
+        engine.shutdown().expect("a clean end");
+    }
 }

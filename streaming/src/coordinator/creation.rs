@@ -136,6 +136,7 @@ impl Coordinator {
             busy_since: Instant::now(),
             step_rows: *STEP_ROWS.end() / 4,
             not_before: 0,
+            ordering: None,
             ran_since_cut: false,
             must_run: false,
             has_watermarks: watermarks::has_watermarks(&spec.plan, &self.functions),

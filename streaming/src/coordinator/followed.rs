@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use storage::{Epoch, Relation, RelationId};
@@ -10,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::exact::Steps;
 use super::restart::Failures;
+use crate::clock::Clock;
 use crate::error::Result;
 use crate::job::JobControl;
 use crate::operators::AnyOperator;
@@ -21,6 +23,12 @@ const STEP_TIME: Duration = Duration::from_millis(200);
 /// Rows that wait for a job in one step's epochs, at most, and at least so that a step is worth its while. One epoch alone
 /// may have more.
 pub(super) const STEP_ROWS: std::ops::RangeInclusive<usize> = 4096..=262_144;
+/// The same for a job that makes much out of few rows.
+const STEP_ROWS_LEAST: usize = 16;
+/// Rows that a step of such a job should publish, about.
+const PUBLISHED_ROWS: usize = 262_144;
+/// Changes of a step that the coordinator brings into one order by itself.
+const ORDERED_AT_ONCE: usize = 131_072;
 
 /// A job as the coordinator knows it.
 pub struct Job {
@@ -51,6 +59,8 @@ pub struct Job {
     /// Rows that a step should have.
     pub(super) step_rows: usize,
     pub(super) not_before: u64,
+    /// Brings the changes of its step into one order.
+    pub(super) ordering: Option<JoinHandle<()>>,
     pub(super) ran_since_cut: bool,
     /// An input may have published changes of epochs up to the frontier since: the next step takes them.
     pub(super) must_run: bool,
@@ -235,9 +245,18 @@ impl Job {
         let mut waiting = self.control.waiting.lock();
         let later = waiting.split_off(&(target.min(self.taken) + 1));
         let rows: usize = std::mem::replace(&mut *waiting, later).into_values().sum();
-        // Small steps tell more of the clock than of the job.
-        if rows >= *STEP_ROWS.start() / 2 {
-            let rate = rows as f64 / self.busy_since.elapsed().as_secs_f64().max(1e-6);
+        let took = self.busy_since.elapsed();
+        let said = self.control.rows_published.swap(0, Ordering::Relaxed) as usize;
+        if said > PUBLISHED_ROWS && rows > 0 {
+            // It makes much out of few rows.
+            self.step_rows = (rows as u128 * PUBLISHED_ROWS as u128 / said as u128) as usize;
+            self.step_rows = self.step_rows.clamp(STEP_ROWS_LEAST, *STEP_ROWS.end());
+        } else if self.step_rows < *STEP_ROWS.start() {
+            let small = said <= PUBLISHED_ROWS / 2 && rows >= self.step_rows / 2;
+            self.step_rows = (self.step_rows << usize::from(small)).min(*STEP_ROWS.start());
+        } else if rows >= *STEP_ROWS.start() / 2 {
+            // Smaller steps tell more of the clock than of the job.
+            let rate = rows as f64 / took.as_secs_f64().max(1e-6);
             self.step_rows = ((rate * STEP_TIME.as_secs_f64()) as usize).clamp(*STEP_ROWS.start(), *STEP_ROWS.end());
         }
     }
@@ -259,6 +278,29 @@ impl Job {
         self.ran_at = Some(self.busy_since);
         self.ran_since_cut = true;
         self.control.wake();
+    }
+
+    /// Whether the changes of its step are in one order, so that its relations can advance at once. A large step is ordered by a
+    /// thread of its own, while all others go on.
+    pub(super) fn is_ordered(&mut self, clock: &Arc<Clock>) -> bool {
+        if let Some(thread) = self.ordering.take_if(|thread| thread.is_finished()) {
+            // It did not finish: whoever comes to the same place here will tell.
+            let _ = thread.join();
+            return true;
+        }
+        let Some(target) = self.busy.filter(|_| self.ordering.is_none()) else { return false };
+        let large = |relation: &&Arc<Relation>| relation.unordered(Epoch(target)) > ORDERED_AT_ONCE;
+        let relations: Vec<Arc<Relation>> = self.relations().filter(large).cloned().collect();
+        if relations.is_empty() {
+            return true;
+        }
+        let notify = clock.notify.clone();
+        let order = move || {
+            relations.iter().for_each(|relation| relation.order(Epoch(target)));
+            notify.notify();
+        };
+        self.ordering = std::thread::Builder::new().name("order".into()).spawn(order).ok();
+        self.ordering.is_none()
     }
 
     pub(super) fn advance(&mut self, epoch: u64) {

@@ -3,7 +3,9 @@
 //! Rule    At the seal, what changed in the epoch is published once: to the relation, to the taps, to subscriptions.
 //! State   The relation itself: its rows as of the checkpoint in the store, the changes since in memory.
 //! Epochs  Collects while the epoch is open, consolidates and publishes at the seal.
+//! Limits  A large epoch is published in pieces of PIECE_ROWS, over as many activations as it takes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -25,6 +27,10 @@ use crate::watermark::Watermarks;
 
 /// Rows of one published batch.
 const PUBLISHED_ROWS_MAX: usize = 8192;
+/// Rows that are put into the relation in one activation, about.
+const PIECE_ROWS: usize = 16_384;
+/// Pieces that an epoch is divided into, at most: there are only so many vnodes.
+const PIECES_MAX: usize = 256;
 
 /// Keeps the job's result as a relation that can be read and tapped. The root of every job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,6 +75,84 @@ impl Operator for Materialize {
     }
 }
 
+/// What one epoch says, in pieces that are not too long to be published in one activation each. Changes of equal rows are in
+/// one piece, where they cancel out.
+struct Pieces {
+    /// What is not divided yet.
+    whole: VecDeque<Batch>,
+    /// Whether no row is taken back.
+    all_new: bool,
+    /// The columns that it is divided by; all if there are none.
+    columns: Vec<usize>,
+    /// None if it need not be divided.
+    parts: VecDeque<Vec<Batch>>,
+}
+
+impl Pieces {
+    fn of(batches: Vec<Batch>, columns: Vec<usize>) -> Pieces {
+        let rows: usize = batches.iter().map(Batch::num_rows).sum();
+        // Rows that are all new cancel nothing out.
+        let all_new = batches.iter().all(Batch::is_append_only);
+        let n = if all_new || rows <= PIECE_ROWS { 0 } else { rows.div_ceil(PIECE_ROWS).min(PIECES_MAX) };
+        Pieces { whole: batches.into(), all_new, columns, parts: vec![Vec::new(); n].into() }
+    }
+
+    /// The next piece, which may be empty; `None` after the last.
+    fn next(&mut self, schema: &SchemaRef) -> Result<Option<Batch>> {
+        if !self.parts.is_empty() && !self.whole.is_empty() {
+            self.divide()?;
+            return Ok(Some(Batch::empty(schema.clone())));
+        }
+        let mut part = match self.parts.pop_front() {
+            Some(part) => part,
+            None => self.front(),
+        };
+        Ok(match part.len() {
+            0 => (!self.is_done()).then(|| Batch::empty(schema.clone())),
+            1 if self.all_new => part.pop(),
+            _ if self.all_new => Some(Batch::concat(schema, &part)?),
+            _ => {
+                let piece = Batch::concat(schema, &part)?;
+                Some(if piece.is_append_only() { piece } else { piece.consolidate()? })
+            }
+        })
+    }
+
+    /// All that is left, or so much of it as makes a piece if its rows need not meet.
+    fn front(&mut self) -> Vec<Batch> {
+        let (mut front, mut rows) = (Vec::new(), 0);
+        while let Some(batch) = self.whole.front()
+            && (!self.all_new || rows == 0 || rows + batch.num_rows() <= PIECE_ROWS)
+        {
+            rows += batch.num_rows();
+            front.extend(self.whole.pop_front());
+        }
+        front
+    }
+
+    /// Puts some of the rows where the others of their key are.
+    fn divide(&mut self) -> Result<()> {
+        let (mut rows, n) = (0, self.parts.len());
+        while rows < PIECE_ROWS
+            && let Some(batch) = self.whole.pop_front()
+        {
+            rows += batch.num_rows();
+            let all: Vec<usize> = (0..batch.data().num_columns()).collect();
+            let columns = if self.columns.is_empty() { &all } else { &self.columns };
+            for (part, batch) in self.parts.iter_mut().zip(batch.split(columns, n)?) {
+                if batch.num_rows() > 0 {
+                    part.push(batch);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.whole.is_empty() && self.parts.is_empty()
+    }
+}
+
 /// The root of a job on one worker.
 pub struct Root {
     ctx: JobContext,
@@ -80,6 +164,8 @@ pub struct Root {
     late: Option<(RelationId, Arc<Relation>)>,
     schema: SchemaRef,
     pending: Vec<Batch>,
+    /// What of the epoch in hand is not published yet, once it is complete.
+    publishing: Option<Pieces>,
     /// What it has published since the checkpoint that it started from, until the first epoch behind that.
     owed: Option<(u64, Owed)>,
     keeping: Keeping,
@@ -113,6 +199,7 @@ impl Root {
             late,
             schema,
             pending: Vec::new(),
+            publishing: None,
             owed,
             keeping: spec.keeping,
             since,
@@ -183,38 +270,46 @@ impl Task for Root {
 
     fn seal(&mut self, at: &Seal, _out: &mut Output) -> Result<Progress> {
         let epoch = at.epoch.0;
-        let mut known = PublishedErrors::default();
-        if let Some((_, owed)) = self.owed.take_if(|(since, _)| epoch > *since) {
-            let (rows, errors) = owed.settle(&self.schema)?;
-            self.pending.extend(rows.iter().map(Batch::negate));
-            known = errors;
-        }
-        let errors = known.new_of(std::mem::take(&mut *self.ctx.errors.borrow_mut()));
-        if self.ctx.job.fails_on_error.load(Ordering::Acquire)
-            && let Some(error) = errors.iter().find(|error| error.diff > 0)
-        {
-            return Err(Error::Failed(format!("a row failed, and on_error is 'fail': {}", error.reason)));
-        }
-        let pending = std::mem::take(&mut self.pending);
-        match &self.relation {
-            None => {
-                for batch in &pending {
-                    self.publish(self.id, epoch, batch);
-                }
+        if self.publishing.is_none() {
+            let mut known = PublishedErrors::default();
+            if let Some((_, owed)) = self.owed.take_if(|(since, _)| epoch > *since) {
+                let (rows, errors) = owed.settle(&self.schema)?;
+                self.pending.extend(rows.iter().map(Batch::negate));
+                known = errors;
             }
-            Some(relation) if !pending.is_empty() => {
-                let all = match &pending[..] {
-                    [one] => one.clone(),
-                    many => Batch::concat(&self.schema, many)?,
-                };
-                let batch = if all.is_append_only() { all } else { all.consolidate()? };
-                if batch.num_rows() > 0 {
-                    relation.publish(self.ctx.worker, Epoch(epoch), &batch)?;
-                    self.publish(self.id, epoch, &batch);
-                }
+            let errors = known.new_of(std::mem::take(&mut *self.ctx.errors.borrow_mut()));
+            if self.ctx.job.fails_on_error.load(Ordering::Acquire)
+                && let Some(error) = errors.iter().find(|error| error.diff > 0)
+            {
+                return Err(Error::Failed(format!("a row failed, and on_error is 'fail': {}", error.reason)));
             }
-            Some(_) => {}
+            *self.ctx.errors.borrow_mut() = errors;
+            let pending = std::mem::take(&mut self.pending);
+            self.publishing = Some(match &self.relation {
+                Some(relation) => Pieces::of(pending, relation.spec().key.clone()),
+                None => {
+                    // They may have been read before the projection grew, and have other columns then.
+                    pending.iter().for_each(|batch| self.publish(self.id, epoch, batch));
+                    Pieces::of(Vec::new(), Vec::new())
+                }
+            });
         }
+        while let Some(pieces) = &mut self.publishing {
+            let Some(piece) = pieces.next(&self.schema)? else { break };
+            let is_done = pieces.is_done();
+            if piece.num_rows() > 0 {
+                if let Some(relation) = &self.relation {
+                    relation.publish(self.ctx.worker, Epoch(epoch), &piece)?;
+                }
+                self.publish(self.id, epoch, &piece);
+                self.ctx.job.rows_published.fetch_add(piece.num_rows() as u64, Ordering::Relaxed);
+            }
+            if !is_done {
+                return Ok(Progress::More);
+            }
+        }
+        self.publishing = None;
+        let errors = std::mem::take(&mut *self.ctx.errors.borrow_mut());
         self.keep_errors(at.epoch, errors)?;
         self.keep_late(at.epoch)?;
         let due: Vec<(u64, Batch)> = self.ctx.history.borrow_mut().extract_if(.., |(e, _)| *e <= epoch).collect();
@@ -228,6 +323,7 @@ impl Task for Root {
     fn state_size(&self) -> StateSize {
         let rows = |r: &Arc<Relation>| r.snapshot(r.newest()).map_or(0, |snapshot| snapshot.rows_estimate());
         let rows = self.relation.as_ref().map_or(0, rows);
-        StateSize { rows: if self.ctx.worker == 0 { rows } else { 0 }, bytes: 0 }
+        let bytes = self.pending.iter().map(Batch::bytes).sum::<usize>() as u64;
+        StateSize { rows: if self.ctx.worker == 0 { rows } else { 0 }, bytes }
     }
 }
