@@ -137,7 +137,18 @@ fn unknown(owner: &str, name: &str, known: &[&[OptionDoc]]) -> Error {
         .filter(|doc| !doc.name.contains('*'))
         .map(|doc| {
             let similar = doc.name.ends_with(&format!(".{name}")) || name.ends_with(&format!(".{}", doc.name));
-            (if similar { 0 } else { distance(name, doc.name) }, doc.name)
+            // One that is far longer is far away, and a client's name may be of any length.
+            let is_longer = name.len() > 4 * (doc.name.len() + 4);
+            (
+                if similar {
+                    0
+                } else if is_longer {
+                    usize::MAX
+                } else {
+                    distance(name, doc.name)
+                },
+                doc.name,
+            )
         })
         .filter(|(far, known)| *far <= 2 + known.len() / 6)
         .collect();
