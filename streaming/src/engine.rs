@@ -82,6 +82,8 @@ const NEXT_ROW_ID_KEY: &[u8] = b"engine/next_row_id";
 const INSTALL_POLL: Duration = Duration::from_micros(200);
 /// How often a recovering source is asked whether it has caught up with what was visible.
 const RECOVERY_POLL: Duration = Duration::from_millis(2);
+/// The stack of the coordinator. Pages that nothing touches cost nothing.
+const COORDINATOR_STACK_BYTES: usize = 16 << 20;
 /// How long a restart waits for sources that do not answer before it serves what it has.
 const RECOVERY_MAX: Duration = Duration::from_secs(15);
 
@@ -207,6 +209,8 @@ impl Engine {
         let next = store.meta_get(NEXT_RELATION_KEY)?.and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
         let thread = std::thread::Builder::new()
             .name("coordinator".into())
+            // Plans are copied as deep as their expressions are.
+            .stack_size(COORDINATOR_STACK_BYTES)
             .spawn({
                 let coordinator = coordinator.clone();
                 move || coordinator.run()

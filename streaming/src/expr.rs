@@ -4,6 +4,8 @@
 //! rows get their values and each bad row its own error. One row alone is evaluated lazily: AND, OR and CASE do not
 //! touch a branch that the row does not reach.
 
+pub mod flat;
+
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
@@ -40,7 +42,7 @@ pub trait Functions: Send + Sync {
 ///
 /// Everything that can fail or that Postgres defines differently from Arrow is a [`Expr::Call`]; what is left are the
 /// forms that need lazy or three-valued evaluation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Expr {
     /// The input column at this position.
     Column(usize),
