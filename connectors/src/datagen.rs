@@ -331,7 +331,7 @@ impl SplitReader for DatagenReader {
         let batch = batch(&self.schema, columns, rows.len())?;
         let bytes = batch.data().get_array_memory_size();
         let next = Offset(until as i64);
-        Ok(Read::Records(Records { batch, errors: Vec::new(), next, records: rows.len(), bytes }))
+        Ok(Read::Records(Records { batch, errors: Vec::new(), next, records: rows.len(), bytes, again: Vec::new() }))
     }
 }
 

@@ -13,11 +13,14 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use storage::{Batch, Column, SqlType};
 use streaming::error::{Error, Result};
 use streaming::operator::RowError;
-use streaming::source::{Offset, Read, Records, Source, SourceSpec, Split, SplitReader};
+use streaming::source::{FailedRecord, Offset, Read, Records, Source, SourceSpec, Split, SplitReader};
 
 use crate::formats::{Decoder, Faults, Format};
 use crate::options::{OptionDoc, invalid};
-use crate::transport::{Arrival, RawRecords, Transport, TransportReader, Wanted};
+use crate::transport::{Arrival, RawHeader, RawRecord, RawRecords, Transport, TransportReader, Wanted};
+
+/// How long a record is waited for that is read once more.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Parts of a record that stand outside its value, each in a column of its own: what `INCLUDE x AS column` becomes.
 pub const INCLUDE: &[OptionDoc] = &[
@@ -183,13 +186,102 @@ impl<T: Transport> Source for Decoding<T> {
         self.transport.committed(offsets);
     }
 
+    fn decode(&self, record: &FailedRecord, row_id: i64, projection: &[usize]) -> Result<Records> {
+        let header = match self.format.framing().header {
+            true => self.transport.open(&record.split, Offset(record.offset), Wanted::default())?.header()?,
+            false => None,
+        };
+        let mut reader = self.reader(Box::new(Once { record, header }), &record.split, projection)?;
+        reader.row_id = RowId::Of(row_id);
+        match reader.read(1, Duration::ZERO)? {
+            Read::Records(records) => Ok(records),
+            Read::Idle { .. } | Read::End { .. } => Err(Error::Failed("a record that is there was not read".into())),
+        }
+    }
+
+    fn fetch(&self, split: &str, offset: i64) -> Result<Option<FailedRecord>> {
+        let wanted = Wanted { key: true, headers: true };
+        let mut reader = self.transport.open(split, Offset(offset), wanted)?;
+        reader.header()?;
+        let begun = std::time::Instant::now();
+        let mut raw = RawRecords::default();
+        while begun.elapsed() < FETCH_TIMEOUT {
+            raw.clear();
+            match reader.read(1, Duration::from_millis(100), &mut raw)? {
+                Arrival::Idle(_) => {}
+                Arrival::End(_) => return Ok(None),
+                Arrival::Records(_) => {
+                    let first = raw.records.first().filter(|record| record.offset == offset);
+                    return Ok(first.map(|record| whole(split, record, &raw)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn needs_whole_records(&self) -> bool {
+        let outside = |origin: &Origin| matches!(origin, Origin::Part(Part::Key | Part::Timestamp | Part::Header(_)));
+        self.origins.iter().any(outside)
+    }
+
     fn open(&self, split: &str, split_number: u16, from: Offset, projection: &[usize]) -> Result<Box<dyn SplitReader>> {
         let mut wanted = Wanted::default();
         for &i in projection.iter().filter(|&&i| i < self.columns.len()) {
             wanted.key |= self.origins[i] == Origin::Part(Part::Key);
             wanted.headers |= matches!(self.origins[i], Origin::Part(Part::Header(_)));
         }
-        let mut reader = self.transport.open(split, from, wanted)?;
+        let reader = self.transport.open(split, from, wanted)?;
+        let mut reader = self.reader(reader, split, projection)?;
+        reader.row_id = RowId::By(i64::from(split_number) << 48);
+        Ok(Box::new(reader))
+    }
+}
+
+/// A record with all that belongs to it.
+fn whole(split: &str, record: &RawRecord, raw: &RawRecords) -> FailedRecord {
+    let header = |header: &RawHeader| (header.name.clone(), header.value.map(|value| value.of(&raw.rest).to_vec()));
+    FailedRecord {
+        split: split.to_owned(),
+        offset: record.offset,
+        value: raw.value(record).map(<[u8]>::to_vec),
+        key: record.key.map(|key| key.of(&raw.rest).to_vec()),
+        headers: raw.headers.iter().filter(|header| header.record == 0).map(header).collect(),
+        timestamp: record.timestamp,
+    }
+}
+
+/// A record that was read before, as a transport would hand it over.
+struct Once<'a> {
+    record: &'a FailedRecord,
+    header: Option<Vec<u8>>,
+}
+
+impl TransportReader for Once<'_> {
+    fn read(&mut self, _rows_max: usize, _timeout: Duration, records: &mut RawRecords) -> Result<Arrival> {
+        let record = self.record;
+        let value = record.value.as_ref().map(|value| records.push_value(value));
+        let key = record.key.as_ref().map(|key| records.push_rest(key));
+        for (name, value) in &record.headers {
+            let value = value.as_ref().map(|value| records.push_rest(value));
+            records.headers.push(RawHeader { record: 0, name: name.clone(), value });
+        }
+        records.records.push(RawRecord { value, key, offset: record.offset, timestamp: record.timestamp });
+        Ok(Arrival::Records(Offset(record.offset + 1)))
+    }
+
+    fn header(&mut self) -> Result<Option<Vec<u8>>> {
+        Ok(self.header.take())
+    }
+}
+
+impl<T: Transport> Decoding<T> {
+    /// Decodes what `reader` reads of a split.
+    fn reader<'a>(
+        &self,
+        mut reader: Box<dyn TransportReader + 'a>,
+        split: &str,
+        projection: &[usize],
+    ) -> Result<DecodingReader<'a>> {
         let values = value_columns(&self.columns, &self.origins, projection.iter().copied());
         let mut decoder = self.format.decoder(&values)?;
         let all = value_columns(&self.columns, &self.origins, 0..self.columns.len());
@@ -207,17 +299,15 @@ impl<T: Transport> Source for Decoding<T> {
                 },
             })
             .collect();
-        let schema = projected_schema(&self.columns, projection);
-        let row_ids = i64::from(split_number) << 48;
-        Ok(Box::new(DecodingReader {
+        Ok(DecodingReader {
             split: split.to_string(),
-            row_ids,
+            row_id: RowId::Of(0),
             reader,
             decoder,
             outputs,
-            schema,
+            schema: projected_schema(&self.columns, projection),
             raw: RawRecords::default(),
-        }))
+        })
     }
 }
 
@@ -242,17 +332,25 @@ enum Output {
     RowId,
 }
 
-struct DecodingReader {
+/// Which id a row has.
+enum RowId {
+    /// This one.
+    Of(i64),
+    /// Its record's offset below this.
+    By(i64),
+}
+
+struct DecodingReader<'a> {
     split: String,
-    row_ids: i64,
-    reader: Box<dyn TransportReader>,
+    row_id: RowId,
+    reader: Box<dyn TransportReader + 'a>,
     decoder: Box<dyn Decoder>,
     outputs: Vec<Output>,
     schema: SchemaRef,
     raw: RawRecords,
 }
 
-impl SplitReader for DecodingReader {
+impl SplitReader for DecodingReader<'_> {
     fn read(&mut self, rows_max: usize, timeout: Duration) -> Result<Read> {
         self.raw.clear();
         match self.reader.read(rows_max, timeout, &mut self.raw)? {
@@ -263,7 +361,7 @@ impl SplitReader for DecodingReader {
     }
 }
 
-impl DecodingReader {
+impl DecodingReader<'_> {
     fn decode(&mut self, next: Offset) -> Result<Records> {
         let records = self.raw.records.len();
         let bytes = self.raw.values.len() + self.raw.rest.len();
@@ -275,7 +373,11 @@ impl DecodingReader {
                 Output::Value => values.next().ok_or_else(|| Error::Failed("a format left a column out".into()))?,
                 Output::Part(part, ty) => part.array(ty, &self.split, &self.raw),
                 Output::RowId => {
-                    let ids = self.raw.records.iter().map(|record| self.row_ids | record.offset);
+                    let id = |record: &RawRecord| match self.row_id {
+                        RowId::Of(id) => id,
+                        RowId::By(split) => split | record.offset,
+                    };
+                    let ids = self.raw.records.iter().map(id);
                     Arc::new(Int64Array::from_iter_values(ids))
                 }
             });
@@ -300,6 +402,6 @@ impl DecodingReader {
                 }
             }));
         }
-        Ok(Records { batch: batch(&self.schema, columns, rows)?, errors, next, records, bytes })
+        Ok(Records { batch: batch(&self.schema, columns, rows)?, errors, next, records, bytes, again: Vec::new() })
     }
 }

@@ -398,7 +398,7 @@ impl SplitReader for NexmarkReader {
         let batch = batch(&self.schema, columns, own.len())?;
         let bytes = batch.data().get_array_memory_size();
         let next = Offset(until as i64);
-        Ok(Read::Records(Records { batch, errors: Vec::new(), next, records: own.len(), bytes }))
+        Ok(Read::Records(Records { batch, errors: Vec::new(), next, records: own.len(), bytes, again: Vec::new() }))
     }
 }
 

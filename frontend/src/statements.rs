@@ -20,6 +20,7 @@ pub mod insert;
 pub mod no_op;
 pub mod on_conflict;
 pub mod prepare;
+pub mod retry_errors;
 pub mod role;
 pub mod savepoint_point;
 pub mod select;
@@ -75,6 +76,8 @@ pub async fn run(session: &mut Session, statement: &Statement, text: &str, param
         Statement::AlterRename(alter) => alter::rename(session, alter).await,
         Statement::AlterSet { kind, name, options } => alter::set(session, *kind, name, options).await,
         Statement::AlterResume { kind, name } => alter::resume(session, *kind, name).await,
+        Statement::AlterFormat { name, connection } => retry_errors::reformat(session, name, connection).await,
+        Statement::RetryErrors { name, query } => retry_errors::run(session, name, query, parameters).await,
         Statement::AlterSink { name, pause } => alter::pause(session, name, *pause).await,
         Statement::Comment(comment) => alter::comment(session, comment).await,
         Statement::CreateRole(create) => role::create(session, create).await,

@@ -468,6 +468,32 @@ impl Reader<'_> {
         Ok(Query { ast, text: self.text.clone() })
     }
 
+    /// `RETRY ERRORS FROM s [WHERE ...]` chooses as `SELECT error_id FROM "s$errors" [WHERE ...]` does.
+    fn retry_errors(&mut self) -> Result<Statement> {
+        let first = self.tokens[self.p.index()].clone();
+        self.expect(&["retry", "errors", "from"])?;
+        let name = self.object_name()?;
+        if !self.at_end() && !self.at(&["where"]) {
+            return self.unexpected();
+        }
+        let mut words = vec![Token::make_keyword("SELECT"), Token::make_word("error_id", Some('"'))];
+        words.push(Token::make_keyword("FROM"));
+        if let Some(schema) = name.schema() {
+            words.extend([Token::make_word(schema, Some('"')), Token::Period]);
+        }
+        words.push(Token::make_word(&format!("{}{}", name.last(), crate::catalog::ERRORS_SUFFIX), Some('"')));
+        let n = words.len();
+        let mut tokens: Vec<TokenWithSpan> =
+            words.into_iter().map(|token| TokenWithSpan { token, span: first.span }).collect();
+        tokens.extend_from_slice(&self.tokens[self.p.index()..]);
+        let mut inner = Reader::new(&self.text, tokens);
+        let ast = inner.parse(|p| p.parse_query())?;
+        for _ in 0..inner.p.index() - n {
+            self.p.advance_token();
+        }
+        Ok(Statement::RetryErrors { name, query: Query { ast, text: self.text.clone() } })
+    }
+
     /// The options of a statement up to the closing parenthesis: `(a.b = 'x', c = 5, d)`.
     fn options(&mut self) -> Result<Vec<(String, String)>> {
         self.expect_token(Token::LParen)?;
@@ -583,7 +609,7 @@ impl Reader<'_> {
             "analyze" | "analyse" => self.no_op("ANALYZE"),
             "checkpoint" => self.no_op("CHECKPOINT"),
             "lock" => self.unsupported("LOCK TABLE"),
-            "retry" => self.unsupported("RETRY ERRORS"),
+            "retry" => self.retry_errors(),
             "grant" => self.unsupported("GRANT"),
             "revoke" => self.unsupported("REVOKE"),
             "merge" => self.unsupported("MERGE"),

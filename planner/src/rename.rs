@@ -50,6 +50,38 @@ pub fn definition(sql: &str, new: &str) -> Result<String> {
     text.edited()
 }
 
+/// A `CREATE SOURCE` statement's text with another `FORMAT ... ENCODE ...`, which `clause` is.
+///
+/// # Errors
+/// If the text is no such statement.
+pub fn encoded(sql: &str, clause: &str) -> Result<String> {
+    let mut text = Text::new(sql)?;
+    let mut depth = 0;
+    let mut begin = None;
+    for (i, (token, ..)) in text.tokens.iter().enumerate() {
+        match token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth -= 1,
+            _ if depth == 0 && is_word(token, "format") && i > 1 => begin = Some(i),
+            _ => {}
+        }
+    }
+    let Some(begin) = begin else {
+        let end = text.tokens.iter().rfind(|(token, ..)| *token != Token::SemiColon).ok_or_else(lost)?.2;
+        text.edits.push((end, end, format!(" {clause}")));
+        return text.edited();
+    };
+    // FORMAT f ENCODE e, and what is in parentheses behind it.
+    let mut end = begin + 3;
+    if text.tokens.get(end + 1).is_some_and(|(token, ..)| *token == Token::LParen) {
+        let closing = text.tokens.iter().skip(end).position(|(token, ..)| *token == Token::RParen);
+        end += closing.ok_or_else(lost)?;
+    }
+    let (from, to) = (text.tokens[begin].1, text.tokens.get(end).ok_or_else(lost)?.2);
+    text.edits.push((from, to, clause.to_owned()));
+    text.edited()
+}
+
 /// A `CREATE` statement's text where it reads renamed relations.
 ///
 /// # Errors

@@ -80,6 +80,20 @@ pub enum Statement {
         /// Which.
         name: ObjectName,
     },
+    /// `ALTER SOURCE name FORMAT f ENCODE e (...)`
+    AlterFormat {
+        /// Which.
+        name: ObjectName,
+        /// The format.
+        connection: Connection,
+    },
+    /// `RETRY ERRORS FROM name [WHERE ...]`
+    RetryErrors {
+        /// Whose.
+        name: ObjectName,
+        /// Which: their ids.
+        query: Query,
+    },
     /// `CREATE USER | ROLE`
     CreateRole(CreateRole),
     /// `ALTER USER | ROLE`

@@ -36,6 +36,8 @@ pub const STEPS: &[(&str, &str)] = &[
     ("visible/cut", "a torn note is cut off at the start"),
     ("visible/remove", "notes that a checkpoint made superfluous are removed"),
     ("inbox/spill", "changes that wait for a slow view are spilled"),
+    ("retry/keep", "records that are put through again are kept"),
+    ("retry/enter", "... and become rows"),
     ("sink/deliver", "a sink's changes go to its target in one transaction"),
     ("kafka/commit", "the transaction of a Kafka sink is committed"),
     ("postgres/commit", "the transaction of a PostgreSQL sink is committed"),

@@ -53,6 +53,21 @@ pub fn start(coordinator: &Arc<Coordinator>, stop: Arc<AtomicBool>) {
     std::thread::Builder::new().name("discovery".into()).spawn(look).expect("the system has a thread to spare");
 }
 
+/// Adds a split to a source and lets it be read once a checkpoint holds it; false if the engine has stopped.
+pub fn add_split(coordinator: &Arc<Coordinator>, control: &JobControl, split: Split) -> bool {
+    let source = control.source.as_ref().expect("a source job");
+    let is_new = {
+        let mut splits = source.splits.lock();
+        let is_new = !splits.iter().any(|known| known.id == split.id);
+        if is_new {
+            let number = splits.iter().map(|split| split.number + 1).max().unwrap_or(0);
+            splits.push(new_split(split, number));
+        }
+        is_new || splits.len() > source.durable_splits.load(Ordering::Acquire)
+    };
+    !is_new || read_new_splits(&Arc::downgrade(coordinator), control)
+}
+
 /// Lets a source's new splits be read once a checkpoint holds them; false if the engine has stopped.
 fn read_new_splits(coordinator: &Weak<Coordinator>, control: &JobControl) -> bool {
     let source = control.source.as_ref().expect("a source job");
@@ -66,7 +81,7 @@ fn read_new_splits(coordinator: &Weak<Coordinator>, control: &JobControl) -> boo
             return false;
         }
     }
-    source.durable_splits.store(splits, Ordering::Release);
+    source.durable_splits.fetch_max(splits, Ordering::AcqRel);
     source.version.fetch_add(1, Ordering::AcqRel);
     control.wake();
     true

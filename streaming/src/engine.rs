@@ -4,6 +4,7 @@ mod expired_rows;
 mod into_table;
 mod outboxes;
 mod restored;
+mod retry;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ use crate::operator::StateSize;
 use crate::operators::AnyOperator;
 use crate::outbox::{self, Deliveries, Outbox};
 use crate::plan::PlanNode;
+use crate::retries::{Retrying, retried_prefix, set_aside_key};
 use crate::row_errors::on_error_key;
 pub use crate::row_errors::{ErrorsKept, Keeping, OnError};
 use crate::runtime::Runtime;
@@ -45,6 +47,7 @@ use crate::ttl::Ttl;
 use crate::visible::{Visible, VisibleLog};
 use crate::watermark::Watermark;
 pub use restored::take_up;
+pub use retry::Retried;
 
 use tables::Tables;
 
@@ -161,7 +164,7 @@ impl Engine {
                     let meta = serde_json::from_slice::<SourceMeta>(&meta).map_err(|error| {
                         storage::Error::Corrupt(format!("the offsets of source \"{}\": {error}", spec.name))
                     })?;
-                    let source = sources.open(&source.spec)?;
+                    let source = Retrying::open(sources.open(&source.spec)?, &store, spec.relation)?;
                     let mut splits = meta.splits;
                     for split in &mut splits {
                         visible.restore(spec.relation, split);
@@ -335,6 +338,7 @@ impl Engine {
                     Ok((source, splits))
                 })
                 .await?;
+                let source = Retrying::open(source, &self.coordinator.store, job.relation)?;
                 let splits =
                     splits.into_iter().enumerate().map(|(i, split)| discovery::new_split(split, i as u16)).collect();
                 let event = job.event_time().map(|event| Announced::new(event.clone(), i64::MIN, i64::MIN));
@@ -443,6 +447,11 @@ impl Engine {
         let mut catalog = catalog;
         catalog.extend(jobs.iter().map(|job| (outboxes::paused_key(*job), None)));
         catalog.extend(jobs.iter().flat_map(|job| [(on_error_key(*job), None), (memory_key(*job), None)]));
+        for job in &jobs {
+            catalog.push((set_aside_key(*job), None));
+            let retried = self.coordinator.store.meta_scan(&retried_prefix(*job))?;
+            catalog.extend(retried.into_iter().map(|(key, _)| (key, None)));
+        }
         let (sinks, running): (Vec<SinkSpec>, Vec<Arc<Outbox>>) = {
             let state = self.coordinator.state.lock();
             let specs = jobs.iter().filter_map(|id| outboxes::sink_spec(&state.jobs.get(id)?.spec).ok().cloned());
@@ -767,13 +776,16 @@ fn origin(spec: &JobSpec) -> String {
 }
 
 fn source_control(
-    source: Arc<dyn crate::source::Source>,
+    source: Retrying,
     splits: Vec<SplitState>,
     workers: usize,
     event: Option<Announced>,
 ) -> SourceControl {
+    let source = Arc::new(source);
     SourceControl {
-        source,
+        source: source.clone(),
+        retries: source,
+        held: Arc::default(),
         event,
         durable_splits: AtomicUsize::new(splits.len()),
         splits: Mutex::new(splits),

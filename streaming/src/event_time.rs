@@ -472,7 +472,7 @@ mod tests {
         assert_eq!(times(&judged.late), [Some(14), Some(10)]);
         let at = judged.late.column(2).as_primitive::<Int64Type>().values().to_vec();
         assert_eq!(at, [20, 20]);
-        let ids: Vec<Option<&str>> = judged.late.column(3).as_string_view().iter().collect();
+        let ids: Vec<Option<&str>> = judged.late.column(4).as_string_view().iter().collect();
         assert_eq!(ids, [Some("s:2"), Some("s:3")]);
     }
 
@@ -551,7 +551,7 @@ mod tests {
             write(&mut progress, 2, &[(89, 0, 3, 1), (90, 0, 4, 1), (100, 90, 1, -1), (5, 0, 1, 1), (1, 1, 2, -1)]);
         assert_eq!(times(&second.late), [Some(89)]);
         assert_eq!(second.taken.num_rows(), 4);
-        let ids: Vec<Option<&str>> = second.late.column(3).as_string_view().iter().collect();
+        let ids: Vec<Option<&str>> = second.late.column(4).as_string_view().iter().collect();
         assert_eq!(ids, [Some("2:0")]);
     }
 

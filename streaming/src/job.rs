@@ -15,6 +15,7 @@ use crate::memory::JobMemory;
 use crate::operator::{Seal, StateSize};
 use crate::outbox::Outbox;
 use crate::retention::Tried;
+use crate::retries::Retrying;
 use crate::row_errors::ErrorsKept;
 use crate::source::{Offset, Source};
 use crate::ttl::Ttl;
@@ -186,8 +187,12 @@ pub struct Stretch {
 
 /// The part of a source job that all threads see.
 pub struct SourceControl {
-    /// The source.
+    /// The source, with the records that were put through again.
     pub source: Arc<dyn Source>,
+    /// The same, to put more of them through.
+    pub retries: Arc<Retrying>,
+    /// Nothing is read while this is set, whoever reads.
+    pub held: Arc<AtomicBool>,
     /// Its event time, if it has one.
     pub event: Option<Announced>,
     /// Its splits; offsets are as of the last sealed epoch.

@@ -31,6 +31,7 @@ pub mod partitions;
 pub mod plan;
 pub mod reader;
 pub mod retention;
+pub mod retries;
 pub mod row_errors;
 mod runtime;
 pub mod sink;

@@ -50,6 +50,28 @@ pub trait Source: Send + Sync {
     /// batches of exactly those columns in that order, and should not spend time on the others.
     fn open(&self, split: &str, split_number: u16, from: Offset, projection: &[usize]) -> Result<Box<dyn SplitReader>>;
 
+    /// Decodes a record that could not be decoded when it was read, as a reader with this projection would now, as a row of
+    /// this id.
+    ///
+    /// # Errors
+    /// `Unsupported` if the source's records cannot fail.
+    fn decode(&self, _record: &FailedRecord, _row_id: i64, _projection: &[usize]) -> Result<Records> {
+        Err(Error::Unsupported("records of this source cannot be decoded again".into()))
+    }
+
+    /// Reads a record once more; `None` if it is not there any more.
+    ///
+    /// # Errors
+    /// `Unavailable` if the outside system does not answer.
+    fn fetch(&self, _split: &str, _offset: i64) -> Result<Option<FailedRecord>> {
+        Ok(None)
+    }
+
+    /// Whether rows have something of a record besides its value.
+    fn needs_whole_records(&self) -> bool {
+        false
+    }
+
     /// The end of `split` as of now, for lag and for the end of a catch-up; `None` if there is none (a generator).
     fn end(&self, split: &str) -> Result<Option<Offset>>;
 
@@ -82,6 +104,23 @@ pub enum Read {
     },
 }
 
+/// A record that could not be decoded, with all that belongs to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FailedRecord {
+    /// The split that it was read from.
+    pub split: String,
+    /// Where.
+    pub offset: i64,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its headers.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// When it was written, in microseconds since 1970.
+    pub timestamp: Option<i64>,
+}
+
 /// Some decoded records of a split, in its order.
 pub struct Records {
     /// The rows, in the projection's columns. Without diffs unless the format carries changes (CDC).
@@ -94,6 +133,8 @@ pub struct Records {
     pub records: usize,
     /// Their size on the wire in bytes.
     pub bytes: usize,
+    /// Of records that are put through again: the splits and offsets that they were read from first.
+    pub again: Vec<(String, i64)>,
 }
 
 /// Makes a [`Source`] or a [`Sink`] out of what a CREATE statement said. Implemented where the connectors are known.

@@ -113,6 +113,7 @@ impl SplitReader for NumbersReader {
             next: Offset(end),
             records,
             bytes: records * 16,
+            again: Vec::new(),
         }))
     }
 }

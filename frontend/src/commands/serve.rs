@@ -17,6 +17,9 @@ pub struct Arguments {
     /// Directory where everything is kept [default: headwater-data]
     #[arg(long, value_name = "DIR", env = "HEADWATER_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// A backup, or <data directory>/savepoints/<name>, to make the data directory of first; it must not exist or be empty
+    #[arg(long, value_name = "FROM", env = "HEADWATER_FROM_SAVEPOINT")]
+    from_savepoint: Option<PathBuf>,
     /// Address for Postgres clients [default: 127.0.0.1:4566]
     #[arg(long, value_name = "ADDRESS", env = "HEADWATER_LISTEN")]
     listen: Option<SocketAddr>,
@@ -93,6 +96,7 @@ pub struct Arguments {
 #[serde(deny_unknown_fields)]
 struct File {
     data_dir: Option<PathBuf>,
+    from_savepoint: Option<PathBuf>,
     listen: Option<SocketAddr>,
     http_listen: Option<String>,
     workers: Option<usize>,
@@ -146,9 +150,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let level = arguments.log_level.clone().or(file.log_level.clone()).unwrap_or_else(|| "info".into());
     log(&level, arguments.log_format.or(file.log_format).unwrap_or(LogFormat::Text))?;
+    let from = arguments.from_savepoint.clone().or(file.from_savepoint.clone());
     let config = merge(arguments, file)?;
     if config.workers == 0 {
         anyhow::bail!("--workers must be at least 1");
+    }
+    if let Some(from) = from {
+        let paused = super::restore::restore(&from, &config.data_dir)?.join(", ");
+        tracing::info!(from = %from.display(), paused_sinks = paused, "made the data directory");
     }
     let files = raise_file_limit();
     if files < config.connections_max as u64 + FILES_OF_THE_STORE {

@@ -580,6 +580,9 @@ impl Reader<'_> {
         } else if matches!(kind, NamedKind::Relation(_)) && self.eat(&["resume"]) {
             return Ok(Statement::AlterResume { kind, name });
         }
+        if kind == NamedKind::Relation(ObjectKind::Source) && self.at(&["format"]) {
+            return Ok(Statement::AlterFormat { name, connection: self.connection(false)? });
+        }
         if matches!(self.p.peek_nth_token_ref(1).token, Token::LParen) && self.eat(&["set"]) {
             return Ok(Statement::AlterSet { kind, name, options: self.options()? });
         }

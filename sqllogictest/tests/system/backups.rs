@@ -152,6 +152,17 @@ async fn a_server_starts_from_a_savepoint_point_with_its_sinks_held() -> Result<
     drop(client);
     server.stop().await?;
 
+    // A server makes its directory of it by itself, and overwrites none.
+    let savepoint = start.data_dir.join("savepoints/before_it").display().to_string();
+    let begun = Start::new(directory.path().join("begun")).argument("--from-savepoint").argument(&savepoint);
+    let server = begun.start().await?;
+    let client = server.connect().await?;
+    ensure!(rows(&client, "SELECT a FROM t ORDER BY a").await? == ["1", "2"]);
+    drop(client);
+    server.stop().await?;
+    let said = begun.refused().await?;
+    ensure!(said.contains("begun"), "{said}");
+
     let to = directory.path().join("rewound");
     let said = restore(&start.data_dir.join("savepoints/before_it"), &to)?;
     ensure!(said.contains("paused") && said.contains(": s (ALTER SINK"), "{said}");

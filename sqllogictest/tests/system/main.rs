@@ -22,6 +22,8 @@ mod orders;
 mod programs;
 mod protocol;
 mod refused_rows;
+mod resumes;
+mod retries;
 mod sink_groups;
 mod sinks;
 mod steps;

@@ -27,7 +27,9 @@ const AGAIN: [&str; 4] = ["checkpoint/write", "log/write", "log/sync", "sink/del
 const LARGE: usize = 110_000;
 
 /// Steps that this test does not come to: where they are ended instead, or why nothing ends there.
-const ELSEWHERE: [(&str, &str); 5] = [
+const ELSEWHERE: [(&str, &str); 7] = [
+    ("retry/keep", "retries.rs, which has records that fail"),
+    ("retry/enter", "the same"),
     ("kafka/commit", "crash.rs, which has a broker"),
     ("postgres/commit", "crash.rs, which has a PostgreSQL"),
     ("mysql/commit", "mariadb.rs, which has a MariaDB"),

@@ -534,6 +534,8 @@ fn source_again(old: &SourceControl, splits: &[SplitState]) -> SourceControl {
     let projections: BTreeMap<usize, Arc<Vec<usize>>> = old.projections.lock().clone();
     SourceControl {
         source: old.source.clone(),
+        retries: old.retries.clone(),
+        held: old.held.clone(),
         event,
         splits: Mutex::new(splits.to_vec()),
         durable_splits: AtomicUsize::new(old.durable_splits.load(Ordering::Acquire).min(splits.len())),

@@ -112,7 +112,7 @@ impl SourceLeaf {
         if version == self.version {
             return;
         }
-        let active = control.active.load(Ordering::Acquire);
+        let active = control.active.load(Ordering::Acquire) && !control.held.load(Ordering::Acquire);
         let projection = control.projection.lock().clone();
         let durable = control.durable_splits.load(Ordering::Acquire);
         for split in control.splits.lock().iter().take(durable) {
@@ -257,6 +257,10 @@ impl Leaf for SourceLeaf {
                     self.splits.get_mut(&number).expect("own split").position = records.next;
                     self.ctx.job.bytes_in.fetch_add(records.bytes as u64, Ordering::Relaxed);
                     self.ctx.errors.borrow_mut().extend(records.errors);
+                    if !records.again.is_empty() {
+                        let entered = records.again.into_iter().map(|(split, offset)| (epoch, split, offset));
+                        self.ctx.job.tried.lock().entered.extend(entered);
+                    }
                     self.report(number, None);
                     if batch.num_rows() > 0 {
                         return Next::Batch(epoch, batch);
