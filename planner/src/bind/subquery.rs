@@ -65,6 +65,11 @@ impl Binder<'_> {
         let [field] = bound.fields.as_slice() else {
             return Err(at(Error::new("42601", "subquery must return only one column"), place));
         };
+        if is_sorted(&bound.plan) {
+            // What collects the rows does not keep their order.
+            let error = Error::unsupported("ARRAY of a query with ORDER BY is not supported");
+            return Err(at(error, place).with_hint("Write (SELECT array_agg(value ORDER BY ...) FROM ...)."));
+        }
         let aggregate = crate::functions::aggregate::resolve("array_agg", std::slice::from_ref(&field.ty))
             .map_err(|e| at(e, place))?;
         let item = field.expr();
@@ -242,5 +247,15 @@ impl Binder<'_> {
             });
         }
         Ok(negate(result.unwrap_or_else(|| super::literal::boolean(all)), false).at(place))
+    }
+}
+
+/// Whether the rows of a query have an order.
+fn is_sorted(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Sort(_) => true,
+        LogicalPlan::Projection(projection) => matches!(projection.input.as_ref(), LogicalPlan::Sort(_)),
+        LogicalPlan::Limit(limit) => is_sorted(&limit.input),
+        _ => false,
     }
 }
