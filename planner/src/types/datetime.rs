@@ -641,7 +641,8 @@ impl Reading<'_> {
         let end = part.find(|c: char| !(c.is_ascii_digit() || c == ':' || c == '.')).unwrap_or(part.len());
         let (clock, zone) = part.split_at(end);
         let pieces: Vec<&str> = clock.split(':').collect();
-        let (hour, minute) = (self.number(pieces[0])?, self.number(pieces[1])?);
+        let minute = pieces.get(1).ok_or_else(|| self.syntax())?;
+        let (hour, minute) = (self.number(pieces[0])?, self.number(minute)?);
         let micros = match pieces.get(2) {
             None => 0,
             Some(seconds) => {
