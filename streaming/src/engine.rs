@@ -269,8 +269,22 @@ impl Engine {
     /// Waits until everything that was visible before the server ended is visible again.
     fn catch_up(&self, visible: &Visible, replayed: u64) {
         let begun = std::time::Instant::now();
+        let is_unannounced = |job: &Job| {
+            job.control.source.as_ref().is_some_and(|source| {
+                let event = source.event.as_ref();
+                source.active.load(Ordering::Acquire)
+                    && event.is_some_and(|event| event.at.load(Ordering::Acquire) < event.before)
+            })
+        };
+        // What was announced is announced again at the end of a step, also if no record is to be read again.
+        for job in self.coordinator.state.lock().jobs.values().filter(|job| is_unannounced(job)) {
+            self.coordinator.clock.enter(&job.control.dirty);
+        }
         let behind = || {
             let state = self.coordinator.state.lock();
+            if state.jobs.values().any(is_unannounced) {
+                return true;
+            }
             let is_behind = |((relation, number), offset): (&(RelationId, u16), &i64)| {
                 let source = state.jobs.get(relation).and_then(|job| job.control.source.as_ref());
                 source.is_some_and(|source| {

@@ -265,7 +265,7 @@ pub const RELATIONS: &[SystemRelation] = &[
             Ok(())
         },
     ),
-    relation("sink_groups", 13_210, "name:text connector:text sinks:int8", |context, rows| {
+    relation("sink_groups", 13_212, "name:text connector:text sinks:int8", |context, rows| {
         for group in context.shared.catalogs.sink_groups().values() {
             let sinks = context.catalog.objects().filter(|o| crate::catalog::is_in_group(o, group)).count() as i64;
             rows.push(row![&group.name, group.connector().map(str::to_owned), sinks]);

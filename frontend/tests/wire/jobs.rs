@@ -33,8 +33,10 @@ async fn a_view_that_takes_long_tells_progress_and_can_be_cancelled() {
     });
     let token = creator.cancel_token();
     let creating = tokio::spawn(async move { creator.batch_execute(ENDLESS).await });
-    let notice = tokio::time::timeout(Duration::from_secs(20), told.recv()).await.unwrap().unwrap();
-    assert!(notice.starts_with("creating \"endless\": "), "{notice}");
+    let mut notice = async || tokio::time::timeout(Duration::from_secs(20), told.recv()).await.unwrap().unwrap();
+    assert_eq!(notice().await, "rows that fail are kept in \"endless$errors\"");
+    let progress = notice().await;
+    assert!(progress.starts_with("creating \"endless\": "), "{progress}");
     let job = "SELECT state || ' ' || (rows_total > 0)::text FROM headwater_catalog.jobs WHERE name = 'endless'";
     assert_eq!(one(&client, job).await, "creating true");
 

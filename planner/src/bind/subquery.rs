@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use datafusion::common::Spans;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison, SetQuantifier};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator, Subquery};
+use datafusion::logical_expr::{Expr, Limit, LogicalPlan, LogicalPlanBuilder, Operator, SortExpr, Subquery};
 use sqlparser::ast;
 use storage::SqlType;
+use storage::keys::SortOption;
 
 use super::expression::{comparison, negate};
 use super::names::start_of;
@@ -65,24 +67,16 @@ impl Binder<'_> {
         let [field] = bound.fields.as_slice() else {
             return Err(at(Error::new("42601", "subquery must return only one column"), place));
         };
-        if is_sorted(&bound.plan) {
-            // What collects the rows does not keep their order.
-            let error = Error::unsupported("ARRAY of a query with ORDER BY is not supported");
-            return Err(at(error, place).with_hint("Write (SELECT array_agg(value ORDER BY ...) FROM ...)."));
-        }
         let aggregate = crate::functions::aggregate::resolve("array_agg", std::slice::from_ref(&field.ty))
             .map_err(|e| at(e, place))?;
-        let item = field.expr();
+        // What collects the rows takes them as they come: it is told their order.
+        let (rows, item, order) = in_order(bound.plan, field.expr())?;
+        let sorts = order.iter().map(|by| SortOption { descending: !by.asc, nulls_first: by.nulls_first }).collect();
+        let function = if order.is_empty() { aggregate.implementation.clone() } else { aggregate.ordered(sorts) };
+        let args = std::iter::once(item).chain(order.into_iter().map(|by| by.expr)).collect();
         let name = self.fresh();
-        let call = datafusion::logical_expr::expr::AggregateFunction::new_udf(
-            aggregate.implementation,
-            vec![item],
-            false,
-            None,
-            vec![],
-            None,
-        );
-        let plan = LogicalPlanBuilder::from(bound.plan)
+        let call = datafusion::logical_expr::expr::AggregateFunction::new_udf(function, args, false, None, vec![], None);
+        let plan = LogicalPlanBuilder::from(rows)
             .aggregate(Vec::<Expr>::new(), vec![Expr::AggregateFunction(call).alias(&name)])?
             .build()?;
         let empty = Typed::new(
@@ -250,12 +244,33 @@ impl Binder<'_> {
     }
 }
 
-/// Whether the rows of a query have an order.
-fn is_sorted(plan: &LogicalPlan) -> bool {
+/// The rows of a query with all columns that its ORDER BY looks at, a value of the query's row in terms of them, and their order.
+fn in_order(plan: LogicalPlan, value: Expr) -> Result<(LogicalPlan, Expr, Vec<SortExpr>)> {
     match plan {
-        LogicalPlan::Sort(_) => true,
-        LogicalPlan::Projection(projection) => matches!(projection.input.as_ref(), LogicalPlan::Sort(_)),
-        LogicalPlan::Limit(limit) => is_sorted(&limit.input),
-        _ => false,
+        LogicalPlan::Sort(sort) => {
+            let order = sort.expr.clone();
+            Ok((LogicalPlan::Sort(sort), value, order))
+        }
+        LogicalPlan::Limit(limit) => {
+            let (rows, value, order) = in_order(limit.input.as_ref().clone(), value)?;
+            Ok((LogicalPlan::Limit(Limit { input: rows.into(), ..limit }), value, order))
+        }
+        LogicalPlan::Projection(projection) => {
+            let inner = value.clone().transform(|e| {
+                Ok(match &e {
+                    Expr::Column(column) => {
+                        let at = projection.schema.index_of_column(column)?;
+                        Transformed::yes(projection.expr[at].clone().unalias())
+                    }
+                    _ => Transformed::no(e),
+                })
+            })?;
+            let (rows, inner, order) = in_order(projection.input.as_ref().clone(), inner.data)?;
+            match order.is_empty() {
+                true => Ok((LogicalPlan::Projection(projection), value, order)),
+                false => Ok((rows, inner, order)),
+            }
+        }
+        plan => Ok((plan, value, vec![])),
     }
 }

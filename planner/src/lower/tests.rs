@@ -480,12 +480,13 @@ fn joins_correlated_subqueries() {
         &["id", "n"],
         expect![[r#"
             Materialize key id
-              -> Project id, CASE WHEN (constant IS NULL) THEN 0 ELSE count END AS n
+              -> Project id, CASE WHEN (constant IS NULL) THEN 0 ELSE case END AS n
                 -> HashJoin left on id = customer
                   -> TapReader customers (id)
-                  -> Aggregate by customer, constant: count(*)
-                    -> Project customer, true AS constant
-                      -> TapReader orders (customer)
+                  -> Project CASE WHEN NOT (count IS NULL) THEN count END AS case, customer, constant
+                    -> Aggregate by customer, constant: count(*)
+                      -> Project customer, true AS constant
+                        -> TapReader orders (customer)
         "#]],
     );
     let amount = theirs.project(vec![c(13)]).unwrap();

@@ -628,8 +628,11 @@ impl Reading<'_> {
     }
 
     fn clock(&self, moment: &mut Moment, hour: i64, minute: i64, micros: i64) -> Result<(), EvalError> {
+        if hour > 24 || minute > 59 || micros > 60 * SECOND {
+            return Err(self.field());
+        }
         let time = hour * HOUR + minute * MINUTE + micros;
-        if hour > 24 || minute > 59 || micros > 60 * SECOND || time > DAY {
+        if time > DAY {
             return Err(self.field());
         }
         moment.time = Some(time);
@@ -647,7 +650,8 @@ impl Reading<'_> {
             None => 0,
             Some(seconds) => {
                 let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, ""));
-                self.number(whole)? * SECOND + fraction_micros(fraction).ok_or_else(|| self.syntax())?
+                let whole = self.number(whole)?.checked_mul(SECOND).ok_or_else(|| self.field())?;
+                whole.saturating_add(fraction_micros(fraction).ok_or_else(|| self.syntax())?)
             }
         };
         if pieces.len() > 3 {

@@ -214,3 +214,50 @@ async fn new_partitions_are_read() -> Result<()> {
     }
     server.stop().await
 }
+
+/// A partition without records holds the watermark back, unless there is an idle timeout; over a crash, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_partition_is_waited_for_until_it_is_idle() -> Result<()> {
+    let broker = Broker::start().await?;
+    let topic = broker.topic(1).await?;
+    let records =
+        [r#"{"n": 1, "at": "2024-01-01 00:00:01"}"#, r#"{"n": 2, "at": "2024-01-01 00:00:15"}"#].map(String::from);
+    broker.produce(&topic, &records).await?;
+    broker.grow(&topic, 2).await?;
+    let directory = tempfile::tempdir()?;
+    let start = Start::new(directory.path().join("data"));
+    let mut server = start.start().await?;
+    let client = server.connect().await?;
+    for (name, option) in [("patient", ""), ("quick", ", watermark.idle_timeout = '300ms'")] {
+        let source = format!(
+            "CREATE SOURCE {name} (n bigint, at timestamp, WATERMARK FOR at AS at) WITH (connector = 'kafka', \
+             topic = '{topic}', properties.bootstrap.server = '{}', discovery.interval = '100ms'{option})",
+            broker.address()
+        );
+        client.batch_execute(&source).await?;
+        // A broker that has just made a partition may not tell of it yet.
+        let splits = format!("SELECT count(*) FROM headwater_catalog.splits WHERE source = '{name}'");
+        orders::eventually(&client, &splits, &["2"]).await?;
+        let closed = format!(
+            "CREATE MATERIALIZED VIEW {name}_closed AS SELECT window_start, count(*) AS n \
+             FROM TUMBLE({name}, at, INTERVAL '10 seconds') GROUP BY window_start EMIT ON WINDOW CLOSE"
+        );
+        client.batch_execute(&closed).await?;
+        let all = format!("CREATE MATERIALIZED VIEW {name}_all AS SELECT count(*) AS n FROM {name}");
+        client.batch_execute(&all).await?;
+    }
+    let closed = ["2024-01-01 00:00:00|1"];
+    orders::eventually(&client, "SELECT * FROM quick_closed", &closed).await.with_context(|| server.log_tail())?;
+    orders::eventually(&client, "SELECT n FROM patient_all", &["2"]).await?;
+    drop(client);
+    server.kill()?;
+    server = start.start().await?;
+    let client = server.connect().await?;
+    assert_eq!(orders::rows(&client, "SELECT * FROM quick_closed").await?, closed);
+    assert_eq!(orders::rows(&client, "SELECT n FROM patient_all").await?, ["2"]);
+    assert!(orders::rows(&client, "SELECT * FROM patient_closed").await?.is_empty());
+    let known = "SELECT count(watermark) FROM headwater_catalog.watermarks WHERE name = 'patient' AND split IS NULL";
+    assert_eq!(orders::rows(&client, known).await?, ["0"]);
+    drop(client);
+    server.stop().await
+}
