@@ -75,7 +75,8 @@ impl Binder<'_> {
         let function = if order.is_empty() { aggregate.implementation.clone() } else { aggregate.ordered(sorts) };
         let args = std::iter::once(item).chain(order.into_iter().map(|by| by.expr)).collect();
         let name = self.fresh();
-        let call = datafusion::logical_expr::expr::AggregateFunction::new_udf(function, args, false, None, vec![], None);
+        let call =
+            datafusion::logical_expr::expr::AggregateFunction::new_udf(function, args, false, None, vec![], None);
         let plan = LogicalPlanBuilder::from(rows)
             .aggregate(Vec::<Expr>::new(), vec![Expr::AggregateFunction(call).alias(&name)])?
             .build()?;
