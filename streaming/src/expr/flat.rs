@@ -5,8 +5,11 @@
 //! a + b + c   Column(a) Column(b) Call(+, 2) Column(c) Call(+, 2)
 //! ```
 
+use std::fmt;
+
 use arrow_schema::DataType;
-use serde::de::Error as _;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{BinaryOp, Expr, Literal};
@@ -124,10 +127,59 @@ impl Serialize for Expr {
     }
 }
 
+/// An expression as catalogs were written before: each node around its operands.
+#[derive(Deserialize)]
+enum Nested {
+    Column(usize),
+    Literal(Literal),
+    Call { function: String, args: Vec<Expr>, returns: DataType },
+    Binary { op: BinaryOp, left: Box<Expr>, right: Box<Expr> },
+    Not(Box<Expr>),
+    IsNull(Box<Expr>),
+    Case { when: Vec<(Expr, Expr)>, otherwise: Option<Box<Expr>>, returns: DataType },
+    InList { expr: Box<Expr>, list: Vec<Expr>, negated: bool },
+    Cast { expr: Box<Expr>, to: DataType },
+}
+
+impl From<Nested> for Expr {
+    fn from(nested: Nested) -> Expr {
+        match nested {
+            Nested::Column(column) => Expr::Column(column),
+            Nested::Literal(literal) => Expr::Literal(literal),
+            Nested::Call { function, args, returns } => Expr::Call { function, args, returns },
+            Nested::Binary { op, left, right } => Expr::Binary { op, left, right },
+            Nested::Not(e) => Expr::Not(e),
+            Nested::IsNull(e) => Expr::IsNull(e),
+            Nested::Case { when, otherwise, returns } => Expr::Case { when, otherwise, returns },
+            Nested::InList { expr, list, negated } => Expr::InList { expr, list, negated },
+            Nested::Cast { expr, to } => Expr::Cast { expr, to },
+        }
+    }
+}
+
+/// Reads a list of nodes, or a node around its operands.
+struct EitherForm;
+
+impl<'de> Visitor<'de> for EitherForm {
+    type Value = Expr;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an expression")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, nodes: A) -> Result<Expr, A::Error> {
+        let nodes = Vec::<Flat>::deserialize(SeqAccessDeserializer::new(nodes))?;
+        Expr::of(nodes).ok_or_else(|| A::Error::custom("an expression is broken, or nested too deeply"))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, node: A) -> Result<Expr, A::Error> {
+        Nested::deserialize(MapAccessDeserializer::new(node)).map(Expr::from)
+    }
+}
+
 impl<'de> Deserialize<'de> for Expr {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Expr, D::Error> {
-        let nodes = Vec::<Flat>::deserialize(deserializer)?;
-        Expr::of(nodes).ok_or_else(|| D::Error::custom("an expression is broken, or nested too deeply"))
+        deserializer.deserialize_any(EitherForm)
     }
 }
 
@@ -162,6 +214,10 @@ mod tests {
             let text = serde_json::to_string(&e).unwrap();
             assert_eq!(serde_json::from_str::<Expr>(&text).unwrap(), e, "{text}");
         }
+        let nested = r#"{"Not":{"Binary":{"op":"Lt","left":{"Column":1},"right":[{"Column":2},"IsNull"]}}}"#;
+        let right = Box::new(Expr::IsNull(Box::new(Expr::Column(2))));
+        let expected = Expr::Not(Box::new(Expr::Binary { op: BinaryOp::Lt, left: one(), right }));
+        assert_eq!(serde_json::from_str::<Expr>(nested).unwrap(), expected);
         for broken in ["[]", "[\"Not\"]", "[{\"Column\":1},{\"Column\":2}]"] {
             assert!(serde_json::from_str::<Expr>(broken).is_err());
         }
