@@ -30,6 +30,18 @@ pub struct Broker {
     _turn: MutexGuard<'static, ()>,
 }
 
+/// Waits until the broker tells everybody of a topic's partitions, which may be a while after it has made them.
+async fn tells_of(admin: &AdminClient<DefaultClientContext>, topic: &str, n_partitions: usize) -> Result<()> {
+    for _ in 0..600 {
+        let metadata = admin.inner().fetch_metadata(Some(topic), Duration::from_secs(30))?;
+        if metadata.topics().iter().any(|told| told.error().is_none() && told.partitions().len() == n_partitions) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(anyhow!("the broker does not tell of {topic}"))
+}
+
 impl Broker {
     /// Starts it, or takes the one that runs.
     pub async fn start() -> Result<Broker> {
@@ -69,6 +81,7 @@ impl Broker {
         for outcome in done {
             outcome.map_err(|(name, code)| anyhow!("cannot create topic {name}: {code}"))?;
         }
+        tells_of(&admin, &name, n_partitions as usize).await?;
         Ok(name)
     }
 
@@ -80,7 +93,7 @@ impl Broker {
         for outcome in done {
             outcome.map_err(|(name, code)| anyhow!("cannot grow topic {name}: {code}"))?;
         }
-        Ok(())
+        tells_of(&admin, topic, n_partitions).await
     }
 
     /// Writes records without a key.
